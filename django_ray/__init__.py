@@ -1,0 +1,10 @@
+"""django-ray: Django's Tasks framework on Ray, kept in PostgreSQL, driven by events.
+
+This package is what a web process needs to enqueue tasks and read results. It imports Django only.
+"""
+
+from django_ray.retry import Backoff
+
+__all__ = ["Backoff", "__version__"]
+
+__version__ = "0.1.0.dev0"

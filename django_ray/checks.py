@@ -1,0 +1,66 @@
+"""System checks: what would go wrong at the first enqueue is said at the first manage.py.
+
+Errors refuse to start; doubts are warnings. The database is looked at only by `check --database`, as Django does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.db import connections, router
+
+__all__ = ["check_database", "check_triggers", "missing_triggers"]
+
+
+def _alias() -> str:
+    from django_ray.models import RayTaskExecution
+
+    return router.db_for_write(RayTaskExecution)
+
+
+@register(Tags.models)
+def check_database(**_: Any) -> list[CheckMessage]:
+    """E001: the executions must live in PostgreSQL."""
+    connection = connections[_alias()]
+    if connection.vendor == "postgresql":
+        return []
+    return [
+        Error(
+            f"The database {connection.alias!r} is {connection.display_name}; django_ray needs PostgreSQL.",
+            hint="Point DATABASES at PostgreSQL, or route the app django_ray to a database that is.",
+            id="django_ray.E001",
+        )
+    ]
+
+
+@register(Tags.database)
+def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """E002: without its triggers an enqueue wakes nobody."""
+    alias = _alias()
+    connection = connections[alias]
+    if alias not in (databases or ()) or connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('django_ray_execution')")
+        if cursor.fetchone() == (None,):
+            return []  # not migrated yet
+    return [
+        Error(
+            f"The trigger {name} on django_ray_execution is missing or disabled: an enqueue wakes nobody.",
+            hint=f"ALTER TABLE django_ray_execution ENABLE TRIGGER {name}, or migrate django_ray zero and again.",
+            id="django_ray.E002",
+        )
+        for name in missing_triggers(connection)
+    ]
+
+
+def missing_triggers(connection: Any) -> list[str]:
+    """Return the triggers of ours that are missing or disabled in a migrated database."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = 'django_ray_execution'::regclass AND tgenabled IN ('O', 'A')"
+        )
+        enabled = {name for (name,) in cursor.fetchall()}
+    return [name for name in ("django_ray_on_insert", "django_ray_on_update") if name not in enabled]

@@ -1,0 +1,21 @@
+"""The errors that an execution can end with although its body never raised them."""
+
+
+class TaskTimeout(Exception):  # noqa: N818 - named for what happened, as in DESIGN's field
+    """The task ran longer than its timeout and was stopped."""
+
+
+class TaskLost(Exception):  # noqa: N818
+    """The Ray worker, the node or the supervisor that ran the attempt died."""
+
+
+class TaskCancelled(Exception):  # noqa: N818
+    """The task was cancelled while it ran."""
+
+
+class TaskRefused(Exception):  # noqa: N818
+    """The execution can never run: its path, its options or its arguments do not fit the code."""
+
+
+class InvalidResult(Exception):  # noqa: N818
+    """The task returned something that is not JSON, or too much of it."""

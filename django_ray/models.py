@@ -1,0 +1,176 @@
+"""The rows: executions of tasks, and the supervisors that run them.
+
+What a row may look like is held by CHECK constraints, so that no program, ours included, can store an impossible one.
+Every column has a default in the database: a plain INSERT of a callable_path is an enqueue.
+"""
+
+from __future__ import annotations
+
+from typing import Any, override
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.fields.json import KT
+from django.db.models.functions import Now
+from django.db.models.lookups import Exact
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
+from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
+
+__all__ = ["RayTaskExecution", "RayWorker", "State"]
+
+
+class State(models.TextChoices):
+    """Where an execution stands. CANCELLED is FAILED to Django's Tasks API, which has no such state."""
+
+    READY = "READY"
+    RUNNING = "RUNNING"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+FINISHED = [State.SUCCESSFUL.value, State.FAILED.value, State.CANCELLED.value]
+
+
+class Uuid7(models.Func):
+    """A time-ordered id, made by the database."""
+
+    function = "django_ray_uuid7"
+    output_field = models.UUIDField()
+
+
+def _is_json(field: str, kind: str) -> Exact:
+    return Exact(models.Func(F(field), function="jsonb_typeof", output_field=models.TextField()), kind)
+
+
+class RayWorker(models.Model):
+    """One life of a supervisor: while it lives, its session holds the advisory lock of this id."""
+
+    hostname = models.TextField()
+    pid = models.IntegerField()
+    backend = models.TextField()
+    queues = models.JSONField()  # A list of names; null is any queue.
+    concurrency = models.IntegerField()
+    ray_address = models.TextField()
+    version = models.TextField()
+    started_at = models.DateTimeField(db_default=Now())
+    pulse_at = models.DateTimeField(db_default=Now())
+    stopped_at = models.DateTimeField(null=True)  # It said goodbye.
+    lost_at = models.DateTimeField(null=True)  # It was found dead, and its work was returned.
+
+    class Meta:
+        db_table = "django_ray_worker"
+        verbose_name = "supervisor"
+        indexes = [
+            models.Index("id", name="django_ray_worker_live", condition=Q(stopped_at=None, lost_at=None)),
+        ]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.pk} ({self.hostname}, process {self.pid})"
+
+
+class RayTaskExecution(models.Model):
+    """One enqueue of a task, through all its attempts."""
+
+    task_id = models.UUIDField(primary_key=True, db_default=Uuid7(), editable=False)
+    backend = models.CharField(max_length=255, db_collation="C", db_default=DEFAULT_TASK_BACKEND_ALIAS)
+    queue_name = models.CharField(max_length=255, db_collation="C", db_default=DEFAULT_TASK_QUEUE_NAME)
+    priority = models.SmallIntegerField(db_default=DEFAULT_TASK_PRIORITY)
+    callable_path = models.TextField()
+    args = models.JSONField(db_default=models.Value([], models.JSONField()))
+    kwargs = models.JSONField(db_default=models.Value({}, models.JSONField()))
+    options = models.JSONField(null=True)  # retry, timeout, ray; null is as configured.
+
+    state = models.CharField(max_length=10, choices=State, db_default=State.READY)
+    enqueued_at = models.DateTimeField(db_default=Now())
+    run_after = models.DateTimeField(null=True)  # What the caller asked; null is now.
+    due_at = models.DateTimeField(null=True)  # When it becomes claimable; null is now.
+
+    # The fence: it only ever grows, and a record of an older attempt is refused.
+    attempt_number = models.IntegerField(db_default=0)
+    failures = models.IntegerField(db_default=0)  # Attempts that count against max_attempts.
+    losses = models.IntegerField(db_default=0)  # Attempts lost with their process.
+    worker_ids = models.JSONField(db_default=models.Value([], models.JSONField()))  # One entry per attempt.
+    claimed_by = models.ForeignKey(
+        RayWorker, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="running"
+    )
+    started_at = models.DateTimeField(null=True)  # The first attempt.
+    last_attempted_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+
+    result = models.JSONField(null=True)
+    # One object per failed attempt: exception_class_path, message, traceback, attempt, worker_id, at.
+    errors = models.JSONField(db_default=models.Value([], models.JSONField()))
+    exception_type = models.GeneratedField(
+        expression=KT("errors__-1__exception_class_path"), output_field=models.TextField(), db_persist=True
+    )
+
+    class Meta:
+        db_table = "django_ray_execution"
+        verbose_name = "task execution"
+        # Few, because each one costs every enqueue.
+        indexes = [
+            models.Index(
+                "backend", "queue_name", F("priority").desc(), "task_id",
+                name="django_ray_ready", condition=Q(state=State.READY, due_at=None),
+            ),
+            models.Index(
+                "backend", "queue_name", "due_at",
+                name="django_ray_due", condition=Q(state=State.READY, due_at__isnull=False),
+            ),
+            models.Index("claimed_by", name="django_ray_running", condition=Q(state=State.RUNNING)),
+            models.Index("finished_at", name="django_ray_finished", condition=Q(finished_at__isnull=False)),
+        ]  # fmt: skip
+        constraints = [
+            models.CheckConstraint(name="django_ray_state", condition=Q(state__in=State.values)),
+            models.CheckConstraint(
+                name="django_ray_priority",
+                condition=Q(priority__range=(TASK_MIN_PRIORITY, TASK_MAX_PRIORITY)),
+            ),
+            models.CheckConstraint(
+                name="django_ray_running_has_owner",
+                condition=Q(state=State.RUNNING, claimed_by__isnull=False)
+                | (~Q(state=State.RUNNING) & Q(claimed_by=None)),
+            ),
+            models.CheckConstraint(
+                name="django_ray_finished_has_time",
+                condition=Q(state__in=FINISHED, finished_at__isnull=False)
+                | (~Q(state__in=FINISHED) & Q(finished_at=None)),
+            ),
+            models.CheckConstraint(name="django_ray_due_is_ready", condition=Q(due_at=None) | Q(state=State.READY)),
+            models.CheckConstraint(
+                name="django_ray_result_is_successful",
+                condition=Q(result__isnull=True) | Q(state=State.SUCCESSFUL),
+            ),
+            models.CheckConstraint(
+                name="django_ray_counts",
+                condition=Q(attempt_number__gte=0, failures__gte=0, losses__gte=0),
+            ),
+            models.CheckConstraint(
+                name="django_ray_json_shapes",
+                condition=Q(_is_json("args", "array"))
+                & Q(_is_json("kwargs", "object"))
+                & Q(_is_json("errors", "array"))
+                & Q(_is_json("worker_ids", "array")),
+            ),
+        ]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.callable_path} {self.task_id}"
+
+    @property
+    def error_message(self) -> str | None:
+        """The message of the last error, None without one."""
+        return self._last_error("message")
+
+    @property
+    def error_traceback(self) -> str | None:
+        """The traceback of the last error, None without one."""
+        return self._last_error("traceback")
+
+    def _last_error(self, part: str) -> str | None:
+        errors: list[dict[str, Any]] = self.errors
+        return errors[-1][part] if errors else None

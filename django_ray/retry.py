@@ -1,0 +1,92 @@
+"""Whether a failed attempt is tried again, and when.
+
+Declared in the web process, stored in the row, read by the supervisor and by the Ray worker. Pure: no clock, no
+settings, no random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+__all__ = ["Backoff", "RetryPolicy", "class_path"]
+
+
+def class_path(exception: type[BaseException] | str) -> str:
+    """Return the import path by which policies and rows name an exception class."""
+    if isinstance(exception, str):
+        return exception
+    return f"{exception.__module__}.{exception.__qualname__}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long to wait before the next attempt: base * factor ** (failures - 1) seconds, at most cap."""
+
+    base: float = 60.0  # Seconds after the first failure.
+    factor: float = 2.0
+    cap: float = 3600.0  # Seconds, jitter included.
+    jitter: float = 0.1  # Up to this fraction is added, so that failures of one moment spread out.
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"Backoff {field.name} must be a number, not {value!r}.")
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"Backoff {field.name} must be a finite number of at least 0, not {value!r}.")
+        if self.factor < 1:
+            raise ValueError(f"Backoff factor must be at least 1, not {self.factor!r}: waits do not shrink.")
+
+    def seconds(self, failures: int, chance: float) -> float:
+        """Return the wait after that many failures (1 or more); chance in 0..1 picks the jitter."""
+        try:
+            wait = self.base * self.factor ** (failures - 1)
+        except OverflowError:
+            wait = self.cap
+        return min(self.cap, wait * (1 + self.jitter * chance))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often, when, and for which exceptions an execution is tried again."""
+
+    max_attempts: int = 3  # Failed attempts until it is FAILED; 1 never retries.
+    backoff: Backoff = Backoff()
+    retry_on: tuple[str, ...] | None = None  # Class paths; None retries everything.
+    no_retry_on: tuple[str, ...] = ()  # Class paths; these win.
+    max_losses: int = 3  # Retries after a died process; they do not count as attempts.
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_attempts", 1), ("max_losses", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+    def retries_failure(self, failures: int, mro: Sequence[str]) -> bool:
+        """Tell whether to try again after that many failures, the last with a class of these bases."""
+        if failures >= self.max_attempts or not set(self.no_retry_on).isdisjoint(mro):
+            return False
+        return self.retry_on is None or not set(self.retry_on).isdisjoint(mro)
+
+    def retries_loss(self, losses: int) -> bool:
+        """Tell whether to try again after that many losses."""
+        return losses <= self.max_losses
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Return the policy with the fields of a row's options put in; ValueError names what does not fit."""
+        known = {field.name for field in fields(self)}
+        if unknown := set(changes) - known:
+            raise ValueError(f"Unknown retry option {min(unknown)!r}; there are {', '.join(sorted(known))}.")
+        values = dict(changes)
+        if "backoff" in values:
+            try:
+                values["backoff"] = Backoff(**values["backoff"])
+            except TypeError as error:
+                raise ValueError(f"backoff {values['backoff']!r} does not fit: {error}") from None
+        for name in ("retry_on", "no_retry_on"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        return replace(self, **values)

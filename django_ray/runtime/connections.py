@@ -1,0 +1,54 @@
+"""Django's database connections around a task body, as around a request.
+
+Connections are kept between tasks (a new one costs ten times a query), dropped when they are broken, expired, or left
+inside a transaction: the next task of this process finds them clean whatever this one did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import close_old_connections, connections, reset_queries
+
+__all__ = ["upkeep"]
+
+
+@contextmanager
+def upkeep() -> Iterator[None]:
+    """Bracket one task body. A transaction that was open before it, as in a TestCase, stays open."""
+    reset_queries()
+    close_old_connections()
+    before = {connection.alias for connection in _opened() if connection.in_atomic_block}
+    try:
+        yield
+    finally:
+        for connection in _opened():
+            if connection.alias not in before and (connection.in_atomic_block or _is_in_transaction(connection)):
+                _discard(connection)
+        close_old_connections()
+
+
+def _opened() -> list[Any]:
+    return list(connections.all(initialized_only=True))
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    if connection.connection is None:
+        return False
+    if not connection.get_autocommit() and connection.settings_dict["AUTOCOMMIT"]:
+        return True
+    # A BEGIN sent as SQL is known to psycopg alone.
+    status = getattr(getattr(connection.connection, "info", None), "transaction_status", None)
+    return status is not None and status.name in {"INTRANS", "INERROR", "ACTIVE"}
+
+
+def _discard(connection: Any) -> None:
+    """Close the connection, which rolls back, and forget the wrapper with its half-finished blocks."""
+    alias = connection.alias
+    try:
+        connection.in_atomic_block = False
+        connection.close()
+    finally:
+        del connections[alias]

@@ -1,0 +1,195 @@
+"""invoke(): one attempt inside a Ray worker. What the body does becomes data here; no exception of it leaves.
+
+Sets Django up once per process, imports the task by its path and refuses anything that is not a Task, brackets the
+body with Django's connection upkeep, and returns plain JSON-able values. It knows the row as the claim saw it, and
+nothing of supervisors.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import django
+from django.apps import apps
+
+if TYPE_CHECKING:
+    from django.tasks import TaskResult
+
+    from django_ray.options import Options
+
+__all__ = ["Envelope", "invoke", "prepare"]
+
+MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
+MAX_TRACEBACK = 100_000
+
+
+class Envelope(TypedDict, total=False):
+    """What comes back: of plain strings, so that no class of the user's code crosses process borders."""
+
+    kind: Literal["returned", "raised", "refused"]
+    result: str  # JSON text, when returned.
+    exception_class_path: str
+    message: str
+    traceback: str
+    mro: list[str]
+
+
+@dataclass(slots=True)
+class _Row:
+    """The row of the claim, as results.Row."""
+
+    task_id: str
+    state: str
+    backend: str
+    queue_name: str
+    priority: int
+    callable_path: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: dict[str, Any] | None
+    run_after: datetime | None
+    enqueued_at: datetime
+    started_at: datetime | None
+    last_attempted_at: datetime | None
+    attempt_number: int
+    failures: int
+    worker_ids: list[str]
+    errors: list[dict[str, Any]]
+    finished_at: datetime | None = None
+    result: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("run_after", "enqueued_at", "started_at", "last_attempted_at"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                setattr(self, name, datetime.fromisoformat(value))
+
+
+def prepare() -> None:
+    """Set Django up, once per process."""
+    if not apps.ready:
+        django.setup()
+
+
+def invoke(payload: str) -> Envelope:
+    """Run one attempt; payload is the JSON of the claim."""
+    prepare()
+    from django_ray.runtime.connections import upkeep
+
+    with upkeep():
+        return _run(_Row(**json.loads(payload)))
+
+
+def _run(row: _Row) -> Envelope:
+    from django.tasks import TaskResultStatus, task_backends
+    from django.tasks.signals import task_finished, task_started
+
+    from django_ray.results import import_task, task_result
+
+    try:
+        task = import_task(row.callable_path)
+        backend = task_backends[row.backend]
+        result = task_result(task, row)
+    except Exception as error:  # noqa: BLE001 - whatever importing the user's module raises
+        return _error("refused", error)
+    options = getattr(backend, "settings", None)
+    task_started.send_robust(sender=type(backend), task_result=result)
+    try:
+        returned = _call(result)
+        encoded = _encode(returned, options)
+        object.__setattr__(result, "_return_value", json.loads(encoded))
+        _finish(result, TaskResultStatus.SUCCESSFUL)
+        task_finished.send_robust(sender=type(backend), task_result=result)
+    except BaseException as error:
+        if hasattr(error, "ray_terminate_msg"):
+            raise  # Ray ends this process on purpose.
+        envelope = _error("refused" if _is_invalid_result(error) else "raised", error)
+        # A KeyboardInterrupt is how Ray stops a body: why, and what follows, only the supervisor knows.
+        if not isinstance(error, KeyboardInterrupt) and _is_last(row, envelope, options):
+            # Inside the except block, so that Django's logger finds the traceback.
+            result.errors.append(_task_error(envelope))
+            _finish(result, TaskResultStatus.FAILED)
+            task_finished.send_robust(sender=type(backend), task_result=result)
+        return envelope
+    return {"kind": "returned", "result": encoded}
+
+
+def _call(result: TaskResult) -> Any:
+    from django.tasks import TaskContext
+
+    task = result.task
+    context = (TaskContext(task_result=result),) if task.takes_context else ()
+    # Task.call runs coroutine functions through async_to_sync, which keeps database connections with this thread.
+    return task.call(*context, *result.args, **result.kwargs)
+
+
+def _encode(returned: Any, options: Options | None) -> str:
+    from django_ray.exceptions import InvalidResult
+    from django_ray.serialization import dumps
+
+    try:
+        encoded = dumps(returned, "The result")
+    except (TypeError, ValueError) as error:
+        raise InvalidResult(str(error)) from None
+    size = len(encoded.encode())
+    if options is not None and size > options.max_result_bytes:
+        raise InvalidResult(
+            f"The result is {size:,} bytes of JSON; MAX_RESULT_BYTES allows {options.max_result_bytes:,}. "
+            "Store it elsewhere and return where it is."
+        )
+    return encoded
+
+
+def _is_invalid_result(error: BaseException) -> bool:
+    from django_ray.exceptions import InvalidResult
+
+    return isinstance(error, InvalidResult)
+
+
+def _is_last(row: _Row, envelope: Envelope, options: Options | None) -> bool:
+    """Tell whether the policy will not try again; the supervisor decides by the same rule."""
+    from django_ray.options import TaskOptions
+
+    if envelope["kind"] == "refused" or options is None:
+        return True
+    policy = TaskOptions.merge(options, row.options).retry
+    return not policy.retries_failure(row.failures + 1, envelope["mro"])
+
+
+def _finish(result: TaskResult, status: Any) -> None:
+    from django.utils import timezone
+
+    # For receivers in this process; the row gets the database's time.
+    object.__setattr__(result, "finished_at", timezone.now())
+    object.__setattr__(result, "status", status)
+
+
+def _task_error(envelope: Envelope) -> Any:
+    from django.tasks.base import TaskError
+
+    return TaskError(exception_class_path=envelope["exception_class_path"], traceback=envelope["traceback"])
+
+
+def _error(kind: Literal["raised", "refused"], error: BaseException) -> Envelope:
+    from django_ray.retry import class_path
+    from django_ray.serialization import clean_text
+
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - a __str__ of the user's may raise anything
+        message = f"<no message: its __str__ raised {type(broken).__qualname__}>"
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as broken:  # noqa: BLE001 - likewise
+        text = f"<no traceback: formatting it raised {type(broken).__qualname__}>\n"
+    return {
+        "kind": kind,
+        "exception_class_path": clean_text(class_path(type(error)), 1000),
+        "message": clean_text(message, MAX_MESSAGE),
+        "traceback": clean_text(text, MAX_TRACEBACK),
+        "mro": [class_path(base) for base in type(error).__mro__],
+    }

@@ -1,0 +1,88 @@
+"""RayTask: Django's Task with Ray resources, a retry policy and a timeout.
+
+They are keyword arguments of @task and of using(). They end up in the row's options; None means "as configured".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Self
+
+from django.tasks import Task
+from django.tasks.exceptions import InvalidTask
+
+from django_ray.options import Options, TaskOptions
+from django_ray.retry import Backoff, class_path
+from django_ray.serialization import dumps
+
+__all__ = ["RayTask"]
+
+type ExceptionClass = type[BaseException] | str
+
+_POLICY = ("max_attempts", "backoff", "retry_on", "no_retry_on")
+_RAY = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "runtime_env")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayTask(Task):
+    """A task that says what it needs of Ray and what becomes of it when it fails."""
+
+    num_cpus: float | None = None  # 1 unless said otherwise.
+    num_gpus: float | None = None
+    memory: int | None = None  # Bytes that Ray reserves when it places the task; no limit on what it uses.
+    resources: Mapping[str, float] | None = field(default=None, hash=False)
+    accelerator_type: str | None = None
+    label_selector: Mapping[str, str] | None = field(default=None, hash=False)
+    runtime_env: Mapping[str, Any] | None = field(default=None, hash=False)
+    fresh_process: bool = False  # A new Ray worker process for each attempt.
+    timeout: float | None = None  # Seconds that an attempt may run.
+    max_attempts: int | None = None
+    backoff: Backoff | None = None
+    retry_on: tuple[ExceptionClass, ...] | None = None  # Only these classes and what derives from them.
+    no_retry_on: tuple[ExceptionClass, ...] | None = None  # Never these; they win over retry_on.
+
+    def __post_init__(self) -> None:
+        self.row_options()
+        Task.__post_init__(self)  # super() does not work in a slotted dataclass
+
+    def using(
+        self,
+        *,
+        priority: int | None = None,
+        queue_name: str | None = None,
+        run_after: datetime | None = None,
+        backend: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Return the task with some of its attributes changed; all fields of RayTask can be given."""
+        plain = {"priority": priority, "queue_name": queue_name, "run_after": run_after, "backend": backend}
+        return replace(self, **{name: value for name, value in plain.items() if value is not None}, **options)
+
+    def row_options(self) -> dict[str, Any] | None:
+        """Return what the row stores in its options; InvalidTask when they cannot work."""
+        retry = {name: getattr(self, name) for name in _POLICY if getattr(self, name) is not None}
+        if "backoff" in retry and isinstance(retry["backoff"], Backoff):
+            retry["backoff"] = {name: getattr(retry["backoff"], name) for name in Backoff.__slots__}
+        for name in ("retry_on", "no_retry_on"):
+            if name in retry:
+                retry[name] = [class_path(exception) for exception in retry[name]]
+        ray = {name: getattr(self, name) for name in _RAY if getattr(self, name) is not None}
+        if self.fresh_process:
+            ray["max_calls"] = 1
+        options: dict[str, Any] = {}
+        if retry:
+            options["retry"] = retry
+        if self.timeout is not None:
+            options["timeout"] = self.timeout
+        if ray:
+            options["ray"] = ray
+        if not options:
+            return None
+        try:
+            TaskOptions.merge(Options(), options)
+            return json.loads(dumps(options, f"An option of the task {self.name!r}"))  # type: ignore[no-any-return]
+        except (TypeError, ValueError) as error:
+            raise InvalidTask(str(error)) from None

@@ -1,0 +1,14 @@
+DROP TRIGGER django_ray_on_update ON django_ray_execution;
+DROP TRIGGER django_ray_on_insert ON django_ray_execution;
+DROP FUNCTION django_ray_on_update();
+DROP FUNCTION django_ray_on_insert();
+DROP FUNCTION django_ray_queues(text, text[]);
+DROP FUNCTION django_ray_ring_queue(text, text);
+DROP FUNCTION django_ray_is_dead(int);
+DROP FUNCTION django_ray_identify(int);
+DROP FUNCTION django_ray_leave(text);
+DROP FUNCTION django_ray_await_in_flight(text);
+DROP FUNCTION django_ray_announce(text);
+DROP FUNCTION django_ray_ring(text);
+DROP FUNCTION django_ray_key(text);
+DROP FUNCTION django_ray_channel(text);

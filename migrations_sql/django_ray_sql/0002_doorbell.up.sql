@@ -1,0 +1,125 @@
+-- The doorbell: NOTIFY, but only when somebody sleeps. docs/architecture.md tells why nothing is lost.
+--
+-- A bell is a text: 'queue:<backend>:<queue>', 'queues:<backend>' (any queue of it), 'worker:<id>'. Each has a channel
+-- and a key k. Two spaces of advisory locks, in the form of two integers with a class of our own:
+--   1145721433 IN_FLIGHT  held shared by every transaction that has put work behind the bell, until it ends
+--   1145721434 ASLEEP     held shared by every session that waits for the bell
+--   1145721435 IDENTITY   held by the session of the supervisor whose RayWorker has that id
+
+-- A channel holds 63 bytes: a longer name would make NOTIFY fail and LISTEN cut it silently.
+CREATE FUNCTION django_ray_channel(bell text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN CASE
+    WHEN octet_length('django_ray:' || bell) <= 63 THEN 'django_ray:' || bell
+    ELSE 'django_ray#' || to_hex(hashtextextended(bell, 0)) || to_hex(hashtextextended(bell, 1))
+END;
+
+CREATE FUNCTION django_ray_key(bell text) RETURNS int LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN hashtext(django_ray_channel(bell));
+
+-- Ring: for a transaction that has put work behind the bell. Never waits.
+CREATE FUNCTION django_ray_ring(bell text) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    channel text := django_ray_channel(bell);
+    k int := hashtext(channel);
+BEGIN
+    -- Taking and releasing ASLEEP is one expression: between two statements a query cancel would leave the session
+    -- lock behind, and nobody could announce any more.
+    IF (CASE
+            WHEN NOT pg_try_advisory_xact_lock_shared(1145721433, k) THEN true
+            WHEN pg_try_advisory_lock(1145721434, k) THEN NOT pg_advisory_unlock(1145721434, k)
+            ELSE true
+        END)
+    THEN
+        PERFORM pg_notify(channel, '');
+    END IF;
+END
+$$;
+
+-- Sleep, step 1: announce. Lasts until leave or the end of the session; count your announcements.
+CREATE FUNCTION django_ray_announce(bell text) RETURNS void LANGUAGE sql VOLATILE STRICT
+BEGIN ATOMIC
+    SELECT pg_advisory_lock_shared(1145721434, django_ray_key(bell));
+END;
+
+-- Sleep, step 2: wait for the transactions that looked before we announced. Run it in a transaction of its own, so that
+-- the lock is gone as soon as it is granted.
+CREATE FUNCTION django_ray_await_in_flight(bell text) RETURNS void LANGUAGE sql VOLATILE STRICT
+BEGIN ATOMIC
+    SELECT pg_advisory_xact_lock(1145721433, django_ray_key(bell));
+END;
+
+CREATE FUNCTION django_ray_leave(bell text) RETURNS boolean LANGUAGE sql VOLATILE STRICT
+RETURN pg_advisory_unlock_shared(1145721434, django_ray_key(bell));
+
+-- Identity: true when this session now is the one life of the supervisor.
+CREATE FUNCTION django_ray_identify(worker int) RETURNS boolean LANGUAGE sql VOLATILE STRICT
+RETURN pg_try_advisory_lock(1145721435, worker);
+
+-- True, and held until the transaction ends, when no session is that supervisor's.
+CREATE FUNCTION django_ray_is_dead(worker int) RETURNS boolean LANGUAGE sql VOLATILE STRICT
+RETURN pg_try_advisory_xact_lock(1145721435, worker);
+
+CREATE FUNCTION django_ray_ring_queue(backend text, queue_name text) RETURNS void LANGUAGE plpgsql VOLATILE
+SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM django_ray_ring('queue:' || backend || ':' || queue_name), django_ray_ring('queues:' || backend);
+END
+$$;
+
+-- The queues to claim from: those given, or, for a supervisor of any queue, those that hold rows of either kind.
+-- One index probe per queue, however deep the backlog.
+CREATE FUNCTION django_ray_queues(of_backend text, given text[]) RETURNS SETOF text LANGUAGE plpgsql STABLE ROWS 4
+SET search_path FROM CURRENT AS $$
+BEGIN
+    IF given IS NOT NULL THEN
+        RETURN QUERY SELECT unnest(given);
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH RECURSIVE ready(name) AS (
+        (SELECT queue_name::text FROM django_ray_execution
+         WHERE backend = of_backend AND state = 'READY' AND due_at IS NULL ORDER BY queue_name LIMIT 1)
+        UNION ALL
+        SELECT (SELECT queue_name::text FROM django_ray_execution
+                WHERE backend = of_backend AND state = 'READY' AND due_at IS NULL AND queue_name > ready.name COLLATE "C"
+                ORDER BY queue_name LIMIT 1)
+        FROM ready WHERE ready.name IS NOT NULL
+    ), due(name) AS (
+        (SELECT queue_name::text FROM django_ray_execution
+         WHERE backend = of_backend AND state = 'READY' AND due_at IS NOT NULL ORDER BY queue_name LIMIT 1)
+        UNION ALL
+        SELECT (SELECT queue_name::text FROM django_ray_execution
+                WHERE backend = of_backend AND state = 'READY' AND due_at IS NOT NULL AND queue_name > due.name COLLATE "C"
+                ORDER BY queue_name LIMIT 1)
+        FROM due WHERE due.name IS NOT NULL
+    )
+    SELECT name FROM ready WHERE name IS NOT NULL UNION SELECT name FROM due WHERE name IS NOT NULL;
+END
+$$;
+
+CREATE FUNCTION django_ray_on_insert() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM django_ray_ring_queue(backend, queue_name)
+    FROM (SELECT DISTINCT backend, queue_name FROM new_rows WHERE state = 'READY') AS queue;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION django_ray_on_update() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM django_ray_ring_queue(NEW.backend, NEW.queue_name);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_insert AFTER INSERT ON django_ray_execution
+REFERENCING NEW TABLE AS new_rows
+FOR EACH STATEMENT EXECUTE FUNCTION django_ray_on_insert();
+
+-- A row that becomes claimable again: a retry, a rescue, a change of queue or due time by anybody. The hot path (claim
+-- and record of a finished row) only evaluates the condition.
+CREATE TRIGGER django_ray_on_update AFTER UPDATE OF state, due_at, queue_name, backend ON django_ray_execution
+FOR EACH ROW
+WHEN (NEW.state = 'READY' AND (OLD.state, OLD.due_at, OLD.queue_name, OLD.backend)
+      IS DISTINCT FROM (NEW.state, NEW.due_at, NEW.queue_name, NEW.backend))
+EXECUTE FUNCTION django_ray_on_update();

@@ -1,0 +1,34 @@
+"""What a supervisor holds after taking an execution: everything needed to run it, and the fence to record it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django_ray.options import TaskOptions
+
+__all__ = ["Batch", "Claim"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One attempt of one execution. task_id, attempt and worker are the fence of every record."""
+
+    task_id: UUID
+    attempt: int
+    worker: int  # The RayWorker that owns the row.
+    queue_name: str
+    callable_path: str
+    options: TaskOptions  # The backend's own where the row's do not fit.
+    unfit: str  # Why the row's options cannot be used; empty when they can.
+    failures: int  # Before this attempt.
+    losses: int
+    payload: str  # The row as JSON, for the Ray worker; the supervisor never looks inside.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The answer to one claim statement: claims in the order to start them."""
+
+    claims: tuple[Claim, ...]
+    next_due: float | None  # Seconds until a row of our queues falls due, by the database's clock; 0 or less is now.

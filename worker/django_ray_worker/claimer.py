@@ -1,0 +1,148 @@
+"""Free slots become running attempts. Between the work it sleeps on the doorbell and sends nothing.
+
+A notification means "claim until a claim comes back short". Everything that may concern the claimer sets the same
+event: a bell, a freed slot, a due time, a new session. It then looks at the state; so no order of events can be missed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import psycopg
+from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
+
+from django_ray_worker.errors import is_transient
+from django_ray_worker.listener import backoff
+
+if TYPE_CHECKING:
+    from django_ray_worker.claim import Claim
+    from django_ray_worker.doorbell import Doorbell
+    from django_ray_worker.listener import Session
+    from django_ray_worker.slots import Slots
+    from django_ray_worker.store import Store
+
+__all__ = ["Claimer", "Wakeup"]
+
+log = logging.getLogger("django_ray.claimer")
+
+# A claim that takes longer is given up; what it may have taken all the same is found when the session reconciles.
+CLAIM_SECONDS = 30.0
+
+
+class Wakeup:
+    """Why the claimer should look, and the event that wakes it."""
+
+    def __init__(self) -> None:
+        self._changed = Event()
+        self.is_hungry = True  # There may be rows that we have not looked for.
+        self.has_heard = False  # A bell rang since the last claim.
+
+    def look(self) -> None:
+        """Look for work: it may have come."""
+        self.is_hungry = self.has_heard = True
+        self._changed.set()
+
+    def nudge(self) -> None:
+        """Something changed here: a slot is free, an outcome is written."""
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Return after the next look or nudge, or at once after one that nobody has waited for."""
+        await self._changed.wait()
+        self._changed = Event()
+
+
+class Claimer:
+    """Takes executions for one supervisor."""
+
+    def __init__(
+        self,
+        work: Store,
+        *,
+        worker: int,
+        session: Session,
+        doorbell: Doorbell,
+        slots: Slots,
+        wakeup: Wakeup,
+        claiming: Lock,
+        start: Callable[[Claim], None],
+    ) -> None:
+        self._store = work
+        self._worker = worker
+        self._session = session
+        self._doorbell = doorbell
+        self._slots = slots
+        self._wakeup = wakeup
+        self._claiming = claiming  # Held from the claim until its attempts have started: who reconciles waits for it.
+        self._start = start
+        self._due = float("inf")  # When the next row falls due, by the loop's clock.
+        self._tries = 0
+
+    async def run(self) -> None:
+        """Claim for ever."""
+        while True:
+            await self._turn()
+            with move_on_after(self._due - current_time()):
+                await self._wakeup.wait()
+
+    async def drain(self, *, is_idle: Callable[[], bool]) -> None:
+        """Claim until nothing is claimable and nothing runs that might still enqueue."""
+        while True:
+            await self._turn()
+            if not self._wakeup.is_hungry and is_idle():
+                return
+            await self._wakeup.wait()
+            self._wakeup.is_hungry = True
+
+    async def _turn(self) -> None:
+        is_due = current_time() >= self._due
+        if not (self._wakeup.is_hungry or is_due) or not self._session.is_open:
+            return
+        if not self._slots.free:
+            if self._wakeup.has_heard:
+                # Rings that we cannot use only cost the enqueuers.
+                self._wakeup.has_heard = False
+                await self._doorbell.leave()
+            if is_due:
+                self._wakeup.is_hungry, self._due = True, float("inf")
+            return
+        # Cleared before the claim, never after: a bell during the claim means another one.
+        self._wakeup.is_hungry = self._wakeup.has_heard = False
+        try:
+            is_short = await self._claim(promote=is_due)
+        except psycopg.Error as error:
+            if not is_transient(error):
+                raise
+            await self._wait_out(error)
+            return
+        self._tries = 0
+        if is_short:
+            await self._doorbell.announce()
+        else:
+            self._wakeup.is_hungry = True
+            self._wakeup.nudge()
+
+    async def _claim(self, *, promote: bool) -> bool:
+        """Claim into the free slots; tell whether it came back short."""
+        # Nothing may come between the claim and the start of its attempts.
+        with CancelScope(shield=True), move_on_after(CLAIM_SECONDS):
+            if promote:
+                await self._store.promote()
+            free = self._slots.free
+            async with self._claiming:
+                batch = await self._store.claim(self._worker, free)
+                for claim in batch.claims:
+                    self._start(claim)
+            self._due = float("inf") if batch.next_due is None else current_time() + batch.next_due
+            return len(batch.claims) < free
+        log.warning("A claim took longer than %.0f s and was given up.", CLAIM_SECONDS)
+        return False
+
+    async def _wait_out(self, error: psycopg.Error) -> None:
+        wait = backoff(self._tries)
+        log.warning("Claiming waits for the database (%s); again in %.1f s.", " ".join(str(error).split()), wait)
+        self._tries += 1
+        await sleep(wait)
+        self._wakeup.look()

@@ -1,0 +1,33 @@
+"""What a supervisor was asked to do: command line over OPTIONS over defaults, in one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from django_ray.options import Options
+
+__all__ = ["Config"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Parsed and checked; nothing reads settings or arguments after this."""
+
+    backend: str  # The alias in TASKS.
+    queues: tuple[str, ...] | None  # None is any queue of the backend.
+    concurrency: int | None  # None is the CPUs that Ray reports.
+    cluster: str | None  # The address of a Ray cluster; None starts Ray on this host.
+    sync: bool  # No Ray: run in this process, one at a time.
+    burst: bool  # Drain and exit.
+    grace: float  # Seconds for running attempts when stopping.
+    settings_module: str
+    project: Path  # The folder that the project's modules are imported from.
+    options: Options
+
+    @property
+    def bells(self) -> tuple[str, ...]:
+        """The bells of these queues, as the triggers name them."""
+        if self.queues is None:
+            return (f"queues:{self.backend}",)
+        return tuple(f"queue:{self.backend}:{queue}" for queue in self.queues)

@@ -1,0 +1,79 @@
+"""Connections to the database that Django's settings name: the pool for transactions, and the listening session."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast, override
+
+from psycopg import AsyncConnection, sql
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from django_ray_worker.store import Connection, apply_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+__all__ = ["Database"]
+
+# Claimer, recorder, a wait for transactions in flight, one to spare.
+POOL_SIZE = 4
+# Seconds to wait for a connection of the pool: longer means that the database is away, which callers wait for anyway.
+POOL_TIMEOUT = 5.0
+
+# Django's own, which make no sense outside its cursors.
+_DJANGO_ONLY = ("context", "cursor_factory", "prepare_threshold")
+# A peer that vanished without a word is noticed after about a minute, whatever the system's default.
+_KEEPALIVES: Mapping[str, Any] = {
+    "keepalives": 1, "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "connect_timeout": 10,
+}  # fmt: skip
+
+
+class Database:
+    """How to connect as Django does, including TLS, service files and SET ROLE."""
+
+    def __init__(self, django: BaseDatabaseWrapper) -> None:
+        parameters = cast("dict[str, Any]", django.get_connection_params())
+        self._parameters = {
+            **_KEEPALIVES,
+            **{name: value for name, value in parameters.items() if name not in _DJANGO_ONLY},
+            "application_name": "django-ray-listen",
+        }
+        self._role = django.settings_dict["OPTIONS"].get("assume_role")
+
+    @override
+    def __str__(self) -> str:
+        place = self._parameters.get("host") or "local socket"
+        return f"PostgreSQL at {place}, database {self._parameters.get('dbname', '')}"
+
+    async def connect(self) -> Connection:
+        """Open a session of its own."""
+        connection = cast(
+            "Connection",
+            await AsyncConnection.connect(**self._parameters, autocommit=True, row_factory=dict_row),
+        )
+        await self._prepare(connection)
+        return connection
+
+    @asynccontextmanager
+    async def pool(self) -> AsyncGenerator[AsyncConnectionPool[AsyncConnection[DictRow]]]:
+        """Open the pool; it connects in the background and reconnects by itself."""
+        pool = AsyncConnectionPool[AsyncConnection[DictRow]](
+            kwargs={**self._parameters, "autocommit": True, "row_factory": dict_row},
+            min_size=1,
+            max_size=POOL_SIZE,
+            timeout=POOL_TIMEOUT,
+            configure=self._prepare,
+            check=None,
+            open=False,
+            name="django-ray",
+        )
+        async with pool:
+            yield pool
+
+    async def _prepare(self, connection: Connection) -> None:
+        if self._role:
+            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self._role)))
+        await apply_settings(connection)

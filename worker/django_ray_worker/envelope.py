@@ -1,0 +1,40 @@
+"""What comes back from invoke(), as an Outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from django_ray_worker.outcome import Error, Outcome, Raised, Refused, Returned
+
+if TYPE_CHECKING:
+    from django_ray.runtime.entrypoint import Envelope
+
+__all__ = ["outcome_of", "refused"]
+
+
+def outcome_of(envelope: Envelope) -> Outcome:
+    """Return what an envelope says."""
+    match envelope["kind"]:
+        case "returned":
+            return Returned(envelope["result"])
+        case "raised":
+            return Raised(_error(envelope))
+        case "refused":
+            return Refused(_error(envelope))
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _error(envelope: Envelope) -> Error:
+    return Error(
+        exception_class_path=envelope["exception_class_path"],
+        message=envelope["message"],
+        traceback=envelope["traceback"],
+        mro=tuple(envelope["mro"]),
+    )
+
+
+def refused(reason: str) -> Refused:
+    """Return the outcome of an execution that cannot be run at all."""
+    path = "django_ray.exceptions.TaskRefused"
+    return Refused(Error(exception_class_path=path, message=reason, traceback=f"{path}: {reason}\n", mro=(path,)))

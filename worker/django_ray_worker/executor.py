@@ -1,0 +1,185 @@
+"""The only door to Ray: a Claim goes in, an Outcome comes out. Knows nothing of the database.
+
+One Ray task per execution, never retried by Ray: the database counts. What Ray's exceptions mean stands in one function
+at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import ray
+from anyio import CancelScope, get_cancelled_exc_class, move_on_after, to_thread
+from ray import exceptions
+
+from django_ray.runtime import entrypoint
+from django_ray_worker.envelope import outcome_of, refused
+from django_ray_worker.listener import Misconfigured
+from django_ray_worker.outcome import Interrupted, Lost, Outcome, Returned
+
+if TYPE_CHECKING:
+    from django_ray_worker.claim import Claim
+    from django_ray_worker.config import Config
+
+__all__ = ["RayExecutor"]
+
+log = logging.getLogger("django_ray.executor")
+
+COOPERATE_SECONDS = 2.0  # That a cancelled body gets before its process is killed.
+PREFLIGHT_SECONDS = 5.0
+
+
+class RayExecutor:
+    """A driver on a Ray cluster: one started here, or one that exists."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._remotes: dict[str, Any] = {}
+        self._folder: str | None = None
+        self.address = ""
+        self.cpus = 1
+
+    async def start(self) -> None:
+        """Connect, and have Ray workers ready. Misconfigured or OSError when that cannot work."""
+        # In a thread: on the main thread ray.init takes the signal handlers and stalls the loop for seconds.
+        await to_thread.run_sync(self._start, abandon_on_cancel=True)
+
+    async def close(self) -> None:
+        """Leave the cluster; one started here ends."""
+        with CancelScope(shield=True):
+            await to_thread.run_sync(self._close)
+
+    async def run(self, claim: Claim) -> Outcome:
+        """Run the claim. Cancelled: stop the body, return its outcome if it was faster, else raise."""
+        try:
+            ref = self._remote(claim.options.ray).remote(claim.payload)
+        except (TypeError, ValueError) as error:
+            return refused(f"Ray refuses the options {dict(claim.options.ray)}: {error}")
+        try:
+            return outcome_of(await ref)
+        except exceptions.RayError as error:
+            return _meaning(error)
+        except get_cancelled_exc_class():
+            with CancelScope(shield=True):
+                finished = await self._stop(ref)
+            if finished is not None:
+                return finished
+            raise
+
+    async def _stop(self, ref: Any) -> Outcome | None:
+        """End the body, gently and then not; return its outcome if it had one of its own."""
+        for force in (False, True):
+            ray.cancel(ref, force=force)
+            with move_on_after(COOPERATE_SECONDS):
+                try:
+                    outcome = outcome_of(await ref)
+                except exceptions.RayError:
+                    return None
+                return outcome if isinstance(outcome, Returned) else None
+        return None
+
+    def _remote(self, options: Mapping[str, Any]) -> Any:
+        """Return the remote function for one shape of options; Ray wants few of them, and so do we."""
+        key = json.dumps(options, sort_keys=True)
+        if (remote := self._remotes.get(key)) is None:
+            remote = ray.remote(**{"num_cpus": 1, **options, "max_retries": 0})(entrypoint.invoke)
+            self._remotes[key] = remote
+        return remote
+
+    def _start(self) -> None:
+        try:
+            if self._config.cluster is None:
+                self._start_local()
+            else:
+                self._join(self._config.cluster)
+        except (OSError, RuntimeError) as error:
+            where = f"reached at {self._config.cluster}" if self._config.cluster else "started on this host"
+            raise Misconfigured(f"Ray cannot be {where}: {error}") from error
+        self.address = ray.get_runtime_context().gcs_address
+        self.cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        # Export the function, start the processes and set Django up before the first claim needs them.
+        prepare = ray.remote(num_cpus=1, max_retries=0)(entrypoint.prepare)
+        try:
+            ray.get([prepare.remote() for _ in range(min(self.cpus, 16))])
+        except exceptions.RayError as error:
+            raise Misconfigured(
+                f"A Ray worker could not set Django up (settings {self._config.settings_module!r}, project folder "
+                f"{self._config.project}): {error}"
+            ) from None
+
+    def _start_local(self) -> None:
+        # Inherited by every process of this cluster; a runtime_env would cost each first task a second.
+        os.environ["DJANGO_SETTINGS_MODULE"] = self._config.settings_module
+        os.environ["PYTHONPATH"] = self._python_path()
+        # Short, because socket paths below it must fit 107 bytes.
+        self._folder = tempfile.mkdtemp(prefix="django-ray-", dir="/tmp")
+        ray.init(
+            # Without an address Ray would attach to whatever runs on this host.
+            address="local",
+            include_dashboard=False,
+            configure_logging=False,
+            log_to_driver=True,
+            num_cpus=self._config.concurrency,
+            _temp_dir=self._folder,
+        )
+
+    def _join(self, address: str) -> None:
+        self._refuse_client(address)
+        self._preflight(address)
+        runtime_env: dict[str, Any] = dict(self._config.options.ray_runtime_env)
+        variables = {"DJANGO_SETTINGS_MODULE": self._config.settings_module}
+        if not runtime_env.keys() & {"working_dir", "py_modules"}:
+            variables["PYTHONPATH"] = self._python_path()  # the code is in the image, at the same place
+        runtime_env["env_vars"] = {**variables, **runtime_env.get("env_vars", {})}
+        ray.init(address=address, configure_logging=False, log_to_driver=True, runtime_env=runtime_env)
+
+    def _python_path(self) -> str:
+        parts = [str(self._config.project), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        return os.pathsep.join(dict.fromkeys(part for part in parts if part))
+
+    @staticmethod
+    def _refuse_client(address: str) -> None:
+        if address.startswith("ray://"):
+            raise Misconfigured(
+                f"{address!r} is a Ray Client address. The supervisor is a driver on a Ray node: give it host:port of "
+                "the head's GCS (6379 by default), with `ray start --address=... --num-cpus=0` on its own host."
+            )
+
+    @staticmethod
+    def _preflight(address: str) -> None:
+        """Knock first: ray.init blocks for minutes at a dead address."""
+        if address == "auto":
+            return
+        host, _, port = address.rpartition(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=PREFLIGHT_SECONDS):
+                return
+        except ValueError:
+            raise Misconfigured(f"The Ray address {address!r} is not host:port.") from None
+
+    def _close(self) -> None:
+        ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _meaning(error: exceptions.RayError) -> Outcome:
+    """Return what an exception of Ray's own says of the attempt. The body's exceptions never come this way."""
+    match error:
+        case exceptions.TaskCancelledError():
+            return Interrupted()
+        case exceptions.NodeDiedError() | exceptions.LocalRayletDiedError() | exceptions.ActorUnavailableError():
+            return Interrupted()
+        case exceptions.RuntimeEnvSetupError() | exceptions.TaskUnschedulableError():
+            return refused(f"Ray cannot run this task: {error}")
+        case exceptions.RayTaskError():
+            return refused(f"The task could not be started in its Ray worker:\n{error}")
+        case _:
+            return Lost(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -1,0 +1,37 @@
+"""--sync: a second executor of the same shape. The body runs in a thread of this process, one at a time.
+
+For debugging: no Ray, breakpoints work. A thread cannot be stopped: a cancelled body is left alone, and runs on until
+it returns or the process ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from django_ray.runtime.entrypoint import invoke
+from django_ray_worker.envelope import outcome_of
+
+if TYPE_CHECKING:
+    from django_ray_worker.claim import Claim
+    from django_ray_worker.outcome import Outcome
+
+__all__ = ["InProcessExecutor"]
+
+
+class InProcessExecutor:
+    """Runs claims here."""
+
+    address = "none: tasks run in this process"
+    cpus = 1
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def run(self, claim: Claim) -> Outcome:
+        """Run the claim in a thread."""
+        return outcome_of(await to_thread.run_sync(invoke, claim.payload, abandon_on_cancel=True))

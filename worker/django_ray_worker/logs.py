@@ -1,0 +1,35 @@
+"""How the supervisor logs: lines for people, or one JSON object per line for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import override
+
+__all__ = ["configure"]
+
+
+class _Json(logging.Formatter):
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def configure(level: str, form: str) -> None:
+    """Log django_ray's loggers to standard error, besides whatever Django's LOGGING says of others."""
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(_Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    for name in ("django_ray", "django.tasks"):
+        logger = logging.getLogger(name)
+        logger.addHandler(output)
+        logger.setLevel(level.upper())
+        logger.propagate = False

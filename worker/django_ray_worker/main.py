@@ -1,0 +1,173 @@
+"""django-ray-listen: arguments, logging, exit codes. The same as manage.py django_ray_listen.
+
+Exit codes: 0 it was told to stop, or drained; 78 it cannot work as configured, one sentence says why; 1 something
+failed for good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from django_ray_worker.config import Config
+
+__all__ = ["add_arguments", "main", "run"]
+
+EX_CONFIG = 78  # sysexits.h
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Parse the command line and run."""
+    signal.signal(signal.SIGTERM, _leave)  # until the supervisor installs its own
+    import django_ray
+
+    parser = argparse.ArgumentParser(
+        prog="django-ray-listen", description="Run the tasks that Django enqueues, on Ray, as they come."
+    )
+    parser.add_argument("--settings", help="the settings module (default: DJANGO_SETTINGS_MODULE)")
+    parser.add_argument("--pythonpath", type=Path, help="the project's folder (default: this folder)")
+    parser.add_argument("--version", action="version", version=f"django-ray {django_ray.__version__}")
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    project = (options.pythonpath or Path.cwd()).resolve()
+    sys.path.insert(0, str(project))
+    if options.settings:
+        os.environ["DJANGO_SETTINGS_MODULE"] = options.settings
+    if not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        _refuse("No settings: give --settings mysite.settings, or set DJANGO_SETTINGS_MODULE.")
+    try:
+        import django
+
+        django.setup()
+    except ModuleNotFoundError as error:
+        _refuse(
+            f"The settings {os.environ['DJANGO_SETTINGS_MODULE']!r} cannot be imported from {project} ({error}). Start "
+            "in the folder of manage.py, or name it with --pythonpath."
+        )
+    run(options, project)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what both commands take."""
+    parser.add_argument("--backend", default="default", metavar="ALIAS", help="the backend in TASKS (default: default)")
+    parser.add_argument(
+        "--queue",
+        action="append",
+        default=[],
+        metavar="A,B",
+        help="queues to serve; repeatable (default: all of it)",
+    )
+    parser.add_argument("--concurrency", type=_positive, metavar="N", help="tasks at a time (default: Ray's CPUs)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--local", action="store_true", help="start Ray on this host (default without an address)")
+    where.add_argument("--cluster", metavar="ADDRESS", help="join this Ray cluster (default: RAY_ADDRESS)")
+    where.add_argument("--sync", action="store_true", help="no Ray: run tasks in this process, one at a time")
+    parser.add_argument("--burst", action="store_true", help="stop when nothing is left to do")
+    parser.add_argument(
+        "--grace", type=_seconds, metavar="SECONDS", help="for running tasks when stopping (default: 30)"
+    )
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log-format", default="text", choices=["text", "json"])
+
+
+def run(options: argparse.Namespace, project: Path) -> NoReturn:
+    """Run a supervisor in a process where Django is set up; exits."""
+    try:
+        import anyio
+
+        from django_ray_worker import logs
+        from django_ray_worker.listener import Misconfigured
+        from django_ray_worker.preflight import find_database
+    except ModuleNotFoundError as error:
+        if error.name not in {"anyio", "psycopg_pool"}:
+            raise
+        _refuse("The supervisor needs more than a web process: pip install 'django-ray[worker]'.")
+    logs.configure(options.log_level, options.log_format)
+    try:
+        config = _config(options, project)
+        database = find_database()
+        executor = _executor(config)
+
+        from django_ray_worker.supervisor import supervise
+
+        anyio.run(supervise, config, database, executor)
+    except* Misconfigured as errors:
+        _refuse(str(_first(errors)))
+    sys.exit(0)
+
+
+def _config(options: argparse.Namespace, project: Path) -> Config:
+    from django_ray_worker.config import Config
+    from django_ray_worker.preflight import find_backend, find_queues
+
+    backend = find_backend(options.backend)
+    wanted = [name for group in options.queue for name in group.split(",") if name]
+    address = options.cluster or (None if options.local else os.environ.get("RAY_ADDRESS"))
+    if not (address or options.local):
+        address = backend.settings.ray_address
+    return Config(
+        backend=options.backend,
+        queues=find_queues(backend, wanted),
+        concurrency=options.concurrency or backend.settings.concurrency,
+        cluster=address,
+        sync=options.sync,
+        burst=options.burst,
+        grace=backend.settings.grace if options.grace is None else options.grace,
+        settings_module=os.environ["DJANGO_SETTINGS_MODULE"],
+        project=project,
+        options=backend.settings,
+    )
+
+
+def _executor(config: Config) -> Any:
+    if config.sync:
+        from django_ray_worker.inprocess import InProcessExecutor
+
+        return InProcessExecutor()
+    from django_ray_worker.rayenv import prepare_environment
+
+    prepare_environment(cluster=config.cluster)
+    try:
+        from django_ray_worker.executor import RayExecutor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        _refuse("Ray is not installed: pip install 'django-ray[worker]', or run tasks in this process with --sync.")
+    return RayExecutor(config)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return value
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"django-ray-listen: {sentence}", file=sys.stderr)  # noqa: T201
+    sys.exit(EX_CONFIG)
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(0)  # nothing has been claimed yet

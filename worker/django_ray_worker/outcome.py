@@ -1,0 +1,75 @@
+"""What happened to one attempt. Facts only: what follows from them is policy's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "Cancelled",
+    "Error",
+    "Interrupted",
+    "Lost",
+    "Outcome",
+    "Raised",
+    "Refused",
+    "Returned",
+    "TimedOut",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Error:
+    """One entry of the row's errors, and the bases of its class for the retry policy."""
+
+    exception_class_path: str
+    message: str
+    traceback: str
+    mro: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The body returned; result is its JSON text."""
+
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The body raised."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The execution cannot run, or its result cannot be stored; another attempt would end the same."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The body was stopped at its timeout."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The body was stopped because somebody asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The process that ran the attempt died."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The attempt was cut short through no fault of its own: the supervisor stopped, or the cluster went away."""
+
+
+type Outcome = Returned | Raised | Refused | TimedOut | Cancelled | Lost | Interrupted

@@ -1,0 +1,109 @@
+"""Claim + Outcome -> Verdict: what becomes of the execution. Pure: no clock, no settings, no random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from django_ray_worker.claim import Claim
+from django_ray_worker.outcome import (
+    Cancelled,
+    Error,
+    Interrupted,
+    Lost,
+    Outcome,
+    Raised,
+    Refused,
+    Returned,
+    TimedOut,
+)
+
+__all__ = ["Cancel", "Fail", "Release", "Retry", "Succeed", "Verdict", "decide"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeed:
+    """SUCCESSFUL, with the JSON text of the result."""
+
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """READY again after so many seconds, with the error kept."""
+
+    error: Error
+    after: float
+    failures: int = 0  # 1 when the attempt counts against max_attempts.
+    losses: int = 0  # 1 when it counts against max_losses.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """FAILED for good."""
+
+    error: Error
+    failures: int = 0
+    losses: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """CANCELLED, with the error that tells so."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """READY at once, nothing charged."""
+
+
+type Verdict = Succeed | Retry | Fail | Cancel | Release
+
+
+def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
+    """Return what becomes of the execution; chance in 0..1 is the jitter of its backoff."""
+    match outcome:
+        case Returned(result):
+            return Succeed(result=result)
+        case Raised(error):
+            return _failed(claim, error, chance)
+        case TimedOut(seconds):
+            return _failed(claim, _error("TaskTimeout", f"The attempt ran longer than {seconds:g} s."), chance)
+        case Refused(error):
+            return Fail(error=error, failures=1)
+        case Cancelled():
+            return Cancel(error=_error("TaskCancelled", "The execution was cancelled while it ran."))
+        case Lost(reason):
+            return _lost(claim, reason)
+        case Interrupted():
+            return Release()
+        case _:
+            assert_never(outcome)
+
+
+def _failed(claim: Claim, error: Error, chance: float) -> Verdict:
+    policy, failures = claim.options.retry, claim.failures + 1
+    if policy.retries_failure(failures, error.mro):
+        return Retry(error=error, after=policy.backoff.seconds(failures, chance), failures=1)
+    return Fail(error=error, failures=1)
+
+
+def _lost(claim: Claim, reason: str) -> Verdict:
+    losses = claim.losses + 1
+    error = _error("TaskLost", reason)
+    if claim.options.retry.retries_loss(losses):
+        return Retry(error=error, after=0, losses=1)
+    # A task that kills its process every time must end somewhere.
+    return Fail(error=error, losses=1)
+
+
+def _error(name: str, message: str) -> Error:
+    path = f"django_ray.exceptions.{name}"
+    return Error(
+        exception_class_path=path,
+        message=message,
+        traceback=f"{path}: {message}\n",
+        mro=(path, "builtins.Exception", "builtins.BaseException", "builtins.object"),
+    )

@@ -1,0 +1,94 @@
+"""Before anything starts: can this supervisor work at all? What cannot ends in one sentence that names the remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
+from django.db.migrations.executor import MigrationExecutor
+from django.db.utils import DatabaseError, OperationalError
+from django.tasks import task_backends
+
+from django_ray.backends import RayTaskBackend
+from django_ray.checks import missing_triggers
+from django_ray_worker.database import Database
+from django_ray_worker.listener import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+__all__ = ["find_backend", "find_database", "find_queues"]
+
+
+def find_backend(alias: str) -> RayTaskBackend:
+    """Return the backend to work for."""
+    if alias not in settings.TASKS:
+        raise Misconfigured(
+            f"There is no backend {alias!r} in TASKS; there are {', '.join(map(repr, settings.TASKS)) or 'none'}. "
+            'Configure TASKS = {"default": {"BACKEND": "django_ray.backends.RayTaskBackend"}}, or use --backend.'
+        )
+    try:
+        backend = task_backends[alias]
+    except ImproperlyConfigured as error:
+        raise Misconfigured(str(error)) from None
+    if not isinstance(backend, RayTaskBackend):
+        raise Misconfigured(
+            f'TASKS["{alias}"]["BACKEND"] is {settings.TASKS[alias]["BACKEND"]!r}; the supervisor works for '
+            '"django_ray.backends.RayTaskBackend". Name another alias with --backend.'
+        )
+    return backend
+
+
+def find_queues(backend: RayTaskBackend, wanted: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the queues to claim from: those wanted, else all of the backend; None is any."""
+    configured: set[str] = backend.queues
+    if unknown := sorted(set(wanted) - configured):
+        if configured:
+            raise Misconfigured(
+                f"--queue {unknown[0]!r} is not a queue of backend {backend.alias!r}; "
+                f'TASKS["{backend.alias}"]["QUEUES"] has {", ".join(map(repr, sorted(configured)))}.'
+            )
+        return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(wanted)) or tuple(sorted(configured)) or None
+
+
+def find_database() -> Database:
+    """Return the database that the executions live in, after a look at it."""
+    try:
+        from django_ray.models import RayTaskExecution
+    except RuntimeError:
+        raise Misconfigured('Add "django_ray" to INSTALLED_APPS.') from None
+    connection = cast("BaseDatabaseWrapper", connections[router.db_for_write(RayTaskExecution)])
+    if connection.vendor != "postgresql":
+        raise Misconfigured(
+            f"The database {connection.alias!r} is {connection.display_name}; django-ray needs PostgreSQL. Point "
+            "DATABASES at it, or route the app django_ray to a PostgreSQL database."
+        )
+    try:
+        _look_at(connection)
+        return Database(connection)
+    except (OperationalError, DatabaseError) as error:
+        raise Misconfigured(
+            f"The database {connection.alias!r} cannot be used ({' '.join(str(error).split())}). Check that PostgreSQL "
+            "runs and that DATABASES names it."
+        ) from None
+    finally:
+        connection.close()
+
+
+def _look_at(connection: BaseDatabaseWrapper) -> None:
+    executor = MigrationExecutor(connection)
+    targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "django_ray"]
+    if executor.migration_plan(targets):
+        raise Misconfigured(
+            f"The tables of django_ray are missing or old in the database {connection.alias!r}: run manage.py migrate."
+        )
+    if missing := missing_triggers(connection):
+        raise Misconfigured(
+            f"The trigger {missing[0]} on django_ray_execution is missing or disabled, so nobody would be woken: "
+            f"ALTER TABLE django_ray_execution ENABLE TRIGGER {missing[0]}, or migrate django_ray zero and again."
+        )

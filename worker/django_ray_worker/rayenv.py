@@ -1,0 +1,24 @@
+"""What Ray reads from the environment when it is imported. It never looks again, so this comes before `import ray`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+__all__ = ["prepare_environment"]
+
+
+def prepare_environment(*, cluster: str | None) -> None:
+    """Set what a supervisor needs and is not set already; a cluster of our own gets a token of its own."""
+    # Or a call after a shutdown would silently start another cluster.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    # Or Ray calls exit(1) in the driver 60 s after the head is lost; the supervisor outlives its cluster.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What tasks print is the user's: every line of it counts.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if cluster is None:
+        # Ray's ports have no other guard.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -1,0 +1,116 @@
+"""Verdicts to rows: batched by nature, fenced, patient with an outage.
+
+What has queued up while the last write was in flight is the next batch; there is no delay and no timer. A verdict is
+kept until the server has taken or refused it: an outage only makes it wait. What the fence refuses is logged and
+dropped, because somebody else owns the row now. One row's bad data never blocks another's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import psycopg
+from anyio import CancelScope, Event, move_on_after, sleep
+
+from django_ray_worker.errors import is_data_fault, is_transient
+from django_ray_worker.listener import backoff
+from django_ray_worker.outcome import Error
+from django_ray_worker.policy import Fail
+from django_ray_worker.store import MOST_PER_RECORD, Record, Store
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+__all__ = ["Recorder"]
+
+log = logging.getLogger("django_ray.recorder")
+
+
+class Recorder:
+    """The one writer of outcomes of a supervisor."""
+
+    def __init__(self, work: Store, *, on_recorded: Callable[[], None]) -> None:
+        self._store = work
+        self._on_recorded = on_recorded
+        self._queue: deque[Record] = deque()
+        self._changed = Event()
+        self._closing = False
+        self._scope = CancelScope(shield=True)  # run() ends by itself: every attempt reports, close() comes last.
+        self._ended = Event()
+
+    @property
+    def pending(self) -> frozenset[UUID]:
+        """The executions whose verdict is not in the database yet."""
+        return frozenset(claim.task_id for claim, _ in self._queue)
+
+    def put(self, record: Record) -> None:
+        """Take a verdict over; it is never refused and never lost while the process lives."""
+        self._queue.append(record)
+        self._changed.set()
+
+    async def close(self, patience: float) -> None:
+        """Write what is left, for so many seconds at most; say what remains unwritten."""
+        self._closing = True
+        self._changed.set()
+        with move_on_after(patience, shield=True):
+            await self._ended.wait()
+            return
+        self._scope.cancel()
+        log.error(
+            "%d outcomes could not be recorded; their executions run again when a supervisor finds this one gone: %s",
+            len(self._queue), ", ".join(str(task_id) for task_id in sorted(self.pending)),
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Write until closed and empty."""
+        with self._scope:
+            while self._queue or not self._closing:
+                await self._changed.wait()
+                self._changed = Event()
+                while batch := list(islice(self._queue, MOST_PER_RECORD)):
+                    await self._write(batch)
+                    for _ in batch:
+                        self._queue.popleft()
+                self._on_recorded()
+        self._ended.set()
+
+    async def _write(self, batch: Sequence[Record]) -> None:
+        tries = 0
+        while True:
+            try:
+                written = await self._store.record(batch)
+            except psycopg.Error as error:
+                if is_data_fault(error):
+                    await self._write_apart(batch, error)
+                    return
+                if not is_transient(error):
+                    raise
+                wait = backoff(tries)
+                log.warning("%d outcomes wait for the database (%s); again in %.1f s.", len(batch), error, wait)
+                tries += 1
+                await sleep(wait)
+            else:
+                for claim, _ in batch:
+                    if claim.task_id not in written:
+                        log.warning(
+                            "Attempt %d of %s %s is not ours any more; its outcome is dropped.",
+                            claim.attempt, claim.callable_path, claim.task_id,
+                        )  # fmt: skip
+                return
+
+    async def _write_apart(self, batch: Sequence[Record], error: psycopg.Error) -> None:
+        """Find the row whose data the server refuses, by writing one at a time; fail that row alone."""
+        if len(batch) > 1:
+            for record in batch:
+                await self._write([record])
+            return
+        ((claim, _),) = batch
+        reason = f"The outcome cannot be stored: {error}"
+        log.error("%s %s: %s", claim.callable_path, claim.task_id, reason)
+        path = "django_ray.exceptions.InvalidResult"
+        refusal = Error(exception_class_path=path, message=reason, traceback=f"{path}: {reason}\n")
+        await self._write([(claim, Fail(error=refusal, failures=1))])

@@ -1,0 +1,1 @@
+SELECT django_ray_await_in_flight(%(bell)s)

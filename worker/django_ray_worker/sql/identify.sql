@@ -1,0 +1,1 @@
+SELECT django_ray_identify(%(worker)s)

@@ -1,0 +1,1 @@
+SELECT django_ray_leave(bell) FROM unnest(%(bells)s::text[]) AS bell

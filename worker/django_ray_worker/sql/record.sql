@@ -1,0 +1,23 @@
+-- Write the verdicts of a batch, sorted by id. The fence (attempt and owner) is written so that only the primary key can
+-- serve as a way in: a condition on state would invite the partial index of running rows, which is slow in a batch.
+UPDATE django_ray_execution AS execution SET
+    state = verdict.state,
+    claimed_by_id = NULL,
+    due_at = now() + make_interval(secs => verdict.after),
+    finished_at = CASE WHEN verdict.state <> 'READY' THEN now() END,
+    result = verdict.result::jsonb,
+    errors = CASE
+        WHEN verdict.error IS NULL THEN execution.errors
+        ELSE execution.errors || (verdict.error::jsonb || jsonb_build_object(
+            'attempt', verdict.attempt, 'worker_id', verdict.worker::text, 'at', now()))
+    END,
+    failures = execution.failures + verdict.failures,
+    losses = execution.losses + verdict.losses
+FROM unnest(
+    %(task_ids)s::uuid[], %(attempts)s::int[], %(workers)s::int[], %(states)s::text[], %(results)s::text[],
+    %(errors)s::text[], %(afters)s::float8[], %(failures)s::int[], %(losses)s::int[]
+) AS verdict(task_id, attempt, worker, state, result, error, after, failures, losses)
+WHERE execution.task_id = verdict.task_id
+    AND execution.attempt_number = verdict.attempt
+    AND execution.claimed_by_id IS NOT DISTINCT FROM verdict.worker
+RETURNING execution.task_id
