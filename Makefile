@@ -1,0 +1,56 @@
+# From a fresh clone, each target installs what it needs into .venv and starts its own services.
+SHELL := /bin/bash
+UV := .tools/bin/uv
+PY := .venv/bin/python
+STAMP := .venv/.installed
+export UV_PYTHON_DOWNLOADS := never
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+# A settings module or path of the caller's project is none of our business.
+unexport DJANGO_SETTINGS_MODULE
+unexport PYTHONPATH
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit stress lock clean
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## Install everything into .venv.
+
+demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
+	@$(PY) example/demo.py
+
+test: lint unit ## All checks and tests.
+
+lint: $(STAMP) ## Style, types and import rules.
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@$(PY) -m mypy
+	@.venv/bin/pyright
+
+unit: $(STAMP) ## The tests. ARGS="-k name" selects.
+	@$(PY) -m pytest $(ARGS)
+
+stress: $(STAMP) ## The doorbell's stress test in its long form.
+	@DJANGO_RAY_STRESS=long $(PY) -m pytest tests/test_doorbell_stress.py $(ARGS)
+
+lock: $(UV) ## Renew requirements.lock.
+	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \
+		--all-extras --group dev pyproject.toml --output-file requirements.lock
+
+clean: ## Remove what was installed and built.
+	@rm -rf .venv .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(UV):
+	@echo "Installing uv into .tools ..."
+	@"$$(sh scripts/find-python)" -m pip install --quiet --target .tools uv \
+		|| python3 -m pip install --quiet --target .tools uv
+
+$(STAMP): $(UV) requirements.lock pyproject.toml
+	@test -x $(PY) || $(UV) venv --quiet --python "$$(sh scripts/find-python)" .venv
+	@echo "Installing the locked packages into .venv ..."
+	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $(STAMP)

@@ -1,0 +1,96 @@
+import psycopg
+import pytest
+from django.db import connection
+from psycopg.rows import dict_row
+
+from tests.supervisors import Listen, database_url, until
+
+ASLEEP = 1145721434
+
+
+@pytest.fixture
+def database(transactional_db):
+    """How a supervisor connects to the test database."""
+    from django_ray_worker.database import Database
+
+    return Database(connection)
+
+
+@pytest.fixture
+def connect(transactional_db):
+    """Open plain psycopg sessions, closed at the end."""
+    opened = []
+
+    def _connect(**options):
+        session = psycopg.connect(database_url(connection), **{"autocommit": True, "row_factory": dict_row, **options})
+        opened.append(session)
+        return session
+
+    yield _connect
+    for session in opened:
+        session.close()
+
+
+@pytest.fixture
+def sleepers(connect):
+    """How many sessions are announced on a bell."""
+    session = connect()
+
+    def count(bell="queue:default:default"):
+        row = session.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND mode = 'ShareLock'"
+            " AND objid = (django_ray_key(%s)::bigint & x'ffffffff'::bigint)::oid AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [ASLEEP, bell],
+        ).fetchone()
+        return row["count"]
+
+    return count
+
+
+@pytest.fixture
+def listen(transactional_db):
+    """Start the command; ended with SIGTERM when the test is over."""
+    started = []
+
+    def _listen(*arguments, **environment):
+        supervisor = Listen(connection, *arguments, **environment)
+        started.append(supervisor)
+        return supervisor
+
+    yield _listen
+    for supervisor in started:
+        with supervisor:
+            pass
+
+
+@pytest.fixture(scope="session")
+def ray_listen(django_db_setup, django_db_blocker):
+    """One supervisor with a real local Ray for the whole session."""
+    with django_db_blocker.unblock(), Listen(connection, "--local", "--concurrency", "4") as supervisor:
+        supervisor.wait_for("is ready")
+        yield supervisor
+
+
+@pytest.fixture
+def on_ray(ray_listen, transactional_db, sleepers):
+    """The shared supervisor, asleep."""
+    until(sleepers, what="the supervisor asleep")
+    return ray_listen
+
+
+@pytest.fixture
+def finished(transactional_db):
+    """Return a result once it is finished."""
+
+    def _finished(result, timeout=30):
+        def look():
+            result.refresh()
+            return result.is_finished
+
+        until(look, timeout, f"{result.task.name} finished")
+        return result
+
+    return _finished
+
+

@@ -1,0 +1,175 @@
+"""Supervisors for tests: the real command in a process of its own, or its inside with a fake executor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from anyio import create_task_group
+
+from django_ray.options import Options
+from django_ray_worker.config import Config
+from django_ray_worker.outcome import Returned
+from django_ray_worker.stop import Stop
+from django_ray_worker.store import Store
+from django_ray_worker.supervisor import _Life
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def until(condition, timeout=30, what="the condition"):
+    """Return the first true answer of condition(), asked again and again for at most timeout seconds."""
+    deadline = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
+        time.sleep(0.005)
+    return answer
+
+
+def database_url(connection) -> str:
+    """The URL of the test database, for other processes."""
+    parts = urlsplit(os.environ["DATABASE_URL"])
+    return urlunsplit(parts._replace(path="/" + connection.settings_dict["NAME"]))
+
+
+class Listen:
+    """A django-ray-listen in a process of its own."""
+
+    def __init__(self, connection, *arguments: str, **environment: str) -> None:
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from django_ray_worker.main import main; main()", *arguments],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "DATABASE_URL": database_url(connection),
+                "DJANGO_SETTINGS_MODULE": "tests.settings",
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}",
+                **environment,
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._queue.put(line)
+        self._queue.put(None)
+
+    def wait_for(self, text: str, timeout: float = 90) -> str:
+        """Return the next line of the log that contains text."""
+        deadline = time.monotonic() + timeout
+        while True:
+            line = self._queue.get(timeout=max(0.1, deadline - time.monotonic()))
+            assert line is not None, f"ended before {text!r}:\n{''.join(self.lines)}"
+            self.lines.append(line)
+            if text in line:
+                return line
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Return the exit code."""
+        code = self.process.wait(timeout)
+        self._reader.join(5)
+        while not self._queue.empty():
+            if line := self._queue.get():
+                self.lines.append(line)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def __enter__(self) -> Listen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.wait()
+                raise
+        elif not self.process.stderr.closed:
+            self.wait()
+
+
+class Instant:
+    """A fake executor: every claim returns at once. Remembers what it ran, and says when enough has run."""
+
+    address = "nowhere"
+    cpus = 4
+
+    def __init__(self) -> None:
+        self.ran: list = []
+        self._enough = asyncio.Event()
+        self._wanted = 0
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def run(self, claim):
+        self.ran.append(claim.task_id)
+        if len(self.ran) >= self._wanted:
+            self._enough.set()
+        return Returned('"done"')
+
+    async def has_run(self, number: int, timeout: float = 30) -> None:
+        self._wanted = number
+        if len(self.ran) < number:
+            self._enough.clear()
+            async with asyncio.timeout(timeout):
+                await self._enough.wait()
+
+
+def config(**changes) -> Config:
+    values = {
+        "backend": "default",
+        "queues": ("default", "other"),
+        "concurrency": None,
+        "cluster": None,
+        "sync": False,
+        "burst": False,
+        "grace": 5.0,
+        "settings_module": "tests.settings",
+        "project": ROOT,
+        "options": Options(),
+    }
+    return Config(**values | changes)
+
+
+@asynccontextmanager
+async def living(database, executor, **changes):
+    """A supervisor inside this process, without its signals and its Ray."""
+    settings = config(**changes)
+    stop = Stop(settings.grace)
+    async with database.pool() as pool:
+        store = Store(pool, backend=settings.backend, queues=settings.queues, options=settings.options)
+        life = _Life(settings, database, executor, store, stop)
+        async with create_task_group() as tasks:
+            tasks.start_soon(life.live)
+            try:
+                yield life
+            finally:
+                stop.intake.cancel()

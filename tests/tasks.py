@@ -1,0 +1,101 @@
+"""Tasks for the tests. Each one is as small as what it shows."""
+
+import os
+import time
+from pathlib import Path
+
+from django.db import connection, transaction
+from django.tasks import task
+
+from django_ray import Backoff
+
+FAST = Backoff(base=0.5, factor=1, jitter=0)
+
+
+@task
+def add(a, b):
+    return a + b
+
+
+@task
+def started_at():
+    return time.time()
+
+
+@task
+def write_line(path, line):
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")
+
+
+@task
+async def add_later(a, b):
+    return a + b
+
+
+@task(takes_context=True)
+def attempt_number(context):
+    return context.attempt
+
+
+@task(takes_context=True, max_attempts=3, backoff=FAST)
+def fail_until_third(context):
+    if context.attempt < 3:
+        raise ValueError(f"attempt {context.attempt}")
+    return time.time()
+
+
+@task(max_attempts=1)
+def fail(message="no"):
+    raise ValueError(message)
+
+
+@task(max_attempts=1)
+def exit_politely():
+    raise SystemExit(3)
+
+
+@task(max_attempts=1)
+def kill_process():
+    os._exit(9)
+
+
+@task
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+@task
+def touch_and_sleep(path, seconds):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(seconds)
+    return "slept"
+
+
+@task(timeout=1.0, max_attempts=1)
+def too_long():
+    time.sleep(60)
+
+
+@task
+def returns_nan():
+    return float("nan")
+
+
+@task
+def leaves_transaction_open():
+    transaction.set_autocommit(False)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+@task
+def backend_pid():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+
+def not_a_task():
+    Path("/tmp/django-ray-must-not-exist").write_text("called")

@@ -1,0 +1,106 @@
+import hashlib
+from pathlib import Path
+
+import django_ray_sql
+import pytest
+from django.core.management import call_command
+from django.db import IntegrityError, connection, transaction
+
+from django_ray.models import RayTaskExecution, RayWorker, State
+
+# Released files only: none before 0.1.0.
+RELEASED: dict[str, str] = {}
+
+CATALOGUE = """
+    SELECT 'function', p.proname, pg_get_functiondef(p.oid) FROM pg_proc p
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'django\\_ray%%'
+    UNION ALL
+    SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname LIKE 'django\\_ray%%'
+    UNION ALL
+    SELECT 'index', indexname, indexdef FROM pg_indexes WHERE tablename LIKE 'django\\_ray%%'
+    UNION ALL
+    SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid::regclass::text LIKE 'django\\_ray%%'
+    UNION ALL
+    SELECT 'column', table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default)
+    FROM information_schema.columns WHERE table_name LIKE 'django\\_ray%%'
+    ORDER BY 1, 2, 3
+"""
+
+
+def catalogue():
+    with connection.cursor() as cursor:
+        cursor.execute(CATALOGUE)
+        return cursor.fetchall()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_up_down_up_leaves_the_same_catalogue():
+    before = catalogue()
+    assert {kind for kind, *_ in before} == {"function", "trigger", "index", "constraint", "column"}
+    call_command("migrate", "django_ray", "zero", verbosity=0)
+    assert catalogue() == []
+    call_command("migrate", "django_ray", verbosity=0)
+    assert catalogue() == before
+
+
+@pytest.mark.django_db
+def test_the_migrations_match_the_models():
+    call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+def test_a_released_sql_file_never_changes():
+    folder = Path(django_ray_sql.__file__).parent
+    for name, checksum in RELEASED.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum, f"{name} is released: add a new one"
+
+
+def test_every_sql_file_is_named_like_its_migration():
+    migrations = {path.stem for path in Path("django_ray/migrations").glob("0*.py")}
+    files = {path.name.split(".")[0] for path in Path(django_ray_sql.__file__).parent.glob("*.sql")}
+    assert files <= migrations
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"state": "RUNNING"},
+        {"state": "READY", "claimed_by_id": 1},
+        {"state": "SUCCESSFUL"},
+        {"state": "READY", "finished_at": "2026-01-01T00:00:00Z"},
+        {"state": "NONSENSE"},
+        {"state": "READY", "result": 1},
+        {"priority": 101},
+        {"args": {}},
+        {"kwargs": []},
+        {"attempt_number": -1},
+        {"state": "FAILED", "finished_at": "2026-01-01T00:00:00Z", "due_at": "2026-01-01T00:00:00Z"},
+    ],
+)
+def test_an_impossible_row_cannot_be_stored(impossible):
+    with pytest.raises(IntegrityError), transaction.atomic():
+        RayTaskExecution.objects.create(callable_path="x.y", worker_ids=[], errors=[], **impossible)
+
+
+@pytest.mark.django_db
+def test_a_plain_insert_of_a_path_is_an_enqueue():
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add') RETURNING task_id")
+        (task_id,) = cursor.fetchone()
+    row = RayTaskExecution.objects.get(task_id=task_id)
+    assert (row.state, row.args, row.kwargs, row.queue_name, row.backend) == (State.READY, [], {}, "default", "default")
+
+
+@pytest.mark.django_db
+def test_exception_type_is_the_class_of_the_last_error():
+    errors = [{"exception_class_path": path, "message": "m", "traceback": "t"} for path in ("a.First", "b.Last")]
+    row = RayTaskExecution.objects.create(callable_path="x.y", errors=errors, worker_ids=[])
+    row.refresh_from_db()
+    assert (row.exception_type, row.error_message, row.error_traceback) == ("b.Last", "m", "t")
+
+
+@pytest.mark.django_db
+def test_the_models_name_themselves():
+    worker = RayWorker(pk=3, hostname="web-1", pid=42)
+    assert str(worker) == "3 (web-1, process 42)"
