@@ -1,0 +1,273 @@
+"""The SQL of claims and records, on a real server."""
+
+import asyncio
+import json
+
+import pytest
+from anyio import create_task_group
+
+from django_ray.options import Options
+from django_ray_worker.outcome import Error
+from django_ray_worker.policy import Fail, Release, Retry, Succeed
+from django_ray_worker.store import _SQL, Store
+
+ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
+
+
+@pytest.fixture
+async def open_store(database):
+    """Open stores, each with a RayWorker."""
+    pools = []
+
+    async def _open(queues=("default", "other"), backend="default"):
+        manager = database.pool()
+        store = Store(await manager.__aenter__(), backend=backend, queues=queues, options=Options())
+        pools.append(manager)
+        worker = await store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0")
+        return store, worker
+
+    yield _open
+    for manager in pools:
+        await manager.__aexit__(None, None, None)
+
+
+@pytest.fixture
+def insert(connect):
+    session = connect()
+
+    def _insert(**columns):
+        names = {"callable_path": "tests.tasks.add", **columns}
+        sql = (
+            f"INSERT INTO django_ray_execution ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"
+            " RETURNING task_id"
+        )
+        return session.execute(sql, list(names.values())).fetchone()["task_id"]
+
+    return _insert
+
+
+@pytest.fixture
+def rows(connect):
+    session = connect()
+    return lambda what="*": session.execute(f"SELECT {what} FROM django_ray_execution ORDER BY task_id").fetchall()
+
+
+async def test_claims_come_by_priority_then_age_over_all_queues(open_store, insert):
+    """C8."""
+    store, worker = await open_store()
+    old = insert()
+    low = insert(priority=-5, queue_name="other")
+    high = insert(priority=5, queue_name="other")
+    young = insert()
+    taken = [claim.task_id for _ in range(4) for claim in (await store.claim(worker, 1)).claims]
+    assert taken == [high, old, young, low]
+
+
+async def test_one_batch_is_in_order_too(open_store, insert):
+    store, worker = await open_store()
+    expected = [insert(priority=priority) for priority in (0, 0, 9, -1, 9)]
+    batch = await store.claim(worker, 10)
+    order = [2, 4, 0, 1, 3]
+    assert [claim.task_id for claim in batch.claims] == [expected[index] for index in order]
+
+
+async def test_other_queues_and_other_backends_are_left_alone(open_store, insert):
+    store, worker = await open_store(queues=("default",))
+    insert(queue_name="other")
+    insert(backend="any")
+    mine = insert()
+    assert [claim.task_id for claim in (await store.claim(worker, 10)).claims] == [mine]
+
+
+async def test_a_supervisor_of_any_queue_takes_from_every_queue(open_store, insert):
+    store, worker = await open_store(queues=None, backend="any")
+    ids = {insert(backend="any", queue_name=name) for name in ("a", "B", "ü", "it's", "🦀" * 200)}
+    insert(backend="any", queue_name="later", due_at="2100-01-01T00:00:00Z")
+    insert(backend="default")
+    batch = await store.claim(worker, 100)
+    assert {claim.task_id for claim in batch.claims} == ids
+    assert batch.next_due > 1e9
+
+
+async def test_a_due_row_waits_for_its_time_and_is_promoted(open_store, insert):
+    store, worker = await open_store()
+    insert(due_at="2100-01-01T00:00:00Z")
+    due = insert(due_at="2020-01-01T00:00:00Z")
+    batch = await store.claim(worker, 10)
+    assert batch.claims == ()
+    assert batch.next_due < 0
+    await store.promote()
+    batch = await store.claim(worker, 10)
+    assert [claim.task_id for claim in batch.claims] == [due]
+    assert batch.next_due > 0
+
+
+async def test_twelve_claimers_take_each_of_a_thousand_rows_once(open_store, connect):
+    """C8."""
+    connect().execute(
+        "INSERT INTO django_ray_execution (callable_path, queue_name)"
+        " SELECT 'x.y', CASE WHEN n % 2 = 0 THEN 'default' ELSE 'other' END FROM generate_series(1, 1000) n"
+    )
+    taken = []
+
+    async def claim_all(store, worker):
+        while batch := (await store.claim(worker, 7)).claims:
+            taken.extend(claim.task_id for claim in batch)
+            await asyncio.sleep(0)
+
+    stores = [await open_store() for _ in range(12)]
+    async with create_task_group() as claimers:
+        for store, worker in stores:
+            claimers.start_soon(claim_all, store, worker)
+    # Who looked while a peer held more rows than it took may stop early: its bell is rung, and it looks again.
+    await claim_all(*stores[0])
+    assert len(taken) == len(set(taken)) == 1000
+
+
+async def test_rows_locked_and_not_taken_ring_for_the_peers_that_skipped_them(open_store, insert, connect):
+    store, worker = await open_store()
+    for queue in ("default", "other"):
+        insert(queue_name=queue)
+    sleeper = connect()
+    for queue in ("default", "other"):
+        name = sleeper.execute("SELECT django_ray_channel(%s) AS name", [f"queue:default:{queue}"]).fetchone()["name"]
+        sleeper.execute(f'LISTEN "{name}"')
+        sleeper.execute("SELECT django_ray_announce(%s)", [f"queue:default:{queue}"])
+    await store.claim(worker, 1)
+    assert [n.channel for n in sleeper.notifies(timeout=0.05)] == ["django_ray:queue:default:other"]
+
+
+async def test_a_record_returns_what_it_wrote(open_store, insert, rows):
+    store, worker = await open_store()
+    for _ in range(3):
+        insert()
+    first, second, third = (await store.claim(worker, 3)).claims
+    written = await store.record(
+        [
+            (third, Retry(error=ERROR, after=60, failures=1)),
+            (first, Succeed(result='{"a": 1}')),
+            (second, Fail(error=ERROR, failures=1)),
+        ]
+    )
+    assert written == {first.task_id, second.task_id, third.task_id}
+    one, two, three = rows()
+    assert (one["state"], one["result"], one["claimed_by_id"]) == ("SUCCESSFUL", {"a": 1}, None)
+    assert (two["state"], two["failures"], two["exception_type"]) == ("FAILED", 1, "builtins.ValueError")
+    assert (two["errors"][0]["attempt"], two["errors"][0]["worker_id"]) == (1, str(worker))
+    assert (three["state"], three["failures"], three["finished_at"]) == ("READY", 1, None)
+    assert 59 < (three["due_at"] - three["last_attempted_at"]).total_seconds() < 61
+
+
+async def test_the_fence_refuses_an_older_attempt_and_another_owner(open_store, insert, rows):
+    """C3: the late outcome of an attempt that was taken away changes nothing."""
+    store, worker = await open_store()
+    other_store, other = await open_store()
+    insert()
+    (late,) = (await store.claim(worker, 1)).claims
+    await store.record([(late, Release())])
+    (current,) = (await other_store.claim(other, 1)).claims
+    assert await store.record([(late, Succeed(result="1"))]) == set()
+    assert rows("state, claimed_by_id") == [{"state": "RUNNING", "claimed_by_id": other}]
+    assert await other_store.record([(current, Succeed(result="2"))]) == {current.task_id}
+    assert await other_store.record([(current, Succeed(result="3"))]) == set()
+    assert rows("result")[0]["result"] == 2
+
+
+async def test_a_row_deleted_while_it_runs_is_no_error(open_store, insert, connect):
+    """C9."""
+    store, worker = await open_store()
+    insert()
+    (claim,) = (await store.claim(worker, 1)).claims
+    connect().execute("DELETE FROM django_ray_execution")
+    assert await store.record([(claim, Succeed(result="1"))]) == set()
+
+
+async def test_claims_nobody_holds_are_released_and_held_ones_are_not(open_store, insert, rows):
+    """C4."""
+    store, worker = await open_store()
+    insert(), insert()
+    held, lost = (await store.claim(worker, 2)).claims
+    assert await store.release_unheld(worker, {held.task_id}) == [lost.task_id]
+    assert [row["state"] for row in rows()] == ["RUNNING", "READY"]
+
+
+async def test_options_that_do_not_fit_spoil_their_own_row_alone(open_store, insert):
+    """C10."""
+    store, worker = await open_store()
+    insert(options=json.dumps({"retry": {"max_attempts": "many"}}))
+    insert()
+    poisoned, healthy = (await store.claim(worker, 2)).claims
+    assert "max_attempts" in poisoned.unfit
+    assert healthy.unfit == ""
+
+
+@pytest.fixture
+def crowded(connect):
+    """C11: 200,000 finished and 200,000 scheduled rows beside a short queue; statistics from before they came."""
+    session = connect()
+    session.execute("ANALYZE django_ray_execution")
+    session.execute("ALTER TABLE django_ray_execution SET (autovacuum_enabled = off)")
+    session.execute("ALTER TABLE django_ray_execution DISABLE TRIGGER USER")
+    session.execute(
+        "INSERT INTO django_ray_execution (callable_path, state, finished_at)"
+        " SELECT 'x.y', 'SUCCESSFUL', now() FROM generate_series(1, 200000)"
+    )
+    session.execute(
+        "INSERT INTO django_ray_execution (callable_path, due_at)"
+        " SELECT 'x.y', now() + interval '7 days' FROM generate_series(1, 200000)"
+    )
+    session.execute("INSERT INTO django_ray_execution (callable_path) SELECT 'x.y' FROM generate_series(1, 2000)")
+    session.execute("ALTER TABLE django_ray_execution ENABLE TRIGGER USER")
+    yield session
+    session.execute("ALTER TABLE django_ray_execution RESET (autovacuum_enabled)")
+
+
+def plan(session, name, parameters):
+    session.execute("BEGIN")
+    row = session.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_SQL[name]}", parameters).fetchone()
+    session.execute("ROLLBACK")
+    return row["QUERY PLAN"][0]["Plan"]
+
+
+def nodes(tree):
+    yield tree
+    for child in tree.get("Plans", []):
+        yield from nodes(child)
+
+
+def buffers(tree):
+    return tree["Shared Hit Blocks"] + tree["Shared Read Blocks"]
+
+
+@pytest.mark.parametrize("statistics", ["stale", "fresh"])
+async def test_claim_and_record_use_their_indexes_however_full_the_table(crowded, open_store, statistics):
+    store, worker = await open_store()
+    if statistics == "fresh":
+        crowded.execute("ANALYZE django_ray_execution")
+    scope = {"backend": "default", "queues": ["default", "other"], "worker": worker, "limit": 50}
+    claim = plan(crowded, "claim", scope)
+    indexes = {node["Index Name"] for node in nodes(claim) if "Index Name" in node}
+    assert "django_ray_ready" in indexes
+    assert not [node for node in nodes(claim) if node["Node Type"] == "Seq Scan"]
+    assert buffers(claim) < 50 * 40
+
+    claims = (await store.claim(worker, 50)).claims
+    record = plan(
+        crowded,
+        "record",
+        {
+            "task_ids": [c.task_id for c in claims],
+            "attempts": [c.attempt for c in claims],
+            "workers": [worker] * 50,
+            "states": ["SUCCESSFUL"] * 50,
+            "results": ["1"] * 50,
+            "errors": [None] * 50,
+            "afters": [None] * 50,
+            "failures": [0] * 50,
+            "losses": [0] * 50,
+        },
+    )
+    indexes = {node["Index Name"] for node in nodes(record) if "Index Name" in node}
+    assert indexes == {"django_ray_execution_pkey"}
+    assert not [node for node in nodes(record) if node["Node Type"] == "Seq Scan"]
+    assert buffers(record) < 50 * 40

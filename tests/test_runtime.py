@@ -1,0 +1,213 @@
+"""invoke(), called as the Ray worker calls it, in this process."""
+
+import json
+import math
+from datetime import UTC, datetime
+
+import pytest
+from django.db import connection
+from django.tasks import task
+from django.tasks.signals import task_finished, task_started
+
+from django_ray.backends import RayTaskBackend
+from django_ray.runtime.entrypoint import invoke
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+
+
+class Unhelpful(Exception):
+    """Cannot be pickled, printed or made again."""
+
+    def __init__(self, one, two):
+        super().__init__()
+        self.lock = (lambda: one, two)
+
+    def __str__(self):
+        raise RuntimeError("no message either")
+
+
+@task
+def raise_(name):
+    raise {
+        "nul": ValueError("a\x00b"),
+        "surrogate": ValueError("a\ud800b"),
+        "long": ValueError("x" * 10_000_000),
+        "unhelpful": Unhelpful(1, 2),
+        "exit": SystemExit(3),
+        "generator": GeneratorExit(),
+    }[name]
+
+
+@task
+def return_(name):
+    return {
+        "nan": math.nan, "nul": "a\x00", "lambda": lambda: None, "bytes": b"\xff", "set": {1}, "huge": "x" * 20_000_000,
+    }[name]  # fmt: skip
+
+
+@task
+async def async_double(number):
+    return number * 2
+
+
+@task(takes_context=True)
+def context_of(context):
+    return [context.attempt, context.task_result.id, context.task_result.status]
+
+
+@task
+def leave_transaction_open(how):
+    if how == "autocommit":
+        connection.set_autocommit(False)
+    elif how == "atomic":
+        from django.db.transaction import atomic
+
+        atomic().__enter__()
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN" if how == "begin" else "SELECT 1")
+
+
+@task
+def close_connection():
+    connection.close()
+
+
+@task
+def kill_connection():
+    from django.db import connections
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    other = connections.create_connection("default")
+    other.cursor().execute("SELECT pg_terminate_backend(%s)", [pid])
+    other.close()
+
+
+@task
+def query():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 41 + 1")
+        return cursor.fetchone()[0]
+
+
+def payload(path, *args, **changes):
+    row = {
+        "task_id": "01a21104-1c8a-7625-9c09-11d7be1bd0c3", "state": "RUNNING", "backend": "default",
+        "queue_name": "default", "priority": 0, "callable_path": path, "args": list(args), "kwargs": {},
+        "options": None, "run_after": None, "enqueued_at": NOW, "started_at": NOW, "last_attempted_at": NOW,
+        "attempt_number": 1, "failures": 0, "worker_ids": ["1"], "errors": [],
+    }  # fmt: skip
+    return json.dumps({**row, **changes})
+
+
+def path(name):
+    return f"tests.test_runtime.{name}"
+
+
+@pytest.fixture
+def signals():
+    seen = []
+
+    def record(signal, sender, task_result, **_):
+        seen.append((signal, sender, task_result.status))
+
+    for signal in (task_started, task_finished):
+        signal.connect(record)
+    yield seen
+    for signal in (task_started, task_finished):
+        signal.disconnect(record)
+
+
+def test_a_body_returns_json():
+    assert invoke(payload(path("async_double"), 4)) == {"kind": "returned", "result": "8"}
+
+
+def test_a_body_that_takes_context_gets_its_result():
+    envelope = invoke(payload(path("context_of"), worker_ids=["1", "2"]))
+    assert json.loads(envelope["result"]) == [2, "01a21104-1c8a-7625-9c09-11d7be1bd0c3", "RUNNING"]
+
+
+@pytest.mark.parametrize(
+    ("name", "exception", "says"),
+    [
+        ("nul", "builtins.ValueError", "\\x00"),
+        ("surrogate", "builtins.ValueError", "\\ud800"),
+        ("long", "builtins.ValueError", "characters left out"),
+        ("unhelpful", "tests.test_runtime.Unhelpful", "its __str__ raised RuntimeError"),
+        ("exit", "builtins.SystemExit", "3"),
+        ("generator", "builtins.GeneratorExit", ""),
+    ],
+)
+def test_whatever_a_body_raises_becomes_storable_data(name, exception, says):
+    """D3, D4."""
+    envelope = invoke(payload(path("raise_"), name))
+    assert (envelope["kind"], envelope["exception_class_path"]) == ("raised", exception)
+    assert says in envelope["message"]
+    assert "raise_" in envelope["traceback"]
+    text = json.dumps(envelope, ensure_ascii=False)
+    text.encode()
+    assert len(text) < 200_000
+
+
+@pytest.mark.parametrize("name", ["nan", "nul", "lambda", "bytes", "set", "huge"])
+def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(name):
+    """D1, D5."""
+    envelope = invoke(payload(path("return_"), name))
+    assert (envelope["kind"], envelope["exception_class_path"]) == ("refused", "django_ray.exceptions.InvalidResult")
+    assert "The result" in envelope["message"]
+
+
+@pytest.mark.parametrize("row", ["os.system", "tests.tasks.not_a_task", "no.such.module", "tests.tasks.nothing"])
+def test_a_path_that_is_not_a_task_is_refused_and_never_called(row):
+    """C10."""
+    assert invoke(payload(row, "true"))["kind"] == "refused"
+
+
+def test_arguments_that_no_longer_fit_are_a_failure_of_the_task():
+    """C10."""
+    assert invoke(payload(path("async_double"), 1, 2))["exception_class_path"] == "builtins.TypeError"
+
+
+def test_signals_are_sent_with_the_backend_class(signals):
+    invoke(payload(path("async_double"), 4))
+    assert signals == [(task_started, RayTaskBackend, "RUNNING"), (task_finished, RayTaskBackend, "SUCCESSFUL")]
+
+
+def test_an_attempt_that_will_be_retried_is_not_finished(signals):
+    invoke(payload(path("raise_"), "nul"))
+    assert [signal for signal, *_ in signals] == [task_started]
+    invoke(payload(path("raise_"), "nul", failures=2))
+    assert signals[-1] == (task_finished, RayTaskBackend, "FAILED")
+
+
+def test_a_raising_receiver_changes_no_outcome(caplog):
+    """D7."""
+
+    def explode(**_):
+        raise RuntimeError("receiver")
+
+    task_started.connect(explode)
+    try:
+        assert invoke(payload(path("async_double"), 4))["result"] == "8"
+    finally:
+        task_started.disconnect(explode)
+    assert "receiver" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("leave_transaction_open", ["autocommit"]),
+        ("leave_transaction_open", ["atomic"]),
+        ("leave_transaction_open", ["begin"]),
+        ("close_connection", []),
+        ("kill_connection", []),
+    ],
+)
+def test_the_next_task_finds_a_clean_connection(name, args):
+    """D6."""
+    assert invoke(payload(path(name), *args)) == {"kind": "returned", "result": "null"}
+    assert invoke(payload(path("query"))) == {"kind": "returned", "result": "42"}
+    assert connection.get_autocommit()

@@ -1,0 +1,199 @@
+"""Two supervisors over the real SQL, in every order that hypothesis thinks of, against a model in a dictionary.
+
+Claims are kept after they were taken away, so that late records happen all the time. With the fence removed from
+record.sql (attempt_number and claimed_by_id), a falsifying run is found within a few examples:
+
+    state.enqueue()
+    state.claim(limit=1, who=0)
+    state.rescue(who=1)
+    state.record(verdict=Succeed(result='1'), which=0)    # too late: the row is READY again
+    AssertionError: the database let a late record pass
+
+`test_a_removed_fence_is_found` does exactly that, each time the tests run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from django_ray.options import Options
+from django_ray_worker import store as store_module
+from django_ray_worker.attempt import abandoned
+from django_ray_worker.outcome import Error
+from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed
+from django_ray_worker.store import Store
+
+ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
+MAX_LOSSES = Options().retry.max_losses
+verdicts = st.sampled_from(
+    [
+        Succeed(result="1"),
+        Fail(error=ERROR, failures=1),
+        Retry(error=ERROR, after=0, failures=1),
+        Retry(error=ERROR, after=3600, failures=1),
+        Cancel(error=ERROR),
+        Release(),
+    ]
+)
+
+
+@dataclass
+class Model:
+    """What one row must look like."""
+
+    state: str = "READY"
+    is_due: bool = True
+    attempt: int = 0
+    owner: int | None = None
+    errors: int = 0
+    losses: int = 0
+
+
+class Arena:
+    """Two stores of one queue, on an event loop of their own, and a plain session to look with."""
+
+    def __init__(self, database, session) -> None:
+        self.runner = asyncio.Runner()
+        self.session = session
+        self.pools = [database.pool(), database.pool()]
+        self.stores = [
+            Store(self.run(pool.__aenter__()), backend="default", queues=("default",), options=Options())
+            for pool in self.pools
+        ]
+        self.workers = [
+            self.run(store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0"))
+            for store in self.stores
+        ]
+
+    def run(self, coroutine):
+        return self.runner.run(coroutine)
+
+    def close(self) -> None:
+        for pool in self.pools:
+            self.run(pool.__aexit__(None, None, None))
+        self.runner.close()
+
+
+class TwoSupervisors(RuleBasedStateMachine):
+    arena: Arena
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arena.session.execute("TRUNCATE django_ray_execution")
+        self.rows: dict = {}
+        self.claims: list = []  # Every claim ever made, held or not.
+
+    @rule()
+    def enqueue(self):
+        row = self.arena.session.execute(
+            "INSERT INTO django_ray_execution (callable_path) VALUES ('x.y') RETURNING task_id"
+        ).fetchone()
+        self.rows[row["task_id"]] = Model()
+
+    @rule(who=st.integers(0, 1), limit=st.integers(1, 3))
+    def claim(self, who, limit):
+        batch = self.arena.run(self.arena.stores[who].claim(self.arena.workers[who], limit))
+        claimable = sorted(key for key, model in self.rows.items() if model.state == "READY" and model.is_due)
+        assert [claim.task_id for claim in batch.claims] == claimable[:limit]
+        for claim in batch.claims:
+            model = self.rows[claim.task_id]
+            model.state, model.owner = "RUNNING", self.arena.workers[who]
+            model.attempt += 1
+            assert claim.attempt == model.attempt
+        self.claims.extend(batch.claims)
+
+    @rule(which=st.integers(0, 30), verdict=verdicts)
+    def record(self, which, verdict):
+        if not self.claims:
+            return
+        claim = self.claims[which % len(self.claims)]
+        model = self.rows[claim.task_id]
+        is_current = (model.state, model.attempt, model.owner) == ("RUNNING", claim.attempt, claim.worker)
+        who = self.arena.workers.index(claim.worker)
+        written = self.arena.run(self.arena.stores[who].record([(claim, verdict)]))
+        assert bool(written) <= is_current, "the database let a late record pass"
+        assert written == ({claim.task_id} if is_current else set())
+        if is_current:
+            model.owner = None
+            model.state = {Succeed: "SUCCESSFUL", Fail: "FAILED", Cancel: "CANCELLED"}.get(type(verdict), "READY")
+            model.is_due = not (isinstance(verdict, Retry) and verdict.after)
+            model.errors += isinstance(verdict, Retry | Fail | Cancel)
+
+    @rule(who=st.integers(0, 1))
+    def rescue(self, who):
+        """The other one is taken for dead, rightly or not: it goes on to record late."""
+        dead = self.arena.workers[1 - who]
+        rescued = self.arena.run(self.arena.stores[who].rescue(self.arena.workers[who], abandoned))
+        self.arena.run(self.arena.stores[who].revive(dead))
+        running = [model for model in self.rows.values() if model.owner == dead]
+        assert rescued == {dead: len(running)}
+        for model in running:
+            model.owner = None
+            model.losses += 1
+            model.errors += 1
+            model.state = "READY" if model.losses <= MAX_LOSSES else "FAILED"
+            model.is_due = True
+
+    @rule(who=st.integers(0, 1))
+    def reconnect_having_lost_every_reply(self, who):
+        """C4: everything that runs in our name is unheld."""
+        worker = self.arena.workers[who]
+        released = self.arena.run(self.arena.stores[who].release_unheld(worker, ()))
+        mine = {key for key, model in self.rows.items() if model.owner == worker}
+        assert set(released) == mine
+        for key in mine:
+            self.rows[key].owner, self.rows[key].state, self.rows[key].is_due = None, "READY", True
+
+    @invariant()
+    def the_rows_are_as_the_model_says(self):
+        found = self.arena.session.execute(
+            "SELECT task_id, state, due_at IS NULL AS is_due, attempt_number, claimed_by_id, losses,"
+            " jsonb_array_length(errors) AS errors, jsonb_array_length(worker_ids) AS workers FROM django_ray_execution"
+        ).fetchall()
+        for row in found:
+            model = self.rows[row["task_id"]]
+            assert (row["state"], row["attempt_number"], row["claimed_by_id"]) == (
+                model.state,
+                model.attempt,
+                model.owner,
+            )
+            assert row["workers"] == model.attempt
+            assert (row["errors"], row["losses"]) == (model.errors, model.losses)
+            if row["state"] == "READY":
+                assert row["is_due"] == model.is_due
+        assert len(found) == len(self.rows)
+
+
+@pytest.fixture
+def machine(database, connect):
+    arena = Arena(database, connect())
+    yield type("Machine", (TwoSupervisors,), {"arena": arena})
+    arena.close()
+
+
+SETTINGS = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+
+
+def test_two_supervisors_agree_with_the_model_in_every_order(machine):
+    run_state_machine_as_test(machine, settings=SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "fence",
+    ["AND execution.attempt_number = verdict.attempt", "AND execution.claimed_by_id IS NOT DISTINCT FROM verdict.worker"],
+)
+def test_a_removed_fence_is_found(machine, monkeypatch, fence):
+    sql = store_module._SQL["record"]
+    assert fence in sql
+    monkeypatch.setitem(store_module._SQL, "record", sql.replace(fence, ""))
+    found = settings(SETTINGS, max_examples=500, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=found)
