@@ -64,9 +64,9 @@ def listen(transactional_db):
             pass
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_listen(django_db_setup, django_db_blocker):
-    """One supervisor with a real local Ray for the whole session."""
+    """One supervisor with a real local Ray for the tests of a module."""
     with django_db_blocker.unblock(), Listen(connection, "--local", "--concurrency", "4") as supervisor:
         supervisor.wait_for("is ready")
         yield supervisor

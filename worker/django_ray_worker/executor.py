@@ -48,8 +48,9 @@ class RayExecutor:
 
     async def start(self) -> None:
         """Connect, and have Ray workers ready. Misconfigured or OSError when that cannot work."""
-        # In a thread: on the main thread ray.init takes the signal handlers and stalls the loop for seconds.
-        await to_thread.run_sync(self._start, abandon_on_cancel=True)
+        # In a thread: on the main thread ray.init takes the signal handlers and stalls the loop for seconds. Not to be
+        # abandoned: a stop waits until Ray is there to be shut down.
+        await to_thread.run_sync(self._start)
 
     async def close(self) -> None:
         """Leave the cluster; one started here ends."""

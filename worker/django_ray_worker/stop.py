@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
-from typing import TYPE_CHECKING
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, open_signal_receiver
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskStatus
+from anyio import CancelScope
 
 __all__ = ["Stop"]
 
@@ -24,14 +21,20 @@ class Stop:
         self.intake = CancelScope()
         self.attempts = CancelScope()
 
-    async def on_signals(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Turn SIGTERM and SIGINT into a stop; started once the receiver is in place."""
-        with open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for received in signals:
-                if not self.intake.cancel_called:
-                    log.info("%s: stopping; running tasks have %g s.", signal.Signals(received).name, self._grace)
-                    self.intake.cancel()
-                else:
-                    log.warning("%s again: interrupting what runs.", signal.Signals(received).name)
-                    self.attempts.cancel()
+    def watch(self) -> None:
+        """Turn SIGTERM and SIGINT into a stop.
+
+        To be called again after Ray has started: it puts a handler of its own in front, which prints a stack and
+        aborts the process three seconds later.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received, number)
+
+    def _received(self, number: signal.Signals) -> None:
+        if not self.intake.cancel_called:
+            log.info("%s: stopping; running tasks have %g s.", number.name, self._grace)
+            self.intake.cancel()
+        else:
+            log.warning("%s again: interrupting what runs.", number.name)
+            self.attempts.cancel()

@@ -50,19 +50,20 @@ FLUSH_SECONDS = 5.0
 async def supervise(config: Config, database: Database, executor: RayExecutor | InProcessExecutor) -> None:
     """Run until a signal, or with burst until the queues are empty. Raises what a supervisor cannot live with."""
     stop = Stop(config.grace)
-    async with create_task_group() as signals:
-        await signals.start(stop.on_signals)
-        try:
-            with stop.intake:
-                log.info("Starting %s ...", "without Ray" if config.sync else f"Ray ({config.cluster or 'local'})")
+    stop.watch()
+    try:
+        with stop.intake:
+            log.info("Starting %s ...", "without Ray" if config.sync else f"Ray ({config.cluster or 'local'})")
+            try:
                 await executor.start()
-            if not stop.intake.cancel_called:
-                async with database.pool() as pool:
-                    store = Store(pool, backend=config.backend, queues=config.queues, options=config.options)
-                    await _Life(config, database, executor, store, stop).live()
-        finally:
-            await executor.close()
-        signals.cancel_scope.cancel()
+            finally:
+                stop.watch()
+        if not stop.intake.cancel_called:
+            async with database.pool() as pool:
+                store = Store(pool, backend=config.backend, queues=config.queues, options=config.options)
+                await _Life(config, database, executor, store, stop).live()
+    finally:
+        await executor.close()
 
 
 class _Life:

@@ -1,0 +1,170 @@
+"""Starting and stopping django-ray-listen, each in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from django.db import connection
+
+from django_ray.models import RayTaskExecution, RayWorker, State
+from tests import tasks
+from tests.supervisors import ROOT, database_url, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_sigterm_lets_running_tasks_finish(listen, tmp_path):
+    supervisor = listen("--local", "--concurrency", "2")
+    supervisor.wait_for("is ready")
+    result = tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 1)
+    until((tmp_path / "started").exists)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+    result.refresh()
+    assert result.return_value == "slept"
+    assert RayWorker.objects.get().stopped_at is not None
+
+
+def test_sigterm_interrupts_at_the_end_of_the_grace_and_releases(listen, tmp_path):
+    """E1: nothing is RUNNING afterwards, interrupted work is READY, no attempt is charged."""
+    supervisor = listen("--local", "--concurrency", "2", "--grace", "1")
+    supervisor.wait_for("is ready")
+    for number in range(4):
+        tasks.touch_and_sleep.enqueue(str(tmp_path / f"started-{number}"), 600)
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
+    before = time.monotonic()
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+    assert time.monotonic() - before < 10
+    rows = RayTaskExecution.objects.all()
+    assert {(row.state, row.failures, row.losses, row.claimed_by_id) for row in rows} == {(State.READY, 0, 0, None)}
+    assert sorted(row.attempt_number for row in rows) == [0, 0, 1, 1]
+
+
+def test_a_second_signal_interrupts_at_once(listen, tmp_path):
+    """E2."""
+    supervisor = listen("--local", "--concurrency", "1", "--grace", "600")
+    supervisor.wait_for("is ready")
+    tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 600)
+    until((tmp_path / "started").exists)
+    supervisor.signal(signal.SIGTERM)
+    supervisor.wait_for("stopping")
+    supervisor.signal(signal.SIGINT)
+    assert supervisor.wait(20) == 0, supervisor.log
+    assert RayTaskExecution.objects.get().state == State.READY
+
+
+def test_sigterm_while_ray_starts_ends_with_zero(listen):
+    """E1."""
+    supervisor = listen("--local")
+    supervisor.wait_for("Starting Ray")
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait(30) == 0
+    assert not RayWorker.objects.exists()
+
+
+def test_a_burst_drains_and_ends(listen):
+    """E4, and what running tasks enqueue is drained too."""
+    ids = [tasks.add.enqueue(number, 1).id for number in range(10)]
+    supervisor = listen("--sync", "--burst")
+    assert supervisor.wait() == 0, supervisor.log
+    assert [tasks.add.get_result(task_id).return_value for task_id in ids] == [number + 1 for number in range(10)]
+    empty = listen("--sync", "--burst")
+    assert empty.wait() == 0
+
+
+def test_a_killed_supervisor_leaves_its_work_to_its_successor(listen, tmp_path):
+    """C1."""
+    first = listen("--local", "--concurrency", "1")
+    first.wait_for("is ready")
+    result = tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 2)
+    until((tmp_path / "started").exists)
+    first.process.kill()
+    first.wait()
+    second = listen("--sync", "--burst")
+    assert second.wait() == 0, second.log
+    result.refresh()
+    assert result.return_value == "slept"
+    assert result.attempts == 2
+    assert result.errors[0].exception_class_path == "django_ray.exceptions.TaskLost"
+
+
+def test_a_lost_session_is_opened_again_and_looks(listen, connect, sleepers, finished):
+    """A2, A3: what is enqueued while nobody listens runs once somebody does."""
+    supervisor = listen("--sync")
+    supervisor.wait_for("is ready")
+    until(sleepers)
+    connect().execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'django-ray-listen' AND datname = current_database()"
+    )
+    assert finished(tasks.add.enqueue(1, 2)).return_value == 3
+    supervisor.wait_for("connecting again")
+
+
+def test_the_banner_tells_what_it_works_for(listen):
+    line = listen("--sync", "--queue", "other").wait_for("is ready")
+    for part in ("backend default", "queues other", "1 slot", "PostgreSQL", connection.settings_dict["NAME"]):
+        assert part in line
+
+
+def test_logs_can_be_json(listen):
+    line = listen("--sync", "--log-format", "json").wait_for("is ready")
+    assert json.loads(line)["level"] == "INFO"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["--backend", "nope"], {}, "There is no backend 'nope' in TASKS"),
+        (["--queue", "nope"], {}, "--queue 'nope' is not a queue of backend 'default'"),
+        ([], {"DATABASE_URL": "postgresql://nobody:x@127.0.0.1:1/none"}, "Check that PostgreSQL runs"),
+        ([], {"DATABASE_URL": "sqlite://:memory:"}, "django-ray needs PostgreSQL"),
+        ([], {"DJANGO_SETTINGS_MODULE": ""}, "give --settings"),
+        (["--settings", "no.such.settings"], {}, "cannot be imported"),
+        (["--cluster", "127.0.0.1:1"], {}, "Ray cannot be reached at 127.0.0.1:1"),
+        (["--cluster", "ray://127.0.0.1:10001"], {}, "is a Ray Client address"),
+        (["--cluster", "nonsense"], {}, "is not host:port"),
+    ],
+)
+def test_a_start_that_cannot_work_ends_in_one_sentence_that_names_the_fix(listen, arguments, environment, says):
+    supervisor = listen(*arguments, **environment)
+    assert supervisor.wait() == 78, supervisor.log
+    assert says in supervisor.log
+    assert "Traceback" not in supervisor.log
+
+
+def test_missing_migrations_and_triggers_are_named(listen, connect):
+    """B5."""
+    session = connect()
+    session.execute("ALTER TABLE django_ray_execution DISABLE TRIGGER django_ray_on_insert")
+    supervisor = listen("--sync")
+    assert supervisor.wait() == 78
+    assert "The trigger django_ray_on_insert on django_ray_execution is missing or disabled" in supervisor.log
+    session.execute("ALTER TABLE django_ray_execution ENABLE TRIGGER django_ray_on_insert")
+    session.execute("UPDATE django_migrations SET name = 'away' WHERE app = 'django_ray' AND name = '0002_doorbell'")
+    supervisor = listen("--sync")
+    assert supervisor.wait() == 78
+    assert "run manage.py migrate" in supervisor.log
+    session.execute("UPDATE django_migrations SET name = '0002_doorbell' WHERE app = 'django_ray' AND name = 'away'")
+
+
+def test_the_management_command_is_the_same(listen):
+    result = tasks.add.enqueue(20, 22)
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "django_ray_listen", "--sync", "--burst"],
+        check=False, capture_output=True, text=True, cwd=ROOT, timeout=60,
+        env={
+            **os.environ,
+            "DATABASE_URL": database_url(connection),
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result.refresh()
+    assert result.return_value == 42

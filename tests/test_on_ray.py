@@ -1,0 +1,144 @@
+"""Tasks on a real Ray: one django-ray-listen --local serves this module."""
+
+import statistics
+import time
+from datetime import timedelta
+
+import pytest
+from django.tasks import TaskResultStatus, task_backends
+from django.utils import timezone
+
+from django_ray.models import RayTaskExecution, State
+from tests import tasks
+from tests.supervisors import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_sleeping_supervisor_starts_a_task_within_milliseconds(on_ray, sleepers, finished):
+    """The event path. The supervisor has no timer at all, so that nothing but the notification can have done it."""
+    delays = []
+    for _ in range(10):
+        until(sleepers, what="the supervisor asleep")
+        before = time.time()
+        result = finished(tasks.started_at.enqueue())
+        delays.append((result.return_value - before) * 1000)
+    print(f"enqueue to body, ms: {', '.join(f'{delay:.1f}' for delay in delays)}; p50 {statistics.median(delays):.1f}")
+    assert max(delays) < 100
+
+
+def test_run_after_is_exact(on_ray, finished):
+    moment = timezone.now() + timedelta(seconds=1)
+    before = time.time()
+    result = finished(tasks.started_at.using(run_after=moment).enqueue())
+    assert 0.99 <= result.return_value - before < 1.3
+
+
+def test_an_earlier_due_time_overtakes_a_later_one(on_ray, finished):
+    """A6."""
+    now = timezone.now()
+    tasks.started_at.using(run_after=now + timedelta(hours=1)).enqueue()
+    result = finished(tasks.started_at.using(run_after=now + timedelta(seconds=0.5)).enqueue(), timeout=5)
+    assert result.status == TaskResultStatus.SUCCESSFUL
+
+
+def test_a_failing_task_is_retried_when_its_backoff_says(on_ray, finished):
+    result = finished(tasks.fail_until_third.enqueue())
+    assert result.status == TaskResultStatus.SUCCESSFUL
+    assert result.attempts == 3
+    assert [error.exception_class for error in result.errors] == [ValueError, ValueError]
+    waited = result.return_value - result.enqueued_at.timestamp()
+    assert 1.0 <= waited < 1.6
+    assert result.started_at < result.last_attempted_at
+
+
+def test_a_task_that_fails_for_good_tells_why(on_ray, finished):
+    result = finished(tasks.fail.enqueue("bad\x01news"))
+    assert result.status == TaskResultStatus.FAILED
+    assert result.errors[0].exception_class is ValueError
+    assert "bad\x01news" in result.errors[0].traceback
+    row = RayTaskExecution.objects.get(task_id=result.id)
+    assert (row.state, row.exception_type, row.error_message) == (State.FAILED, "builtins.ValueError", "bad\x01news")
+
+
+@pytest.mark.parametrize(
+    ("task", "args", "value"),
+    [(tasks.add, [1, 2], 3), (tasks.add_later, [3, 4], 7), (tasks.attempt_number, [], 1)],
+)
+def test_sync_async_and_context_tasks_run(on_ray, finished, task, args, value):
+    assert finished(task.enqueue(*args)).return_value == value
+
+
+def test_the_other_queue_is_served_too(on_ray, finished):
+    assert finished(tasks.add.using(queue_name="other").enqueue(1, 1)).return_value == 2
+
+
+def test_a_burst_of_tasks_all_run_exactly_once(on_ray, tmp_path):
+    for number in range(200):
+        tasks.write_line.enqueue(str(tmp_path / "log"), number)
+    until(lambda: RayTaskExecution.objects.filter(state=State.SUCCESSFUL).count() == 200)
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(200))
+
+
+def test_a_task_that_kills_its_process_ends_and_harms_nobody(on_ray, finished):
+    """C2, D3."""
+    victim = tasks.kill_process.enqueue()
+    others = [tasks.add.enqueue(number, 0) for number in range(5)]
+    assert [finished(other).return_value for other in others] == list(range(5))
+    result = finished(victim, timeout=60)
+    assert result.status == TaskResultStatus.FAILED
+    assert {error.exception_class_path for error in result.errors} == {"django_ray.exceptions.TaskLost"}
+    row = RayTaskExecution.objects.get(task_id=victim.id)
+    assert (row.losses, row.failures) == (4, 0)
+
+
+def test_system_exit_is_a_failure_of_the_task(on_ray, finished):
+    assert finished(tasks.exit_politely.enqueue()).errors[0].exception_class is SystemExit
+
+
+def test_a_timeout_ends_the_attempt_on_time(on_ray, finished):
+    result = finished(tasks.too_long.enqueue())
+    assert result.errors[0].exception_class_path == "django_ray.exceptions.TaskTimeout"
+    assert 1.0 <= (result.finished_at - result.last_attempted_at).total_seconds() < 1.5
+
+
+def test_a_task_leaves_its_transaction_open_and_the_next_one_finds_it_closed(on_ray, finished):
+    """D6."""
+    for _ in range(8):
+        finished(tasks.leaves_transaction_open.enqueue())
+    assert finished(tasks.backend_pid.enqueue()).status == TaskResultStatus.SUCCESSFUL
+
+
+@pytest.mark.parametrize("path", ["tests.tasks.not_a_task", "no.such.task", "os.system"])
+def test_a_row_that_names_no_task_fails_clearly_and_calls_nothing(on_ray, finished, path):
+    """C10."""
+    row = RayTaskExecution.objects.create(callable_path=path, args=["true"], worker_ids=[], errors=[])
+    result = finished(task_backends["default"].get_result(str(row.pk)))
+    assert result.status == TaskResultStatus.FAILED
+    assert path.rpartition(".")[2] in result.errors[0].traceback
+    assert result.attempts == 1
+
+
+def test_an_idle_supervisor_sends_no_statement(on_ray, connect, sleepers):
+    """10 s of sleep: no session of ours has begun a statement, and none was opened."""
+    session = connect()
+    sql = (
+        "SELECT pid, query_start, state_change FROM pg_stat_activity WHERE application_name = 'django-ray-listen'"
+        " AND datname = current_database() ORDER BY pid"
+    )
+    until(lambda: sleepers() and all_idle(session), what="every session idle")
+    before = session.execute(sql).fetchall()
+    opened = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+    sessions = session.execute(opened).fetchone()
+    time.sleep(10)  # the time over which nothing may happen
+    assert session.execute(sql).fetchall() == before
+    assert session.execute(opened).fetchone() == sessions
+    assert len(before) >= 2
+
+
+def all_idle(session):
+    row = session.execute(
+        "SELECT count(*) FILTER (WHERE state <> 'idle') AS busy, count(*) AS all FROM pg_stat_activity"
+        " WHERE application_name = 'django-ray-listen' AND datname = current_database()"
+    ).fetchone()
+    return row["all"] and not row["busy"]
