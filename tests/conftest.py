@@ -92,5 +92,3 @@ def finished(transactional_db):
         return result
 
     return _finished
-
-

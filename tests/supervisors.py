@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 from anyio import create_task_group
@@ -98,7 +99,7 @@ class Listen:
     def log(self) -> str:
         return "".join(self.lines)
 
-    def __enter__(self) -> Listen:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,11 +136,11 @@ class Instant:
             self._enough.set()
         return Returned('"done"')
 
-    async def has_run(self, number: int, timeout: float = 30) -> None:
+    async def has_run(self, number: int) -> None:
         self._wanted = number
         if len(self.ran) < number:
             self._enough.clear()
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(30):
                 await self._enough.wait()
 
 

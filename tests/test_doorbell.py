@@ -1,7 +1,7 @@
 """The doorbell, stepped through every order of one enqueuer and one sleeper.
 
-Whatever the order, the sleeper either is notified or sees the row in the claim that follows its wait for transactions in
-flight. Each parameter of the protocol is shown to be needed: without it, an order is found that loses the row.
+Whatever the order, the sleeper either is notified or sees the row in the claim that follows its wait for transactions
+in flight. Each parameter of the protocol is shown to be needed: without it, an order is found that loses the row.
 """
 
 import itertools
@@ -181,10 +181,9 @@ def test_rolled_back_work_is_not_announced(connect, hears):
     with pytest.raises(RuntimeError), session.transaction():
         session.execute(INSERT)
         raise RuntimeError
-    with session.transaction():
-        with pytest.raises(RuntimeError), session.transaction():
-            session.execute(INSERT)
-            raise RuntimeError
+    with session.transaction(), pytest.raises(RuntimeError), session.transaction():
+        session.execute(INSERT)
+        raise RuntimeError
     assert heard() == 0
 
 
@@ -244,7 +243,20 @@ def test_claims_and_finished_records_ring_nobody(connect, hears):
     assert heard() == 0
 
 
-QUEUES = ["default", "UPPER", "two words", "it's", 'say "x"', "ü" * 60, "🦀" * 200, "a" * 63, "a" * 64, "a" * 63 + "b", "*", "x:y"]
+QUEUES = [
+    "default",
+    "UPPER",
+    "two words",
+    "it's",
+    'say "x"',
+    "ü" * 60,
+    "🦀" * 200,
+    "a" * 63,
+    "a" * 64,
+    "a" * 63 + "b",
+    "*",
+    "x:y",
+]
 
 
 def test_every_queue_name_has_a_channel_of_its_own_that_fits(connect):

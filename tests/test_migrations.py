@@ -1,11 +1,11 @@
 import hashlib
 from pathlib import Path
 
-import django_ray_sql
 import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 
+import django_ray_sql
 from django_ray.models import RayTaskExecution, RayWorker, State
 
 # Released files only: none before 0.1.0.
@@ -52,7 +52,9 @@ def test_the_migrations_match_the_models():
 def test_a_released_sql_file_never_changes():
     folder = Path(django_ray_sql.__file__).parent
     for name, checksum in RELEASED.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum, f"{name} is released: add a new one"
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum, (
+            f"{name} is released: add a new one"
+        )
 
 
 def test_every_sql_file_is_named_like_its_migration():

@@ -103,7 +103,9 @@ def test_a_web_process_needs_django_and_a_driver_only(web_environment):
     (folder / "web_tasks.py").write_text(
         "from django.tasks import task\n\n@task\ndef hello(name):\n    return f'Hello {name}'\n"
     )
-    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"}}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"}
+    }
     done = subprocess.run(
         [str(python), "-c", WEB_PROCESS], cwd=folder, env=environment, check=False, capture_output=True, text=True
     )
@@ -124,4 +126,7 @@ def test_the_supervisor_says_what_it_needs_more(web_environment):
         cwd=folder, check=False, capture_output=True, text=True, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert done.returncode == 78
-    assert done.stderr == "django-ray-listen: The supervisor needs more than a web process: pip install 'django-ray[worker]'.\n"
+    assert (
+        done.stderr
+        == "django-ray-listen: The supervisor needs more than a web process: pip install 'django-ray[worker]'.\n"
+    )

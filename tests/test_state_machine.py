@@ -188,7 +188,10 @@ def test_two_supervisors_agree_with_the_model_in_every_order(machine):
 
 @pytest.mark.parametrize(
     "fence",
-    ["AND execution.attempt_number = verdict.attempt", "AND execution.claimed_by_id IS NOT DISTINCT FROM verdict.worker"],
+    [
+        "AND execution.attempt_number = verdict.attempt",
+        "AND execution.claimed_by_id IS NOT DISTINCT FROM verdict.worker",
+    ],
 )
 def test_a_removed_fence_is_found(machine, monkeypatch, fence):
     sql = store_module._SQL["record"]
