@@ -95,14 +95,20 @@ class RayExecutor:
         return remote
 
     def _start(self) -> None:
+        # Ray tells everybody that it left the signals to us, which is what we want.
+        logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
         try:
             if self._config.cluster is None:
                 self._start_local()
             else:
                 self._join(self._config.cluster)
         except (OSError, RuntimeError) as error:
-            where = f"reached at {self._config.cluster}" if self._config.cluster else "started on this host"
-            raise Misconfigured(f"Ray cannot be {where}: {error}") from error
+            if self._config.cluster is None:
+                raise Misconfigured(f"Ray cannot be started on this host: {error}") from error
+            raise Misconfigured(
+                f"Ray cannot be reached at {self._config.cluster}: {error}. If the cluster asks for a token, set "
+                "RAY_AUTH_TOKEN."
+            ) from error
         self.address = ray.get_runtime_context().gcs_address
         self.cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         # Export the function, start the processes and set Django up before the first claim needs them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
 __all__ = ["prepare_environment"]
 
@@ -22,3 +23,12 @@ def prepare_environment(*, cluster: str | None) -> None:
         # Ray's ports have no other guard.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    elif _has_token():
+        # The rule by which `ray start` decides; ray.init does not apply it to a cluster that exists.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _has_token() -> bool:
+    """Tell whether a token lies where Ray looks for one."""
+    default = Path.home() / ".ray" / "auth_token"
+    return "RAY_AUTH_TOKEN" in os.environ or Path(os.environ.get("RAY_AUTH_TOKEN_PATH", default)).is_file()
