@@ -42,6 +42,18 @@ def database_url(connection) -> str:
     return urlunsplit(parts._replace(path="/" + connection.settings_dict["NAME"]))
 
 
+def notifications(session, other) -> list[str]:
+    """Return the channels of all notifications sent so far: those that come before one that is sent now by other."""
+    session.execute("LISTEN sentinel")
+    other.execute("NOTIFY sentinel")
+    channels = []
+    for notification in session.notifies(timeout=30):
+        if notification.channel == "sentinel":
+            return channels
+        channels.append(notification.channel)
+    raise AssertionError("the sentinel did not come back")
+
+
 class Listen:
     """A django-ray-listen in a process of its own."""
 

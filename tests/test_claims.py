@@ -10,6 +10,7 @@ from django_ray.options import Options
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail, Release, Retry, Succeed
 from django_ray_worker.store import _SQL, Store
+from tests.supervisors import notifications
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
 
@@ -134,7 +135,7 @@ async def test_rows_locked_and_not_taken_ring_for_the_peers_that_skipped_them(op
         sleeper.execute(f'LISTEN "{name}"')
         sleeper.execute("SELECT django_ray_announce(%s)", [f"queue:default:{queue}"])
     await store.claim(worker, 1)
-    assert [n.channel for n in sleeper.notifies(timeout=0.05)] == ["django_ray:queue:default:other"]
+    assert notifications(sleeper, connect()) == ["django_ray:queue:default:other"]
 
 
 async def test_a_record_returns_what_it_wrote(open_store, insert, rows):

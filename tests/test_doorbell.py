@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from django.db import connection
 
-from tests.supervisors import database_url, until
+from tests.supervisors import database_url, notifications, until
 
 BELL = "queue:default:default"
 INSERT = "INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add')"
@@ -82,7 +82,7 @@ class Sleeper:
         return self.monitor.execute("SELECT pg_blocking_pids(%s) AS by", [pid]).fetchone()["by"] != []
 
     def was_notified(self):
-        return bool(list(self.session.notifies(timeout=0)))
+        return bool(notifications(self.session, self.monitor))
 
 
 def run(order, connect, isolation, leave_out=None):
@@ -137,10 +137,10 @@ def hears(connect):
     """A session that listens to a bell."""
 
     def _hears(bell):
-        session = connect()
+        session, other = connect(), connect()
         channel = session.execute("SELECT django_ray_channel(%s) AS name", [bell]).fetchone()["name"]
         session.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
-        return lambda: len(list(session.notifies(timeout=0.02)))
+        return lambda: len(notifications(session, other))
 
     return _hears
 
