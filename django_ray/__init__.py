@@ -4,7 +4,8 @@ This package is what a web process needs to enqueue tasks and read results. It i
 """
 
 from django_ray.retry import Backoff
+from django_ray.tasks import task_options
 
-__all__ = ["Backoff", "__version__"]
+__all__ = ["Backoff", "__version__", "task_options"]
 
 __version__ = "0.1.0.dev0"

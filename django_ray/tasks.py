@@ -6,8 +6,8 @@ They are keyword arguments of @task and of using(). They end up in the row's opt
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -18,12 +18,29 @@ from django_ray.options import Options, TaskOptions
 from django_ray.retry import Backoff, class_path
 from django_ray.serialization import dumps
 
-__all__ = ["RayTask"]
+__all__ = ["RayTask", "task_options"]
 
 type ExceptionClass = type[BaseException] | str
 
 _POLICY = ("max_attempts", "backoff", "retry_on", "no_retry_on")
 _RAY = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "runtime_env")
+
+
+# Where task_options leaves what it was given until @task makes a task of the function.
+_ATTRIBUTE = "_django_ray_options"
+
+
+def task_options[Function: Callable[..., Any]](**options: Any) -> Callable[[Function], Function]:
+    """Declare a task's options under @task, for Django 6.0, whose @task takes none but its own.
+
+    The fields of RayTask can be given; InvalidTask or TypeError is raised by @task when they do not fit.
+    """
+
+    def declare(function: Function) -> Function:
+        setattr(function, _ATTRIBUTE, options)
+        return function
+
+    return declare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +62,12 @@ class RayTask(Task):
     no_retry_on: tuple[ExceptionClass, ...] | None = None  # Never these; they win over retry_on.
 
     def __post_init__(self) -> None:
+        known = {option.name for option in fields(self)} - {option.name for option in fields(Task)}
+        for name, value in getattr(self.func, _ATTRIBUTE, {}).items():
+            if name not in known:
+                raise InvalidTask(f"task_options() has no {name!r}; there are {', '.join(sorted(known))}.")
+            if getattr(self, name) is None or getattr(self, name) is False:
+                object.__setattr__(self, name, value)
         self.row_options()
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from django.db import connection, transaction
 from django.tasks import task
 
-from django_ray import Backoff
+from django_ray import Backoff, task_options
+from django_ray.runtime.distributed import get_num_workers, get_total_cpus, is_ray_available, parallel_map
 
 FAST = Backoff(base=0.5, factor=1, jitter=0)
 
@@ -38,24 +39,28 @@ def attempt_number(context):
     return context.attempt
 
 
-@task(takes_context=True, max_attempts=3, backoff=FAST)
+@task(takes_context=True)
+@task_options(max_attempts=3, backoff=FAST)
 def fail_until_third(context):
     if context.attempt < 3:
         raise ValueError(f"attempt {context.attempt}")
     return time.time()
 
 
-@task(max_attempts=1)
+@task
+@task_options(max_attempts=1)
 def fail(message="no"):
     raise ValueError(message)
 
 
-@task(max_attempts=1)
+@task
+@task_options(max_attempts=1)
 def exit_politely():
     raise SystemExit(3)
 
 
-@task(max_attempts=1)
+@task
+@task_options(max_attempts=1)
 def kill_process():
     os._exit(9)
 
@@ -73,7 +78,8 @@ def touch_and_sleep(path, seconds):
     return "slept"
 
 
-@task(timeout=1.0, max_attempts=1)
+@task
+@task_options(timeout=1.0, max_attempts=1)
 def too_long():
     while True:
         time.sleep(0.01)  # a body of Python; one that is stuck in C is killed a little later
@@ -100,3 +106,29 @@ def backend_pid():
 
 def not_a_task():
     Path("/tmp/django-ray-must-not-exist").write_text("called")
+
+
+@task
+def map_nested(number, factor):
+    def times(item):
+        return item * factor
+
+    return parallel_map(times, range(number))
+
+
+@task
+def map_with_error():
+    def pick(item):
+        if item == 3:
+            raise LookupError(str(item))
+        return item
+
+    try:
+        parallel_map(pick, range(10))
+    except LookupError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@task
+def cluster():
+    return [is_ray_available(), get_total_cpus(), get_num_workers()]
