@@ -1,0 +1,79 @@
+"""What the shop does in the background. Each task shows one thing."""
+
+import asyncio
+import hashlib
+import time
+from typing import Any
+
+from django.tasks import TaskContext, task
+
+from django_ray import Backoff, task_options
+from django_ray.runtime.distributed import parallel_map
+
+
+@task
+def greet(name: str) -> str:
+    """Be quick."""
+    return f"Hello, {name}!"
+
+
+@task(queue_name="reports")
+def monthly_report(month: int) -> dict[str, int]:
+    """Take two seconds, on a queue of its own."""
+    time.sleep(2)
+    return {"month": month, "pages": 12}
+
+
+@task(takes_context=True)
+@task_options(max_attempts=3, backoff=Backoff(base=0.5))
+def charge_card(context: TaskContext, order: int) -> str:
+    """Fail at the first attempt, work at the second."""
+    if context.attempt == 1:
+        raise ConnectionError("The bank did not answer.")
+    return f"order {order} paid at attempt {context.attempt}"
+
+
+@task
+@task_options(max_attempts=1)
+def ship(order: int) -> None:
+    """Fail for good."""
+    raise ValueError(f"Order {order} has no address.")
+
+
+@task
+async def fetch_rates() -> list[float]:
+    """Await several things at once."""
+
+    async def rate(currency: int) -> float:
+        await asyncio.sleep(0.1)
+        return 1 + currency / 10
+
+    return list(await asyncio.gather(*(rate(currency) for currency in range(3))))
+
+
+@task
+def newsletter(readers: list[str]) -> list[str]:
+    """Enqueue a task for each reader and return their ids."""
+    return [greet.enqueue(reader).id for reader in readers]
+
+
+@task
+def fingerprints(pictures: int) -> list[str]:
+    """Spread heavy work over the cluster and wait for it."""
+
+    def fingerprint(picture: int) -> str:
+        return hashlib.pbkdf2_hmac("sha256", str(picture).encode(), b"salt", 200_000).hex()[:8]
+
+    return parallel_map(fingerprint, range(pictures))
+
+
+# What the page's buttons and the demo enqueue: name -> task, arguments.
+SHOWN: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "greet": (greet, ("Ada",)),
+    "monthly_report": (monthly_report, (7,)),
+    "charge_card": (charge_card, (42,)),
+    "ship": (ship, (43,)),
+    "fetch_rates": (fetch_rates, ()),
+    "newsletter": (newsletter, (["Grace", "Edsger", "Barbara"],)),
+    "fingerprints": (fingerprints, (4,)),
+}
