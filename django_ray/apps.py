@@ -1,5 +1,7 @@
 """The Django application: models, migrations and system checks."""
 
+from importlib import import_module
+
 from django.apps import AppConfig
 
 
@@ -12,4 +14,4 @@ class DjangoRayConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        from django_ray import checks  # noqa: F401 - imported for its registrations
+        import_module("django_ray.checks")

@@ -6,7 +6,7 @@ no model and no database: Django builds it when a module with tasks is imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, cast, override
 from uuid import UUID
 
 from django.tasks import Task, TaskResult
@@ -15,7 +15,7 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultD
 from django.tasks.signals import task_enqueued
 
 from django_ray.options import Options
-from django_ray.results import import_task, missing_task, task_result
+from django_ray.results import Row, import_task, missing_task, task_result
 from django_ray.serialization import jsonable
 from django_ray.tasks import RayTask
 
@@ -54,7 +54,7 @@ class RayTaskBackend(BaseTaskBackend):
             raise InvalidTaskBackend(str(error)) from None
 
     @override
-    def validate_task(self, task: Task) -> None:
+    def validate_task(self, task: Task[..., Any]) -> None:
         """Raise InvalidTask for a task that this backend cannot run."""
         if isinstance(task.priority, bool) or not isinstance(task.priority, int):
             raise InvalidTask(f"priority must be a whole number, not {task.priority!r}.")
@@ -63,7 +63,7 @@ class RayTaskBackend(BaseTaskBackend):
             raise InvalidTask(f"A queue name has 1 to {MAX_NAME} characters, not {task.queue_name!r}.")
 
     @override
-    def enqueue(self, task: Task, args: Any, kwargs: Any) -> TaskResult:
+    def enqueue[**P, R](self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
         """Insert the execution in the caller's transaction and return its result, READY.
 
         InvalidTask, TypeError and ValueError are raised before any SQL, so that an atomic block survives them.
@@ -71,11 +71,11 @@ class RayTaskBackend(BaseTaskBackend):
         self.validate_task(task)
         row = self._row(task, args, kwargs)
         row.save(force_insert=True)
-        result = task_result(task, row)
+        result = task_result(task, cast("Row", row))
         task_enqueued.send_robust(type(self), task_result=result)
         return result
 
-    def _row(self, task: Task, args: Any, kwargs: Any) -> RayTaskExecution:
+    def _row(self, task: Task[..., Any], args: Any, kwargs: Any) -> RayTaskExecution:
         from django_ray.models import RayTaskExecution, State
 
         return RayTaskExecution(
@@ -94,7 +94,7 @@ class RayTaskBackend(BaseTaskBackend):
         )
 
     @override
-    def get_result(self, result_id: str) -> TaskResult:
+    def get_result(self, result_id: str) -> TaskResult[..., Any]:
         """Return the result with that id, of any alias; TaskResultDoesNotExist for an unknown or malformed one."""
         from django.db import router
 
@@ -110,4 +110,4 @@ class RayTaskBackend(BaseTaskBackend):
             task = import_task(row.callable_path)
         except (ImportError, TypeError):
             task = missing_task(row.callable_path)
-        return task_result(task, row)
+        return task_result(task, cast("Row", row))

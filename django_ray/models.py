@@ -36,7 +36,9 @@ class Uuid7(models.Func):
     """A time-ordered id, made by the database."""
 
     function = "django_ray_uuid7"
-    output_field = models.UUIDField()
+
+    def __init__(self) -> None:
+        super().__init__(output_field=models.UUIDField())
 
 
 def _is_json(field: str, kind: str) -> Exact:

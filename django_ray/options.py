@@ -34,7 +34,7 @@ class Options:
         setting = f'TASKS["{alias}"]["OPTIONS"]'
         if not isinstance(raw, Mapping):
             raise ValueError(f"{setting} must be a dictionary, not {raw!r}.")  # noqa: TRY004 - one kind of error
-        given = cast("Mapping[Any, Any]", raw)
+        given: Mapping[Any, Any] = raw
         for key in given:
             if key not in _READERS:
                 near = difflib.get_close_matches(str(key).upper(), _READERS, n=1)

@@ -42,7 +42,7 @@ class Row(Protocol):
     worker_ids: list[str]
 
 
-def import_task(path: str) -> Task:
+def import_task(path: str) -> Task[..., Any]:
     """Import the task that a row names; ImportError when there is none, TypeError when it is anything but a Task.
 
     A row must never be able to call what is not declared as a task.
@@ -53,7 +53,7 @@ def import_task(path: str) -> Task:
     return found
 
 
-def missing_task(path: str) -> Task:
+def missing_task(path: str) -> Task[..., Any]:
     """Return a stand-in for a task whose code is gone, so that its results can still be read."""
 
     def gone() -> None:
@@ -61,10 +61,11 @@ def missing_task(path: str) -> Task:
 
     module, _, name = path.rpartition(".")
     gone.__module__, gone.__qualname__, gone.__name__ = module, name, name
-    return _with(Task, func=gone, takes_context=False)
+    task: Task[..., Any] = _with(Task, func=gone, takes_context=False)
+    return task
 
 
-def task_of(task: Task, row: Row) -> Task:
+def task_of(task: Task[..., Any], row: Row) -> Any:
     """Return the task as it was enqueued: with the row's queue, priority, run_after and backend.
 
     The row is what happened, so nothing is validated against today's settings.
@@ -79,16 +80,16 @@ def task_of(task: Task, row: Row) -> Task:
     return _with(type(task), **values)
 
 
-def _with(kind: type[Task], **values: Any) -> Task:
+def _with(kind: type[Task[..., Any]], **values: Any) -> Any:
     task = object.__new__(kind)
     for field in fields(kind):
         object.__setattr__(task, field.name, values.get(field.name))
     return task
 
 
-def task_result(task: Task, row: Row) -> TaskResult:
+def task_result[**P, R](task: Task[P, R], row: Row) -> TaskResult[P, R]:
     """Return the result of a row; task is its task, by import_task."""
-    result = TaskResult(
+    result: TaskResult[P, R] = TaskResult(
         task=task_of(task, row),
         id=str(row.task_id),
         status=_STATUS[row.state],

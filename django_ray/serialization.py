@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 __all__ = ["clean_text", "dumps", "jsonable"]
 
@@ -64,11 +64,9 @@ def _jsonable(value: Any, where: str) -> Any:
         case _ if (encode := _own_encoding(value)) is not None:
             return _jsonable(encode(), where)
         case Mapping():
-            pairs = cast("Mapping[Any, Any]", value).items()
-            return {_key(key, where): _jsonable(item, f"{where}[{key!r}]") for key, item in pairs}
+            return {_key(key, where): _jsonable(item, f"{where}[{key!r}]") for key, item in value.items()}
         case Sequence() if not isinstance(value, bytearray | memoryview | range):
-            items = cast("Sequence[Any]", value)
-            return [_jsonable(item, f"{where}[{index}]") for index, item in enumerate(items)]
+            return [_jsonable(item, f"{where}[{index}]") for index, item in enumerate(value)]
         case _:
             raise TypeError(_refusal(value, where))
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from django.tasks import Task
 from django.tasks.exceptions import InvalidTask
@@ -19,6 +19,11 @@ from django_ray.retry import Backoff, class_path
 from django_ray.serialization import dumps
 
 __all__ = ["RayTask", "task_options"]
+
+if TYPE_CHECKING:
+    _Task = Task[..., Any]  # generic in its stubs alone
+else:
+    _Task = Task
 
 type ExceptionClass = type[BaseException] | str
 
@@ -44,7 +49,7 @@ def task_options[Function: Callable[..., Any]](**options: Any) -> Callable[[Func
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RayTask(Task):
+class RayTask(_Task):
     """A task that says what it needs of Ray and what becomes of it when it fails."""
 
     num_cpus: float | None = None  # 1 unless said otherwise.
@@ -82,7 +87,8 @@ class RayTask(Task):
     ) -> Self:
         """Return the task with some of its attributes changed; all fields of RayTask can be given."""
         plain = {"priority": priority, "queue_name": queue_name, "run_after": run_after, "backend": backend}
-        return replace(self, **{name: value for name, value in plain.items() if value is not None}, **options)
+        changes: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
+        return replace(self, **changes, **options)
 
     def row_options(self) -> dict[str, Any] | None:
         """Return what the row stores in its options; InvalidTask when they cannot work."""

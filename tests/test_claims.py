@@ -225,7 +225,7 @@ def crowded(connect):
 
 def plan(session, name, parameters):
     session.execute("BEGIN")
-    row = session.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_SQL[name]}", parameters).fetchone()
+    row = session.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _SQL[name], parameters).fetchone()
     session.execute("ROLLBACK")
     return row["QUERY PLAN"][0]["Plan"]
 

@@ -195,8 +195,8 @@ def test_two_supervisors_agree_with_the_model_in_every_order(machine):
 )
 def test_a_removed_fence_is_found(machine, monkeypatch, fence):
     sql = store_module._SQL["record"]
-    assert fence in sql
-    monkeypatch.setitem(store_module._SQL, "record", sql.replace(fence, ""))
+    assert fence.encode() in sql
+    monkeypatch.setitem(store_module._SQL, "record", sql.replace(fence.encode(), b""))
     found = settings(SETTINGS, max_examples=500, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=found)

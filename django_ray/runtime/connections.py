@@ -6,7 +6,7 @@ inside a transaction: the next task of this process finds them clean whatever th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ __all__ = ["upkeep"]
 
 
 @contextmanager
-def upkeep() -> Iterator[None]:
+def upkeep() -> Generator[None]:
     """Bracket one task body. A transaction that was open before it, as in a TestCase, stays open."""
     reset_queries()
     close_old_connections()

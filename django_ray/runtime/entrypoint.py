@@ -21,21 +21,31 @@ if TYPE_CHECKING:
 
     from django_ray.options import Options
 
-__all__ = ["Envelope", "invoke", "prepare"]
+__all__ = ["Envelope", "ErrorEnvelope", "invoke", "prepare"]
 
 MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
 MAX_TRACEBACK = 100_000
 
 
-class Envelope(TypedDict, total=False):
-    """What comes back: of plain strings, so that no class of the user's code crosses process borders."""
+class ReturnedEnvelope(TypedDict):
+    """The body returned."""
 
-    kind: Literal["returned", "raised", "refused"]
-    result: str  # JSON text, when returned.
+    kind: Literal["returned"]
+    result: str  # JSON text.
+
+
+class ErrorEnvelope(TypedDict):
+    """The body raised, or cannot run at all."""
+
+    kind: Literal["raised", "refused"]
     exception_class_path: str
     message: str
     traceback: str
     mro: list[str]
+
+
+# What comes back: of plain strings, so that no class of the user's code crosses process borders.
+type Envelope = ReturnedEnvelope | ErrorEnvelope
 
 
 @dataclass(slots=True)
@@ -118,11 +128,11 @@ def _run(row: _Row) -> Envelope:
     return {"kind": "returned", "result": encoded}
 
 
-def _call(result: TaskResult) -> Any:
+def _call(result: TaskResult[..., Any]) -> Any:
     from django.tasks import TaskContext
 
     task = result.task
-    context = (TaskContext(task_result=result),) if task.takes_context else ()
+    context: tuple[Any, ...] = (TaskContext(task_result=result),) if task.takes_context else ()
     # Task.call runs coroutine functions through async_to_sync, which keeps database connections with this thread.
     return task.call(*context, *result.args, **result.kwargs)
 
@@ -150,7 +160,7 @@ def _is_invalid_result(error: BaseException) -> bool:
     return isinstance(error, InvalidResult)
 
 
-def _is_last(row: _Row, envelope: Envelope, options: Options | None) -> bool:
+def _is_last(row: _Row, envelope: ErrorEnvelope, options: Options | None) -> bool:
     """Tell whether the policy will not try again; the supervisor decides by the same rule."""
     from django_ray.options import TaskOptions
 
@@ -160,7 +170,7 @@ def _is_last(row: _Row, envelope: Envelope, options: Options | None) -> bool:
     return not policy.retries_failure(row.failures + 1, envelope["mro"])
 
 
-def _finish(result: TaskResult, status: Any) -> None:
+def _finish(result: TaskResult[..., Any], status: Any) -> None:
     from django.utils import timezone
 
     # For receivers in this process; the row gets the database's time.
@@ -168,13 +178,13 @@ def _finish(result: TaskResult, status: Any) -> None:
     object.__setattr__(result, "status", status)
 
 
-def _task_error(envelope: Envelope) -> Any:
+def _task_error(envelope: ErrorEnvelope) -> Any:
     from django.tasks.base import TaskError
 
     return TaskError(exception_class_path=envelope["exception_class_path"], traceback=envelope["traceback"])
 
 
-def _error(kind: Literal["raised", "refused"], error: BaseException) -> Envelope:
+def _error(kind: Literal["raised", "refused"], error: BaseException) -> ErrorEnvelope:
     from django_ray.retry import class_path
     from django_ray.serialization import clean_text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast, override
+from typing import TYPE_CHECKING, Any, override
 
 from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
@@ -35,7 +35,7 @@ class Database:
     """How to connect as Django does, including TLS, service files and SET ROLE."""
 
     def __init__(self, django: BaseDatabaseWrapper) -> None:
-        parameters = cast("dict[str, Any]", django.get_connection_params())
+        parameters = django.get_connection_params()
         self._parameters = {
             **_KEEPALIVES,
             **{name: value for name, value in parameters.items() if name not in _DJANGO_ONLY},
@@ -50,10 +50,8 @@ class Database:
 
     async def connect(self) -> Connection:
         """Open a session of its own."""
-        connection = cast(
-            "Connection",
-            await AsyncConnection.connect(**self._parameters, autocommit=True, row_factory=dict_row),
-        )
+        parameters: Any = {**self._parameters, "autocommit": True, "row_factory": dict_row}
+        connection: Connection = await AsyncConnection[DictRow].connect(**parameters)
         await self._prepare(connection)
         return connection
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from django_ray_worker.outcome import Error, Outcome, Raised, Refused, Returned
 
@@ -14,24 +14,15 @@ __all__ = ["outcome_of", "refused"]
 
 def outcome_of(envelope: Envelope) -> Outcome:
     """Return what an envelope says."""
-    match envelope["kind"]:
-        case "returned":
-            return Returned(envelope["result"])
-        case "raised":
-            return Raised(_error(envelope))
-        case "refused":
-            return Refused(_error(envelope))
-        case _ as unknown:
-            assert_never(unknown)
-
-
-def _error(envelope: Envelope) -> Error:
-    return Error(
+    if envelope["kind"] == "returned":
+        return Returned(envelope["result"])
+    error = Error(
         exception_class_path=envelope["exception_class_path"],
         message=envelope["message"],
         traceback=envelope["traceback"],
         mro=tuple(envelope["mro"]),
     )
+    return Raised(error) if envelope["kind"] == "raised" else Refused(error)
 
 
 def refused(reason: str) -> Refused:

@@ -68,6 +68,7 @@ class RayExecutor:
         except exceptions.RayError as error:
             return _meaning(error)
         except get_cancelled_exc_class():
+            finished: Outcome | None = None
             with CancelScope(shield=True):
                 finished = await self._stop(ref)
             if finished is not None:
@@ -90,7 +91,8 @@ class RayExecutor:
         """Return the remote function for one shape of options; Ray wants few of them, and so do we."""
         key = json.dumps(options, sort_keys=True)
         if (remote := self._remotes.get(key)) is None:
-            remote = ray.remote(**{"num_cpus": 1, **options, "max_retries": 0})(entrypoint.invoke)
+            chosen: Any = {"num_cpus": 1, **options, "max_retries": 0}
+            remote = ray.remote(**chosen)(entrypoint.invoke)
             self._remotes[key] = remote
         return remote
 
@@ -110,7 +112,8 @@ class RayExecutor:
                 "RAY_AUTH_TOKEN."
             ) from error
         self.address = ray.get_runtime_context().gcs_address
-        self.cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources: Any = ray.cluster_resources
+        self.cpus = max(1, int(resources().get("CPU", 1)))
         # Export the function, start the processes and set Django up before the first claim needs them.
         prepare = ray.remote(num_cpus=1, max_retries=0)(entrypoint.prepare)
         try:

@@ -88,6 +88,7 @@ class Session:
         tries = 0
         started = False
         while True:
+            wait = 0.0
             try:
                 # The connection is opened under a shield of its own statements only: connecting may be cut short.
                 async with await self._database.connect() as session:

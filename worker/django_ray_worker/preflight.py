@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -62,7 +62,7 @@ def find_database() -> Database:
         from django_ray.models import RayTaskExecution
     except RuntimeError:
         raise Misconfigured('Add "django_ray" to INSTALLED_APPS.') from None
-    connection = cast("BaseDatabaseWrapper", connections[router.db_for_write(RayTaskExecution)])
+    connection = connections[router.db_for_write(RayTaskExecution)]
     if connection.vendor != "postgresql":
         raise Misconfigured(
             f"The database {connection.alias!r} is {connection.display_name}; django-ray needs PostgreSQL. Point "

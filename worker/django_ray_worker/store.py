@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, LiteralString, assert_never, cast
+from typing import TYPE_CHECKING, Any, assert_never, cast
 from uuid import UUID
 
 from anyio import CancelScope
@@ -47,12 +47,11 @@ type Record = tuple[Claim, Verdict]
 MOST_PER_RECORD = 1000  # A longer batch gains nothing and holds its row locks longer.
 
 
-def _load(name: str) -> LiteralString:
-    # Files of this package are as trustworthy as literals.
-    return cast("LiteralString", files(__package__ or __name__).joinpath("sql", f"{name}.sql").read_text("utf-8"))
+def _load(name: str) -> bytes:
+    return files(__package__ or __name__).joinpath("sql", f"{name}.sql").read_bytes()
 
 
-_SQL: Mapping[str, LiteralString] = {
+_SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
         "abandoned", "announce", "await_in_flight", "channels", "claim", "dead_workers", "identify", "leave",
