@@ -11,10 +11,10 @@ unexport DJANGO_SETTINGS_MODULE
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit stress lock clean
+.PHONY: help setup demo test lint unit stress compose-test lock clean
 
 help: ## Show the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(STAMP) ## Install everything into .venv.
 
@@ -35,6 +35,9 @@ unit: $(STAMP) ## The tests. ARGS="-k name" selects.
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.
 	@DJANGO_RAY_STRESS=long $(PY) -m pytest tests/test_doorbell_stress.py $(ARGS)
+
+compose-test: ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
+	@sh example/compose_test.sh
 
 lock: $(UV) ## Renew requirements.lock.
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \
