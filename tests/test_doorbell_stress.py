@@ -52,3 +52,23 @@ async def test_twenty_enqueuers_and_two_sleeping_supervisors_lose_nothing(databa
     assert len(executor.ran) == len(set(executor.ran)) == sum(committed)
     states = connect().execute("SELECT state, count(*) FROM django_ray_execution GROUP BY state").fetchall()
     assert states == [{"state": "SUCCESSFUL", "count": sum(committed)}]
+
+
+async def test_a_long_transaction_behind_one_bell_delays_no_other(database, connect):
+    """A supervisor that falls asleep while transactions are open on both queues runs each when it commits."""
+    insert = "INSERT INTO django_ray_execution (callable_path, queue_name) VALUES ('tests.tasks.add', %s)"
+    long, short = connect(), connect()
+    for session, queue in ((long, "default"), (short, "other")):
+        session.execute("BEGIN")
+        session.execute(insert, [queue])  # nobody is announced yet: neither will notify
+    executor = Instant()
+    async with living(database, executor):
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1145721433 AND NOT granted"
+        monitor = connect()
+        async with asyncio.timeout(10):
+            while monitor.execute(waiting).fetchone()["count"] < 2:
+                await asyncio.sleep(0.005)
+        short.execute("COMMIT")
+        await executor.has_run(1)
+        long.execute("COMMIT")
+        await executor.has_run(2)

@@ -8,6 +8,7 @@ DROP FUNCTION django_ray_is_dead(int);
 DROP FUNCTION django_ray_identify(int);
 DROP FUNCTION django_ray_leave(text);
 DROP FUNCTION django_ray_await_in_flight(text);
+DROP FUNCTION django_ray_is_settled(text);
 DROP FUNCTION django_ray_announce(text);
 DROP FUNCTION django_ray_ring(text);
 DROP FUNCTION django_ray_key(text);

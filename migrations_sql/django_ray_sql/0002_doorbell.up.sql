@@ -41,8 +41,11 @@ BEGIN ATOMIC
     SELECT pg_advisory_lock_shared(1145721434, django_ray_key(bell));
 END;
 
--- Sleep, step 2: wait for the transactions that looked before we announced. Run it in a transaction of its own, so that
--- the lock is gone as soon as it is granted.
+-- Sleep, step 2: is no transaction left that looked before we announced? If one is, wait for it. Each in a transaction of
+-- its own, so that the lock is gone as soon as it is granted.
+CREATE FUNCTION django_ray_is_settled(bell text) RETURNS boolean LANGUAGE sql VOLATILE STRICT
+RETURN pg_try_advisory_xact_lock(1145721433, django_ray_key(bell));
+
 CREATE FUNCTION django_ray_await_in_flight(bell text) RETURNS void LANGUAGE sql VOLATILE STRICT
 BEGIN ATOMIC
     SELECT pg_advisory_xact_lock(1145721433, django_ray_key(bell));

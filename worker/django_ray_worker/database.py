@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Database"]
 
-# Claimer, recorder, a wait for transactions in flight, one to spare.
-POOL_SIZE = 4
+# Waits for transactions in flight, each behind a bell of its own; more of them stand in line.
+MOST_WAITS = 8
+# Claimer, recorder, reconciliation, one to spare. Connections that nobody needs are closed after a while.
+POOL_SIZE = 4 + MOST_WAITS
 # Seconds to wait for a connection of the pool: longer means that the database is away, which callers wait for anyway.
 POOL_TIMEOUT = 5.0
 

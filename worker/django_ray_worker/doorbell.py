@@ -1,7 +1,8 @@
 """Going to sleep without missing anything: announce, wait for who looked before, look once more.
 
 While announced, every commit that brings work notifies. An enqueuer that did not notify had looked before we announced;
-we wait until its transaction has ended and ring our own bell. Nobody ever blocks an enqueuer.
+we wait until its transaction has ended and ring our own bell. Nobody ever blocks an enqueuer, and a long transaction
+behind one bell delays no other.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
+from anyio import CapacityLimiter, sleep
 
 from django_ray_worker import store
+from django_ray_worker.database import MOST_WAITS
 from django_ray_worker.errors import is_transient
-from django_ray_worker.listener import SessionLost
+from django_ray_worker.listener import SessionLost, backoff
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -43,6 +46,8 @@ class Doorbell:
         self._tasks = tasks
         self._look = look
         self._announced = False
+        self._waiting: set[str] = set()  # The bells with a wait of ours in the queue.
+        self._places = CapacityLimiter(MOST_WAITS)
 
     def forget(self) -> None:
         """Start from nothing: the session is new, and nobody knows of us."""
@@ -57,7 +62,7 @@ class Doorbell:
         except SessionLost:
             return  # the next session looks by itself
         self._announced = True
-        self._tasks.start_soon(self._await_in_flight)
+        self._tasks.start_soon(self._settle)
 
     async def leave(self) -> None:
         """Spare the enqueuers: we look again by ourselves."""
@@ -69,12 +74,32 @@ class Doorbell:
         except SessionLost:
             return
 
-    async def _await_in_flight(self) -> None:
-        # This may last as long as a user's transaction; notifications and due times wake us meanwhile.
+    async def _settle(self) -> None:
+        """Ring our own bell when those who looked before we announced have ended: for each bell at its own time."""
         try:
-            for bell in self._bells:
-                await self._store.await_in_flight(bell)
+            unsettled = await self._store.unsettled(self._bells)
         except psycopg.Error as error:
             if not is_transient(error):
                 raise
+            unsettled = list(self._bells)
+        # A wait that is in the queue already is enough: as long as it is, nobody gets IN_FLIGHT, so everybody notifies.
+        for bell in set(unsettled) - self._waiting:
+            self._waiting.add(bell)
+            self._tasks.start_soon(self._await_in_flight, bell)
+        self._look()
+
+    async def _await_in_flight(self, bell: str) -> None:
+        # This may last as long as a user's transaction; notifications and due times wake us meanwhile.
+        tries = 0
+        async with self._places:
+            while True:
+                try:
+                    await self._store.await_in_flight(bell)
+                    break
+                except psycopg.Error as error:
+                    if not is_transient(error):
+                        raise
+                await sleep(backoff(tries))
+                tries += 1
+        self._waiting.discard(bell)
         self._look()

@@ -56,7 +56,7 @@ _SQL: Mapping[str, bytes] = {
     for name in (
         "abandoned", "announce", "await_in_flight", "channels", "claim", "dead_workers", "identify", "leave",
         "mark_lost", "notify_self", "promote", "record", "register", "release_unheld", "revive",
-        "session_settings", "sign_off",
+        "session_settings", "sign_off", "unsettled",
     )
 }  # fmt: skip
 
@@ -145,6 +145,12 @@ class Store:
                     rescued[dead] += len(await _record(connection, [(claim, verdict_of(claim)) for claim in claims]))
                 await connection.execute(_SQL["mark_lost"], {"worker": dead})
         return rescued
+
+    async def unsettled(self, bells: Sequence[str]) -> list[str]:
+        """Return the bells behind which transactions are in flight."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SQL["unsettled"], {"bells": list(bells)})
+            return [row["bell"] for row in await cursor.fetchall()]
 
     async def await_in_flight(self, bell: str) -> None:
         """Return when every transaction has ended that rang this bell before we announced ourselves.
