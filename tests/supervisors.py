@@ -135,6 +135,7 @@ class Instant:
 
     def __init__(self) -> None:
         self.ran: list = []
+        self.lost = asyncio.Event()
         self._enough = asyncio.Event()
         self._wanted = 0
 

@@ -11,7 +11,7 @@ import psycopg
 from anyio import create_task_group
 from django.db import connection
 
-from tests.supervisors import Instant, database_url, living
+from tests.supervisors import Instant, database_url, living, until
 
 ENQUEUERS = 20
 ROUNDS = 400 if os.environ.get("DJANGO_RAY_STRESS") == "long" else 40
@@ -65,9 +65,7 @@ async def test_a_long_transaction_behind_one_bell_delays_no_other(database, conn
     async with living(database, executor):
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1145721433 AND NOT granted"
         monitor = connect()
-        async with asyncio.timeout(10):
-            while monitor.execute(waiting).fetchone()["count"] < 2:
-                await asyncio.sleep(0.005)
+        await asyncio.to_thread(until, lambda: monitor.execute(waiting).fetchone()["count"] == 2)
         short.execute("COMMIT")
         await executor.has_run(1)
         long.execute("COMMIT")

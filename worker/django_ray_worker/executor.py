@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
-from anyio import CancelScope, get_cancelled_exc_class, move_on_after, to_thread
+from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after, to_thread
 from ray import exceptions
 
 from django_ray.runtime import entrypoint
@@ -44,6 +44,7 @@ class RayExecutor:
         self._remotes: dict[str, Any] = {}
         self._folder: str | None = None
         self.address = ""
+        self.lost = Event()  # This driver's raylet is gone: nothing can be submitted any more.
         self.cpus = 1
 
     async def start(self) -> None:
@@ -66,6 +67,8 @@ class RayExecutor:
         try:
             return outcome_of(await ref)
         except exceptions.RayError as error:
+            if isinstance(error, exceptions.LocalRayletDiedError):
+                self.lost.set()
             return _meaning(error)
         except get_cancelled_exc_class():
             finished: Outcome | None = None

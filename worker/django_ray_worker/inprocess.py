@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyio import to_thread
+from anyio import Event, to_thread
 
 from django_ray.runtime.entrypoint import invoke
 from django_ray_worker.envelope import outcome_of
@@ -25,6 +25,9 @@ class InProcessExecutor:
 
     address = "none: tasks run in this process"
     cpus = 1
+
+    def __init__(self) -> None:
+        self.lost = Event()  # Never set.
 
     async def start(self) -> None:
         """Nothing to start."""

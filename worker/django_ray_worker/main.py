@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "main", "run"]
 
+EX_FAILED = 1
 EX_CONFIG = 78  # sysexits.h
 
 
@@ -90,16 +91,16 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
             raise
         _refuse("The supervisor needs more than a web process: pip install 'django-ray[worker]'.")
     logs.configure(options.log_level, options.log_format)
+    from django_ray_worker.supervisor import ClusterLost, supervise
+
     try:
         config = _config(options, project)
         database = find_database()
-        executor = _executor(config)
-
-        from django_ray_worker.supervisor import supervise
-
-        anyio.run(supervise, config, database, executor)
+        anyio.run(supervise, config, database, _executor(config))
     except* Misconfigured as errors:
         _refuse(str(_first(errors)))
+    except* ClusterLost as errors:
+        _end(str(_first(errors)), EX_FAILED)
     sys.exit(0)
 
 
@@ -165,8 +166,12 @@ def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
 
 
 def _refuse(sentence: str) -> NoReturn:
+    _end(sentence, EX_CONFIG)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
     print(f"django-ray-listen: {sentence}", file=sys.stderr)  # noqa: T201
-    sys.exit(EX_CONFIG)
+    sys.exit(code)
 
 
 def _leave(*_: object) -> NoReturn:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from django_ray_worker.executor import RayExecutor
     from django_ray_worker.inprocess import InProcessExecutor
 
-__all__ = ["supervise"]
+__all__ = ["ClusterLost", "supervise"]
 
 log = logging.getLogger("django_ray.supervisor")
 
@@ -64,6 +64,10 @@ async def supervise(config: Config, database: Database, executor: RayExecutor | 
                 await _Life(config, database, executor, store, stop).live()
     finally:
         await executor.close()
+
+
+class ClusterLost(Exception):  # noqa: N818 - named for what happened
+    """The Ray that this supervisor drives is gone."""
 
 
 class _Life:
@@ -134,12 +138,18 @@ class _Life:
                     claiming=self._claiming,
                     start=partial(self._start, attempts),
                 )
+                waits.start_soon(self._watch_executor)
                 with self._stop.intake:
                     await session_tasks.start(session.run)
                     log.info("%s", self._banner())
                     await self._claim(claimer)
                 waits.cancel_scope.cancel()
                 self._stop.attempts.deadline = current_time() + self._config.grace
+
+    async def _watch_executor(self) -> None:
+        """End everything when Ray is gone from under us: attempts are released, and a new supervisor starts afresh."""
+        await self._executor.lost.wait()
+        raise ClusterLost("Ray's local raylet has died; ending, to be started again.")
 
     async def _claim(self, claimer: Claimer) -> None:
         if self._config.burst:
