@@ -65,7 +65,7 @@ class Listen:
             cwd=ROOT,
             env={
                 **os.environ,
-                "DATABASE_URL": database_url(connection),
+                **({} if connection is None else {"DATABASE_URL": database_url(connection)}),
                 "DJANGO_SETTINGS_MODULE": "tests.settings",
                 "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}",
                 **environment,
