@@ -41,6 +41,25 @@ async def test_async_callers_have_the_same():
     await sync_to_async(connections.close_all)()  # of the thread that Django's async ORM uses
 
 
+def test_many_are_enqueued_in_order_with_a_statement_per_thousand():
+    calls = [(tasks.add.using(priority=number % 3), (number,), {"b": 0}) for number in range(2500)]
+    with CaptureQueriesContext(connection) as queries:
+        results = task_backends["default"].enqueue_many(calls)
+    inserts = [query["sql"] for query in queries if query["sql"].startswith("INSERT")]
+    assert len(inserts) == 3
+    assert [result.args for result in results] == [[number] for number in range(2500)]
+    assert [result.id for result in results] == sorted(result.id for result in results)
+    assert tasks.add.get_result(results[7].id) == results[7]
+
+
+def test_one_bad_call_among_many_enqueues_none():
+    backend = task_backends["default"]
+    with pytest.raises(TypeError, match="pass a list"):
+        backend.enqueue_many([(tasks.add, (1, 2), {}), (tasks.add, ({1}, 2), {})])
+    assert backend.enqueue_many([]) == []
+    assert not RayTaskExecution.objects.exists()
+
+
 def test_a_rolled_back_enqueue_never_was():
     class Oops(Exception): ...
 
