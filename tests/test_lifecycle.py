@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 
 import psutil
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from django_ray.models import RayTaskExecution, RayWorker, State
 from tests import tasks
@@ -94,6 +96,17 @@ def test_a_burst_drains_and_ends(listen):
     assert empty.wait() == 0
 
 
+def test_a_burst_includes_what_is_due_and_leaves_what_is_not(listen):
+    now = timezone.now()
+    due = tasks.add.using(run_after=now - timedelta(minutes=1)).enqueue(1, 1)
+    later = tasks.add.using(run_after=now + timedelta(hours=1)).enqueue(1, 1)
+    supervisor = listen("--sync", "--burst")
+    assert supervisor.wait() == 0, supervisor.log
+    due.refresh()
+    later.refresh()
+    assert (due.status, later.status) == ("SUCCESSFUL", "READY")
+
+
 def test_a_killed_supervisor_leaves_its_work_to_its_successor(listen, tmp_path):
     """C1."""
     first = listen("--local", "--concurrency", "1")
@@ -131,7 +144,9 @@ def test_the_banner_tells_what_it_works_for(listen):
 
 def test_logs_can_be_json(listen):
     line = listen("--sync", "--log-format", "json").wait_for("is ready")
-    assert json.loads(line)["level"] == "INFO"
+    entry = json.loads(line)
+    assert entry["level"] == "INFO"
+    assert abs((datetime.fromisoformat(entry["time"]) - timezone.now()).total_seconds()) < 60
 
 
 @pytest.mark.parametrize(

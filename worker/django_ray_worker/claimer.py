@@ -78,6 +78,7 @@ class Claimer:
         self._claiming = claiming  # Held from the claim until its attempts have started: who reconciles waits for it.
         self._start = start
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
+        self._has_due = False  # That moment has passed, and the rows are not promoted yet.
         self._tries = 0
 
     async def run(self) -> None:
@@ -91,27 +92,29 @@ class Claimer:
         """Claim until nothing is claimable and nothing runs that might still enqueue."""
         while True:
             await self._turn()
-            if not self._wakeup.is_hungry and is_idle():
+            if not self._wakeup.is_hungry and is_idle() and current_time() < self._due:
                 return
-            await self._wakeup.wait()
+            with move_on_after(self._due - current_time()):
+                await self._wakeup.wait()
             self._wakeup.is_hungry = True
 
     async def _turn(self) -> None:
-        is_due = current_time() >= self._due
-        if not (self._wakeup.is_hungry or is_due) or not self._session.is_open:
+        if current_time() >= self._due:
+            # Taken note of once: a due time that cannot be used now must not keep the loop spinning.
+            self._due, self._has_due = float("inf"), True
+            self._wakeup.is_hungry = True
+        if not self._wakeup.is_hungry or not self._session.is_open:
             return
         if not self._slots.free:
             if self._wakeup.has_heard:
                 # Rings that we cannot use only cost the enqueuers.
                 self._wakeup.has_heard = False
                 await self._doorbell.leave()
-            if is_due:
-                self._wakeup.is_hungry, self._due = True, float("inf")
             return
         # Cleared before the claim, never after: a bell during the claim means another one.
         self._wakeup.is_hungry = self._wakeup.has_heard = False
         try:
-            is_short = await self._claim(promote=is_due)
+            is_short = await self._claim()
         except psycopg.Error as error:
             if not is_transient(error):
                 raise
@@ -124,12 +127,13 @@ class Claimer:
             self._wakeup.is_hungry = True
             self._wakeup.nudge()
 
-    async def _claim(self, *, promote: bool) -> bool:
+    async def _claim(self) -> bool:
         """Claim into the free slots; tell whether it came back short."""
         # Nothing may come between the claim and the start of its attempts.
         with CancelScope(shield=True), move_on_after(CLAIM_SECONDS):
-            if promote:
+            if self._has_due:
                 await self._store.promote()
+                self._has_due = False
             free = self._slots.free
             async with self._claiming:
                 batch = await self._store.claim(self._worker, free)
