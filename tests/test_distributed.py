@@ -1,11 +1,13 @@
 """parallel_map and its kin: in order without Ray, in Ray workers of its own, and from real tasks on a full cluster."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 import threading
 import time
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,27 +29,28 @@ def double(number, plus=0):
     return number * 2 + plus
 
 
-@pytest.fixture
-def two_cpus(monkeypatch):
+@contextmanager
+def ray_of_two_cpus():
     """A Ray of this process, whose workers have run nothing yet."""
     root = Path(__file__).parent.parent
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root / "example")]))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
     # Short, because socket paths below it must fit 107 bytes.
     folder = tempfile.mkdtemp(prefix="django-ray-", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        configure_logging=False,
-        log_to_driver=False,
-        _temp_dir=folder,
-    )
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root / "example")]))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            configure_logging=False,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -83,72 +86,83 @@ def test_a_task_sees_the_cluster_it_runs_on(on_ray, finished):
     assert finished(tasks.cluster.enqueue()).return_value == [True, 4, 1]
 
 
-def test_a_ray_worker_sets_django_up_before_it_unpickles_what_needs_models(two_cpus):
+def test_a_ray_worker_sets_django_up_before_it_unpickles_what_needs_models():
     def describe(worker, prefix):
         return f"{prefix} {type(worker).__name__} {worker.pk}, {RayWorker.__name__}"
 
     workers = [RayWorker(pk=number) for number in range(3)]
-    assert parallel_map(describe, workers, prefix="a") == [f"a RayWorker {number}, RayWorker" for number in range(3)]
+    with ray_of_two_cpus():
+        described = parallel_map(describe, workers, prefix="a")
+    assert described == [f"a RayWorker {number}, RayWorker" for number in range(3)]
 
 
-def test_an_error_tells_where_in_the_ray_worker_it_was_raised(two_cpus):
-    def fails_here(item):
-        raise LookupError(str(item))
-
-    with pytest.raises(LookupError, match="^'?7'?$") as caught:
-        parallel_map(fails_here, [7])
-    assert type(caught.value) is LookupError
-    assert "in fails_here" in "".join(traceback.format_exception(caught.value))
+@pytest.fixture(scope="class")
+def two_cpus():
+    with ray_of_two_cpus():
+        yield
 
 
-def test_an_error_that_cannot_be_pickled_is_still_readable(two_cpus):
-    class Locked(Exception):
-        def __init__(self, first, second):
-            super().__init__(f"{first} and {second}")
-            self.lock = threading.Lock()
+@pytest.mark.usefixtures("two_cpus")
+class TestInRayWorkers:
+    """A class, so that in random order too these share one Ray and no other test sees it."""
 
-    class TwoArguments(Exception):
-        def __init__(self, first, second):
-            super().__init__(f"{first} and {second}")
+    def test_an_error_tells_where_in_the_ray_worker_it_was_raised(self):
+        def fails_here(item):
+            raise LookupError(str(item))
 
-    for unpicklable in (Locked, TwoArguments):
+        with pytest.raises(LookupError, match=r"^7$") as caught:
+            parallel_map(fails_here, [7])
+        assert type(caught.value) is LookupError
+        assert "in fails_here" in "".join(traceback.format_exception(caught.value))
 
-        def fail(item, kind):
-            raise kind("salt", item)
+    def test_an_error_that_cannot_be_pickled_is_still_readable(self):
+        class Locked(Exception):
+            def __init__(self, first, second):
+                super().__init__(f"{first} and {second}")
+                self.lock = threading.Lock()
 
-        with pytest.raises(Exception, match=f"(?s){unpicklable.__name__}.*salt and 1"):
-            parallel_map(fail, [1], kind=unpicklable)
+        class TwoArguments(Exception):
+            def __init__(self, first, second):
+                super().__init__(f"{first} and {second}")
 
+        for unpicklable in (Locked, TwoArguments):
 
-def test_an_error_ends_the_calls_that_do_not_listen_too(two_cpus, tmp_path):
-    def stuck(item):
-        if item == 0:
-            while not (tmp_path / "1").exists():
-                time.sleep(0.01)
-            raise LookupError("0")
-        (tmp_path / str(item)).write_text(str(os.getpid()))
-        time.sleep(600)  # one call into C, which no KeyboardInterrupt cuts short
+            def fail(item, kind):
+                raise kind("salt", item)
 
-    with pytest.raises(LookupError):
-        parallel_map(stuck, range(6))
-    # A worker's death is seen before its parent reaps it, hence the state and not the existence.
-    for path in tmp_path.iterdir():
-        stat = Path(f"/proc/{path.read_text()}/stat")
-        assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+            with pytest.raises(Exception, match=f"(?s){unpicklable.__name__}.*salt and 1"):
+                parallel_map(fail, [1], kind=unpicklable)
 
+    def test_an_error_ends_the_calls_that_do_not_listen_too(self, tmp_path):
+        def stuck(item):
+            if item == 0:
+                while not (tmp_path / "1").exists():
+                    time.sleep(0.01)
+                raise LookupError("0")
+            with (tmp_path / "lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                (tmp_path / str(item)).touch()
+                time.sleep(60)  # one call into C, which no KeyboardInterrupt cuts short
 
-def test_no_more_than_the_window_is_taken_from_the_items(two_cpus, tmp_path):
-    taken = []
+        started = time.monotonic()
+        with pytest.raises(LookupError):
+            parallel_map(stuck, range(6))
+        with (tmp_path / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # granted when no call is left
+        assert time.monotonic() - started < 30
 
-    def items():
-        for number in range(6):
-            taken.append(number)
-            yield number
+    def test_no_more_than_the_window_is_taken_from_the_items(self, tmp_path):
+        taken = []
 
-    def fail_at_once(item):
-        raise LookupError(str(item))
+        def items():
+            for number in range(6):
+                taken.append(number)
+                yield number
 
-    with pytest.raises(LookupError):
-        parallel_map(fail_at_once, items(), max_concurrency=2)
-    assert taken == [0, 1]
-    assert parallel_map(double, items(), max_concurrency=2) == [0, 2, 4, 6, 8, 10]
+        def fail_at_once(item):
+            raise LookupError(str(item))
+
+        with pytest.raises(LookupError):
+            parallel_map(fail_at_once, items(), max_concurrency=2)
+        assert taken == [0, 1]
+        assert parallel_map(lambda item: item * 2, items(), max_concurrency=2) == [0, 2, 4, 6, 8, 10]

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
 from typing import Any
+
+from django_ray.runtime.entrypoint import prepare
 
 __all__ = [
     "get_num_workers",
@@ -20,6 +24,8 @@ __all__ = [
     "parallel_starmap",
     "scatter_gather",
 ]
+
+COOPERATE_SECONDS = 1.0  # That cancelled calls get before their processes are killed; less than a cancelled task gets.
 
 
 def is_ray_available() -> bool:
@@ -54,8 +60,13 @@ def parallel_map[Item, Result](
 ) -> list[Result]:
     """Return [func(item, **kwargs) for item in items], computed on the cluster.
 
-    func may be nested or a closure. At most max_concurrency (twice the CPUs unless said otherwise) calls are submitted
-    at a time; items may be a generator. The first error cancels the rest and is raised as itself.
+    func may be nested or a closure; each call holds num_cpus and num_gpus (numbers of them, fractions too). At most
+    max_concurrency calls (twice the CPUs of the cluster unless said otherwise) are submitted at a time; items may be
+    a generator.
+
+    The first error ends the other calls, is raised as itself and has the traceback of its Ray worker as its cause. An
+    exception that cannot be pickled becomes a ray.exceptions.RayError that quotes it; a call that ends its process, by
+    sys.exit() too, a WorkerCrashedError. ValueError when max_concurrency is less than 1.
     """
     calls = ((item,) for item in items)
     return _spread(func, calls, kwargs, num_cpus=num_cpus, num_gpus=num_gpus, max_concurrency=max_concurrency)
@@ -70,7 +81,7 @@ def parallel_starmap[Result](
     max_concurrency: int | None = None,
     **kwargs: Any,
 ) -> list[Result]:
-    """Return [func(*item, **kwargs) for item in items], like parallel_map."""
+    """Return [func(*item, **kwargs) for item in items]; the rest is as with parallel_map."""
     calls = (tuple(item) for item in items)
     return _spread(func, calls, kwargs, num_cpus=num_cpus, num_gpus=num_gpus, max_concurrency=max_concurrency)
 
@@ -81,10 +92,15 @@ def scatter_gather[Item, Part, Result](
     gather: Callable[[list[Part]], Result],
     *,
     num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
     max_concurrency: int | None = None,
+    **kwargs: Any,
 ) -> Result:
-    """Return gather(parallel_map(scatter, items)); gather runs here."""
-    return gather(parallel_map(scatter, items, num_cpus=num_cpus, max_concurrency=max_concurrency))
+    """Return gather(parallel_map(scatter, items, **kwargs)); gather runs here, once, with the parts in order."""
+    calls = ((item,) for item in items)
+    return gather(
+        _spread(scatter, calls, kwargs, num_cpus=num_cpus, num_gpus=num_gpus, max_concurrency=max_concurrency)
+    )
 
 
 def _spread[Result](
@@ -101,20 +117,19 @@ def _spread[Result](
     if not is_ray_available():
         return [func(*args, **kwargs) for args in calls]
     ray = _ray()
-    remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(_call)
-    shared, window = ray.put((func, kwargs)), max_concurrency or 2 * get_total_cpus()
+    remote = _remote().options(num_cpus=num_cpus, num_gpus=num_gpus)
+    shared, window = ray.put((_Prepared(), func, kwargs)), max_concurrency or 2 * get_total_cpus()
     results: dict[int, Result] = {}
     pending: dict[Any, int] = {}
     try:
         for index, args in enumerate(calls):
-            pending[remote.remote(shared, args)] = index
+            pending[remote.remote(shared, (_Prepared(), args))] = index
             while len(pending) >= window:
                 _collect(ray, pending, results)
         while pending:
             _collect(ray, pending, results)
     except BaseException:
-        for ref in pending:
-            ray.cancel(ref)
+        _end(ray, list(pending))
         raise
     return [results[index] for index in range(len(results))]
 
@@ -126,18 +141,43 @@ def _collect(ray: Any, pending: dict[Any, int], results: dict[int, Any]) -> None
     try:
         results[index] = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        # The user's own exception, if it survived the journey.
-        cause = error.cause
-        raise cause if isinstance(cause, Exception) else error from None
+        # The user's own exception, if it survived the journey; Ray's tells where in the Ray worker it was raised.
+        if isinstance(error.cause, Exception):
+            raise error.cause from error
+        raise
 
 
-def _call(shared: tuple[Callable[..., Any], dict[str, Any]], args: tuple[Any, ...]) -> Any:
+def _end(ray: Any, pending: list[Any]) -> None:
+    """Cancel the calls, gently and then not: none of them may outlive the map, beside a retry of its task."""
+    for force in (False, True):
+        for ref in pending:
+            ray.cancel(ref, force=force)
+        if pending:
+            ended, pending = ray.wait(pending, num_returns=len(pending), timeout=COOPERATE_SECONDS)
+            for ref in ended:
+                with suppress(Exception):
+                    ray.get(ref)  # or Ray logs their errors as unhandled
+
+
+class _Prepared:
+    """Sets Django up where it is unpickled: what is pickled behind it may need models."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return prepare, ()
+
+
+@cache
+def _remote() -> Any:
+    """Return the remote function; each new one would stay in the cluster's store for good."""
+    return _ray().remote(max_retries=0)(_call)
+
+
+def _call(shared: tuple[Any, Callable[..., Any], dict[str, Any]], call: tuple[Any, tuple[Any, ...]]) -> Any:
     """Run one call in its Ray worker."""
     from django_ray.runtime.connections import upkeep
-    from django_ray.runtime.entrypoint import prepare
 
-    prepare()
-    func, kwargs = shared
+    _, func, kwargs = shared
+    _, args = call
     with upkeep():
         return func(*args, **kwargs)
 
