@@ -13,7 +13,9 @@ from .tasks import SHOWN
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     """Show the buttons and the latest executions."""
-    latest = RayTaskExecution.objects.order_by("-task_id")[:20]
+    latest = list(RayTaskExecution.objects.order_by("-task_id")[:20])
+    for row in latest:
+        row.seconds = (row.finished_at - row.started_at).total_seconds() if row.started_at and row.finished_at else None
     return render(request, "shop/index.html", {"names": SHOWN, "latest": latest})
 
 
