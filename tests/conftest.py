@@ -73,13 +73,6 @@ def ray_listen(django_db_setup, django_db_blocker):
 
 
 @pytest.fixture
-def on_ray(ray_listen, transactional_db, sleepers):
-    """The shared supervisor, asleep."""
-    until(sleepers, what="the supervisor asleep")
-    return ray_listen
-
-
-@pytest.fixture
 def finished(transactional_db):
     """Return a result once it is finished."""
 
@@ -92,3 +85,15 @@ def finished(transactional_db):
         return result
 
     return _finished
+
+
+@pytest.fixture
+def on_ray(ray_listen, transactional_db, sleepers, finished):
+    """The shared supervisor, asleep, with a Ray worker at hand: the test before may have killed them all."""
+    from django_ray.models import RayTaskExecution
+    from tests import tasks
+
+    finished(tasks.add.enqueue(0, 0))
+    RayTaskExecution.objects.all().delete()
+    until(sleepers, what="the supervisor asleep")
+    return ray_listen
