@@ -45,7 +45,7 @@ class RayTaskBackend(BaseTaskBackend):
             raise InvalidTaskBackend(
                 f'TASKS["{alias}"]["QUEUES"] must be a list of names, not {queues!r}; [] allows any.'
             )
-        for name in (alias, *queues):  # pyright: ignore[reportUnknownVariableType]
+        for name in (alias, *queues):
             if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "\x00" in name:
                 raise InvalidTaskBackend(
                     f'TASKS["{alias}"]: {name!r} is not a name of 1 to {MAX_NAME} characters without NUL.'
@@ -59,7 +59,8 @@ class RayTaskBackend(BaseTaskBackend):
     @override
     def validate_task(self, task: Task[..., Any]) -> None:
         """Raise InvalidTask for a task that this backend cannot run."""
-        if isinstance(task.priority, bool) or not isinstance(task.priority, int):
+        # What users pass is not always what the annotation says.
+        if isinstance(task.priority, bool) or not isinstance(task.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidTask(f"priority must be a whole number, not {task.priority!r}.")
         super().validate_task(task)
         if not 0 < len(task.queue_name) <= MAX_NAME or "\x00" in task.queue_name:

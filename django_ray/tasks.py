@@ -112,6 +112,7 @@ class RayTask(_Task):
             return None
         try:
             TaskOptions.merge(Options(), options)
-            return json.loads(dumps(options, f"An option of the task {self.name!r}"))  # type: ignore[no-any-return]
+            stored: dict[str, Any] = json.loads(dumps(options, f"An option of the task {self.name!r}"))
         except (TypeError, ValueError) as error:
             raise InvalidTask(str(error)) from None
+        return stored
