@@ -1,6 +1,7 @@
 """Tasks for the tests. Each one is as small as what it shows."""
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from django.tasks import task
 from django_ray import Backoff, task_options
 from django_ray.runtime.distributed import get_num_workers, get_total_cpus, is_ray_available, parallel_map
 
+CALLED = Path(tempfile.gettempdir()) / "django-ray-not-a-task-was-called"
 FAST = Backoff(base=0.5, factor=1, jitter=0)
 
 
@@ -105,7 +107,7 @@ def backend_pid():
 
 
 def not_a_task():
-    Path("/tmp/django-ray-must-not-exist").write_text("called")
+    CALLED.write_text("by a row that names no task")
 
 
 @task

@@ -7,8 +7,10 @@ import pytest
 from anyio import create_task_group
 
 from django_ray.options import Options
+from django_ray_worker.attempt import abandoned
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail, Release, Retry, Succeed
+from django_ray_worker.recorder import Recorder
 from django_ray_worker.store import _SQL, Store
 from tests.supervisors import notifications
 
@@ -190,6 +192,73 @@ async def test_claims_nobody_holds_are_released_and_held_ones_are_not(open_store
     held, lost = (await store.claim(worker, 2)).claims
     assert await store.release_unheld(worker, {held.task_id}) == [lost.task_id]
     assert [row["state"] for row in rows()] == ["RUNNING", "READY"]
+
+
+async def test_the_dead_are_rescued_within_their_backend(open_store, insert, rows):
+    """C1: whose retry policy decides is the backend's."""
+    ours, us = await open_store()
+    theirs, them = await open_store(queues=None, backend="any")
+    insert(backend="any")
+    await theirs.claim(them, 1)
+    assert await ours.rescue(us, abandoned) == {}
+    successor, new = await open_store(queues=None, backend="any")
+    assert await successor.rescue(new, abandoned) == {them: 1}
+    assert rows("state, losses") == [{"state": "READY", "losses": 1}]
+
+
+@pytest.fixture
+async def recorder(open_store):
+    """A recorder at work, and how to end it."""
+    store, worker = await open_store()
+    recorder = Recorder(store, on_recorded=lambda: None)
+    running = asyncio.create_task(recorder.run())
+    yield recorder, store, worker
+    await recorder.close(10)
+    await running
+
+
+async def test_one_bad_outcome_in_a_batch_fails_alone(recorder, insert, rows):
+    """D2."""
+    recorder, store, worker = recorder
+    for _ in range(3):
+        insert()
+    first, bad, last = (await store.claim(worker, 3)).claims
+    for claim, result in ((first, "1"), (bad, '"a\\u0000b"'), (last, "3")):
+        recorder.put((claim, Succeed(result=result)))
+    await recorder.close(10)
+    one, two, three = rows()
+    assert (one["result"], three["result"]) == (1, 3)
+    assert (two["state"], two["exception_type"]) == ("FAILED", "django_ray.exceptions.InvalidResult")
+    assert "cannot be stored" in two["errors"][0]["message"]
+
+
+async def test_a_row_that_takes_no_outcome_at_all_is_left_and_the_recorder_lives(recorder, insert, rows, connect):
+    """C9: an operator's own constraint refuses whatever we write."""
+    recorder, store, worker = recorder
+    insert(), insert()
+    stubborn, other = (await store.claim(worker, 2)).claims
+    session = connect()
+    session.execute(
+        "ALTER TABLE django_ray_execution ADD CONSTRAINT theirs"
+        f" CHECK (task_id <> '{stubborn.task_id}' OR state = 'RUNNING')"
+    )
+    try:
+        recorder.put((stubborn, Succeed(result="1")))
+        recorder.put((other, Succeed(result="2")))
+        await recorder.close(10)
+    finally:
+        session.execute("ALTER TABLE django_ray_execution DROP CONSTRAINT theirs")
+    assert [row["state"] for row in rows()] == ["RUNNING", "SUCCESSFUL"]
+
+
+async def test_an_error_text_that_cannot_be_stored_is_cleaned_at_the_door(open_store, insert, rows):
+    """D1."""
+    store, worker = await open_store()
+    insert()
+    (claim,) = (await store.claim(worker, 1)).claims
+    odd = Error(exception_class_path="a.B", message="nul \x00", traceback="surrogate \ud800")
+    assert await store.record([(claim, Fail(error=odd, failures=1))]) == {claim.task_id}
+    assert rows()[0]["errors"][0]["message"] == "nul \\x00"
 
 
 async def test_options_that_do_not_fit_spoil_their_own_row_alone(open_store, insert):

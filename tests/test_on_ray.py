@@ -112,11 +112,12 @@ def test_a_task_leaves_its_transaction_open_and_the_next_one_finds_it_closed(on_
 @pytest.mark.parametrize("path", ["tests.tasks.not_a_task", "no.such.task", "os.system"])
 def test_a_row_that_names_no_task_fails_clearly_and_calls_nothing(on_ray, finished, path):
     """C10."""
-    row = RayTaskExecution.objects.create(callable_path=path, args=["true"], worker_ids=[], errors=[])
+    row = RayTaskExecution.objects.create(callable_path=path, worker_ids=[], errors=[])
     result = finished(task_backends["default"].get_result(str(row.pk)))
     assert result.status == TaskResultStatus.FAILED
     assert path.rpartition(".")[2] in result.errors[0].traceback
     assert result.attempts == 1
+    assert not tasks.CALLED.exists()
 
 
 def test_an_idle_supervisor_sends_no_statement(on_ray, connect, sleepers):

@@ -57,11 +57,12 @@ class Doorbell:
         """From now on every commit rings; who looked before is waited for in the background."""
         if self._announced:
             return
+        # Before it is said: when the session ends meanwhile, forget() comes after this and is right.
+        self._announced = True
         try:
             await self._session.say(partial(store.announce, bells=self._bells))
         except SessionLost:
             return  # the next session looks by itself
-        self._announced = True
         self._tasks.start_soon(self._settle)
 
     async def leave(self) -> None:

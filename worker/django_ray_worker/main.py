@@ -43,15 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.environ["DJANGO_SETTINGS_MODULE"] = options.settings
     if not os.environ.get("DJANGO_SETTINGS_MODULE"):
         _refuse("No settings: give --settings mysite.settings, or set DJANGO_SETTINGS_MODULE.")
-    try:
-        import django
+    import django
+    import django.core.exceptions
 
+    try:
         django.setup()
     except ModuleNotFoundError as error:
         _refuse(
             f"The settings {os.environ['DJANGO_SETTINGS_MODULE']!r} cannot be imported from {project} ({error}). Start "
             "in the folder of manage.py, or name it with --pythonpath."
         )
+    except django.core.exceptions.ImproperlyConfigured as error:
+        _refuse(f"The settings {os.environ['DJANGO_SETTINGS_MODULE']!r} cannot be used: {error}")
     run(options, project)
 
 

@@ -29,6 +29,8 @@ __all__ = ["Recorder"]
 
 log = logging.getLogger("django_ray.recorder")
 
+UNSTORABLE = "django_ray.exceptions.InvalidResult"
+
 
 class Recorder:
     """The one writer of outcomes of a supervisor."""
@@ -108,9 +110,10 @@ class Recorder:
             for record in batch:
                 await self._write([record])
             return
-        ((claim, _),) = batch
+        ((claim, verdict),) = batch
         reason = f"The outcome cannot be stored: {error}"
         log.error("%s %s: %s", claim.callable_path, claim.task_id, reason)
-        path = "django_ray.exceptions.InvalidResult"
-        refusal = Error(exception_class_path=path, message=reason, traceback=f"{path}: {reason}\n")
+        if isinstance(verdict, Fail) and verdict.error.exception_class_path == UNSTORABLE:
+            return  # not even that: the row stays as it is until somebody looks at what refuses it
+        refusal = Error(exception_class_path=UNSTORABLE, message=reason, traceback=f"{UNSTORABLE}: {reason}\n")
         await self._write([(claim, Fail(error=refusal, failures=1))])

@@ -20,6 +20,8 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from django_ray.options import Options, TaskOptions
+from django_ray.runtime.entrypoint import MAX_MESSAGE, MAX_TRACEBACK
+from django_ray.serialization import clean_text
 from django_ray_worker.claim import Batch, Claim
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, Verdict
@@ -131,13 +133,13 @@ class Store:
             await connection.execute(_SQL["revive"], {"worker": worker})
 
     async def rescue(self, worker: int, verdict_of: Callable[[Claim], Verdict]) -> dict[int, int]:
-        """Take the work back from every dead supervisor but worker itself; return how many rows of which.
+        """Take the work back from every dead supervisor of our backend; return how many rows of which.
 
         One transaction, which holds the identity of the dead: who comes back to life meanwhile waits for its end.
         """
         rescued: dict[int, int] = {}
         async with self._transaction() as connection:
-            cursor = await connection.execute(_SQL["dead_workers"], {"worker": worker})
+            cursor = await connection.execute(_SQL["dead_workers"], {**self._scope, "worker": worker})
             for dead in [row["id"] for row in await cursor.fetchall()]:
                 rescued[dead] = 0
                 while rows := await (await connection.execute(_SQL["abandoned"], {"worker": dead})).fetchall():
@@ -233,11 +235,12 @@ def _columns(verdict: Verdict) -> tuple[str, str | None, str | None, float | Non
 
 
 def _error(error: Error) -> str:
+    # Ray's own messages quote what they like; what cannot be stored ends here, at the door.
     return json.dumps(
         {
-            "exception_class_path": error.exception_class_path,
-            "message": error.message,
-            "traceback": error.traceback,
+            "exception_class_path": clean_text(error.exception_class_path, 1000),
+            "message": clean_text(error.message, MAX_MESSAGE),
+            "traceback": clean_text(error.traceback, MAX_TRACEBACK),
         }
     )
 
