@@ -4,8 +4,8 @@ This package is what a web process needs to enqueue tasks and read results. It i
 """
 
 from django_ray.retry import Backoff
-from django_ray.tasks import task_options
+from django_ray.tasks import task, task_options
 
-__all__ = ["Backoff", "__version__", "task_options"]
+__all__ = ["Backoff", "__version__", "task", "task_options"]
 
 __version__ = "0.1.0.dev0"

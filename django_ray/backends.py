@@ -7,26 +7,26 @@ no model and no database: Django builds it when a module with tasks is imported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast, override
+from datetime import timedelta
+from typing import Any, cast, override
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.tasks import Task, TaskResult
+from django.apps import apps
+from django.core.checks import CheckMessage, Error
+from django.tasks import Task, TaskResultStatus
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 
+from django_ray.enqueueing import Call, check_function, check_importable, check_run_after, insert
 from django_ray.options import Options
-from django_ray.results import Row, import_task, missing_task, task_result
+from django_ray.results import RayTaskResult, Row, changed, import_task, missing_task, task_result
 from django_ray.serialization import jsonable
 from django_ray.tasks import RayTask
 
-if TYPE_CHECKING:
-    from django_ray.models import RayTaskExecution
-
 __all__ = ["RayTaskBackend"]
 
-ROWS_PER_INSERT = 1000
 MAX_NAME = 255  # Characters of a queue's or backend's name: the width of its column.
 
 
@@ -55,74 +55,93 @@ class RayTaskBackend(BaseTaskBackend):
             self.settings = Options.parse(alias, self.options)
         except ValueError as error:
             raise InvalidTaskBackend(str(error)) from None
+        if self.queues and (unknown := self.settings.queue_defaults.keys() - self.queues):
+            raise InvalidTaskBackend(
+                f'TASKS["{alias}"]["OPTIONS"]["QUEUE_DEFAULTS"] names {min(unknown)!r}, which is not in its "QUEUES".'
+            )
 
     @override
     def validate_task(self, task: Task[..., Any]) -> None:
         """Raise InvalidTask for a task that this backend cannot run."""
+        check_function(task.func)
         # What users pass is not always what the annotation says.
-        if isinstance(task.priority, bool) or not isinstance(task.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidTask(f"priority must be a whole number, not {task.priority!r}.")
-        super().validate_task(task)
-        if not 0 < len(task.queue_name) <= MAX_NAME or "\x00" in task.queue_name:
-            raise InvalidTask(f"A queue name has 1 to {MAX_NAME} characters, not {task.queue_name!r}.")
+        priority: Any = task.priority
+        if isinstance(priority, bool) or (isinstance(priority, float) and priority.is_integer()):
+            raise InvalidTask(f"priority must be a whole number, not {priority!r}.")
+        if not isinstance(priority, int | float):
+            raise InvalidTask(f"priority must be a whole number, not {priority!r}.")
+        queue_name: Any = task.queue_name
+        if not isinstance(queue_name, str) or not 0 < len(queue_name) <= MAX_NAME or "\x00" in queue_name:
+            raise InvalidTask(f"A queue name has 1 to {MAX_NAME} characters without NUL, not {queue_name!r}.")
+        run_after: Any = task.run_after
+        check_run_after(run_after)
+        # Django knows moments only.
+        super().validate_task(changed(task, run_after=None) if isinstance(run_after, timedelta) else task)
+        if isinstance(task, RayTask):
+            task.row_options()
 
     @override
-    def enqueue[**P, R](self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
+    def enqueue[**P, R](self, task: Task[P, R], args: Any, kwargs: Any) -> RayTaskResult[P, R]:
         """Insert the execution in the caller's transaction and return its result, READY.
 
         InvalidTask, TypeError and ValueError are raised before any SQL, so that an atomic block survives them.
         """
-        self.validate_task(task)
-        row = self._row(task, args, kwargs)
-        row.save(force_insert=True)
-        result = task_result(task, cast("Row", row))
-        task_enqueued.send_robust(type(self), task_result=result)
-        return result
+        (result,) = self.enqueue_many([(task, args, kwargs)])
+        return cast("RayTaskResult[P, R]", result)
 
-    def enqueue_many(self, calls: Iterable[tuple[Task[..., Any], Sequence[Any], Mapping[str, Any]]]) -> list[Any]:
+    def enqueue_many(
+        self, calls: Iterable[tuple[Task[..., Any], Sequence[Any], Mapping[str, Any]]]
+    ) -> list[RayTaskResult[..., Any]]:
         """Insert many executions, each a (task, args, kwargs), and return their results in the same order.
 
         All or none, with one statement per 1,000 rows and one ring of the bell per queue. Raises what enqueue raises,
         before any SQL.
         """
-        from django_ray.models import RayTaskExecution
-
-        chosen = list(calls)
-        for task in dict.fromkeys(task for task, *_ in chosen):
+        chosen = [(task, *self._arguments(args, kwargs)) for task, args, kwargs in calls]
+        tasks = {id(task): task for task, *_ in chosen}
+        for task in tasks.values():
             self.validate_task(task)
-        rows = [self._row(task, args, kwargs) for task, args, kwargs in chosen]
-        RayTaskExecution._base_manager.bulk_create(rows, batch_size=ROWS_PER_INSERT)  # noqa: SLF001
-        results = [task_result(task, cast("Row", row)) for (task, *_), row in zip(chosen, rows, strict=True)]
+            check_importable(task)
+        results = self._store(chosen)
         for result in results:
             task_enqueued.send_robust(type(self), task_result=result)
         return results
 
     async def aenqueue_many(
         self, calls: Iterable[tuple[Task[..., Any], Sequence[Any], Mapping[str, Any]]]
-    ) -> list[Any]:
+    ) -> list[RayTaskResult[..., Any]]:
         """Do what enqueue_many does."""
         return await sync_to_async(self.enqueue_many, thread_sensitive=True)(calls)
 
-    def _row(self, task: Task[..., Any], args: Any, kwargs: Any) -> RayTaskExecution:
-        from django_ray.models import RayTaskExecution, State
-
-        return RayTaskExecution(
-            backend=self.alias,
-            queue_name=task.queue_name,
-            priority=task.priority,
-            callable_path=task.module_path,
-            args=[jsonable(arg, f"args[{index}]") for index, arg in enumerate(args)],
-            kwargs={name: jsonable(arg, f"kwargs[{name!r}]") for name, arg in kwargs.items()},
-            options=task.row_options() if isinstance(task, RayTask) else None,
-            state=State.READY,
-            run_after=task.run_after,
-            due_at=task.run_after,
-            worker_ids=[],
-            errors=[],
+    @staticmethod
+    def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        return (
+            [jsonable(arg, f"args[{index}]") for index, arg in enumerate(args)],
+            {name: jsonable(arg, f"kwargs[{name!r}]") for name, arg in kwargs.items()},
         )
 
+    def _store(self, calls: list[Call]) -> list[RayTaskResult[..., Any]]:
+        rows = insert(self.alias, calls)
+        return [
+            RayTaskResult(
+                task=changed(task, run_after=row.run_after, backend=self.alias),
+                id=str(row.task_id),
+                status=TaskResultStatus.READY,
+                enqueued_at=row.enqueued_at,
+                started_at=None,
+                last_attempted_at=None,
+                finished_at=None,
+                args=args,
+                kwargs=kwargs,
+                backend=self.alias,
+                errors=[],
+                worker_ids=[],
+            )
+            for (task, args, kwargs), row in zip(calls, rows, strict=True)
+        ]
+
     @override
-    def get_result(self, result_id: str) -> TaskResult[..., Any]:
+    def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
         """Return the result with that id, of any alias; TaskResultDoesNotExist for an unknown or malformed one."""
         from django.db import router
 
@@ -139,3 +158,16 @@ class RayTaskBackend(BaseTaskBackend):
         except (ImportError, TypeError):
             task = missing_task(row.callable_path)
         return task_result(task, cast("Row", row))
+
+    @override
+    def check(self, **_: Any) -> list[CheckMessage]:
+        """E003: without the application there is no table."""
+        if apps.is_installed("django_ray"):
+            return []
+        return [
+            Error(
+                f'TASKS["{self.alias}"] uses django_ray, which is not in INSTALLED_APPS.',
+                hint='Add "django_ray" to INSTALLED_APPS and run manage.py migrate.',
+                id="django_ray.E003",
+            )
+        ]

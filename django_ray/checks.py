@@ -11,6 +11,8 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.db import connections, router
 
+TRIGGERS = ("django_ray_on_insert", "django_ray_on_update", "django_ray_on_finish", "django_ray_on_delete")
+
 __all__ = ["check_database", "check_triggers", "missing_triggers"]
 
 
@@ -48,7 +50,7 @@ def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[Che
             return []  # not migrated yet
     return [
         Error(
-            f"The trigger {name} on django_ray_execution is missing or disabled: an enqueue wakes nobody.",
+            f"The trigger {name} on django_ray_execution is missing or disabled: nobody is woken.",
             hint=f"ALTER TABLE django_ray_execution ENABLE TRIGGER {name}, or migrate django_ray zero and again.",
             id="django_ray.E002",
         )
@@ -63,4 +65,4 @@ def missing_triggers(connection: Any) -> list[str]:
             "SELECT tgname FROM pg_trigger WHERE tgrelid = 'django_ray_execution'::regclass AND tgenabled IN ('O', 'A')"
         )
         enabled = {name for (name,) in cursor.fetchall()}
-    return [name for name in ("django_ray_on_insert", "django_ray_on_update") if name not in enabled]
+    return [name for name in TRIGGERS if name not in enabled]

@@ -101,6 +101,7 @@ class RayTaskExecution(models.Model):
     last_attempted_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)
+    awaited = models.BooleanField(db_default=False)  # Somebody waits for the end: its NOTIFY is wanted.
 
     result = models.JSONField(null=True)
     # One object per failed attempt: exception_class_path, message, traceback, attempt, worker_id, at.

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
-from django_ray.retry import Backoff, RetryPolicy
+from django_ray.requirements import TaskOptions, backoff, stored, whole
+from django_ray.retry import RetryPolicy
 
-__all__ = ["Options", "TaskOptions"]
+__all__ = ["Options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +25,12 @@ class Options:
     concurrency: int | None = None  # CONCURRENCY: executions at a time; None is the CPUs that Ray reports.
     grace: float = 30.0  # GRACE: seconds that running tasks get to finish when the supervisor stops.
     max_result_bytes: int = 8_000_000  # MAX_RESULT_BYTES: of the JSON of one result.
-    retry: RetryPolicy = field(
-        default_factory=RetryPolicy
-    )  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES: unless the task says otherwise.
+    defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES.
+    queue_defaults: Mapping[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])  # QUEUE_DEFAULTS.
+
+    def of(self, queue_name: str, row: Any) -> TaskOptions:
+        """Return what an execution requires: its row's options over its queue's over these; ValueError if unfit."""
+        return self.queue_defaults.get(queue_name, self.defaults).changed(row)
 
     @classmethod
     def parse(cls, alias: str, raw: Any) -> Self:
@@ -50,7 +54,9 @@ class Options:
             except (TypeError, ValueError) as error:
                 raise ValueError(f'{setting}["{key}"] is {given[key]!r}: {error}') from None
             (policy if name in _POLICY else values)[name] = value
-        return cls(**values, retry=RetryPolicy(**policy))
+        defaults = TaskOptions(retry=RetryPolicy(**policy))
+        queues = {queue: defaults.changed(said) for queue, said in values.pop("queue_defaults", {}).items()}
+        return cls(**values, defaults=defaults, queue_defaults=queues)
 
 
 def _address(value: Any) -> str:
@@ -65,64 +71,31 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value)
 
 
-def _whole(least: int, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"it must be a whole number of at least {least}.")
-    return value
-
-
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError("it must be a number of seconds, 0 or more.")
     return float(value)
 
 
-def _backoff(value: Any) -> Backoff:
-    if isinstance(value, Backoff):
-        return value
-    if isinstance(value, Mapping):
-        return Backoff(**cast("Mapping[str, Any]", value))
-    raise TypeError("it must be a django_ray.Backoff or a dictionary of its base, factor, cap and jitter.")
+def _queue_defaults(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError("it must be a dictionary: queue name -> dictionary of task options.")
+    given: Mapping[Any, Any] = value
+    for queue, said in given.items():
+        if not isinstance(queue, str) or not isinstance(said, Mapping):
+            raise TypeError(f"{queue!r}: {said!r} must be a queue name with a dictionary of task options.")
+    return {queue: stored(said, f"the queue {queue!r}") for queue, said in given.items()}
 
 
 _POLICY = {"max_attempts", "backoff", "max_losses"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),
     "RAY_RUNTIME_ENV": ("ray_runtime_env", _mapping),
-    "CONCURRENCY": ("concurrency", lambda value: _whole(1, value)),
+    "CONCURRENCY": ("concurrency", lambda value: whole(1, value)),
     "GRACE": ("grace", _seconds),
-    "MAX_RESULT_BYTES": ("max_result_bytes", lambda value: _whole(1, value)),
-    "MAX_ATTEMPTS": ("max_attempts", lambda value: _whole(1, value)),
-    "BACKOFF": ("backoff", _backoff),
-    "MAX_LOSSES": ("max_losses", lambda value: _whole(0, value)),
+    "MAX_RESULT_BYTES": ("max_result_bytes", lambda value: whole(1, value)),
+    "MAX_ATTEMPTS": ("max_attempts", lambda value: whole(1, value)),
+    "BACKOFF": ("backoff", backoff),
+    "MAX_LOSSES": ("max_losses", lambda value: whole(0, value)),
+    "QUEUE_DEFAULTS": ("queue_defaults", _queue_defaults),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """What one execution asks for: the row's options over the backend's."""
-
-    retry: RetryPolicy
-    timeout: float | None  # Seconds that an attempt may run; None is no limit.
-    ray: Mapping[str, Any]  # Keyword arguments of Ray's .options().
-
-    @classmethod
-    def merge(cls, backend: Options, row: Any) -> Self:
-        """Put the options of a row (a JSON object or None) over the backend's; ValueError if they do not fit."""
-        if row is None:
-            return cls(retry=backend.retry, timeout=None, ray={})
-        fields = _object(row, "The options")
-        if unknown := fields.keys() - {"retry", "timeout", "ray"}:
-            raise ValueError(f"The options have the unknown key {min(unknown)!r}; there are retry, timeout and ray.")
-        timeout = fields.get("timeout")
-        return cls(
-            retry=backend.retry.changed(_object(fields.get("retry", {}), "The option retry")),
-            timeout=None if timeout is None else _seconds(timeout),
-            ray=_object(fields.get("ray", {}), "The option ray"),
-        )
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must be a JSON object, not {value!r}.")  # noqa: TRY004 - a stored value
-    return cast("dict[str, Any]", value)

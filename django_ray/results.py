@@ -1,17 +1,30 @@
-"""A row becomes Django's TaskResult. Pure: values in, values out."""
+"""A row becomes Django's TaskResult. Pure, but for RayTaskResult's waiting."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
+from uuid import UUID
 
 from django.tasks import Task, TaskResult, TaskResultStatus
 from django.tasks.base import TaskError
 from django.utils.module_loading import import_string
 
-__all__ = ["Row", "import_task", "missing_task", "task_of", "task_result"]
+if TYPE_CHECKING:
+    _TaskResult = TaskResult
+else:
+
+    class _TaskResult:
+        """TaskResult, which is generic in its stubs alone."""
+
+        def __class_getitem__(cls, _: Any) -> type[TaskResult]:
+            return TaskResult
+
+
+__all__ = ["RayTaskResult", "Row", "changed", "import_task", "missing_task", "task_of", "task_result"]
 
 _STATUS: Mapping[str, TaskResultStatus] = {
     "READY": TaskResultStatus.READY,
@@ -42,6 +55,49 @@ class Row(Protocol):
     worker_ids: list[str]
 
 
+class RayTaskResult[**P, R](_TaskResult[P, R]):
+    """Django's TaskResult, which can be waited for."""
+
+    __slots__ = ()
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Sleep until the execution is finished, for at most timeout seconds; return self, refreshed.
+
+        Finished is SUCCESSFUL or FAILED for good, after all its attempts. TimeoutError when the time is over before,
+        TransactionManagementError inside a transaction, TaskResultDoesNotExist when the execution is deleted. Needs a
+        direct or session-pooled connection to PostgreSQL.
+        """
+        from django_ray.waiting import wait_for_end
+
+        if not self.is_finished:
+            self.refresh()
+        if not self.is_finished:
+            wait_for_end(UUID(self.id), timeout)
+            self.refresh()
+        self._require_end(timeout)
+        return self
+
+    async def await_result(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109 - the sync one has it, too
+        """Do what wait does."""
+        from django_ray.waiting import await_end
+
+        if not self.is_finished:
+            await self.arefresh()
+        if not self.is_finished:
+            try:
+                async with asyncio.timeout(timeout):
+                    await await_end(UUID(self.id))
+            except TimeoutError:
+                pass  # it may have ended all the same
+            await self.arefresh()
+        self._require_end(timeout)
+        return self
+
+    def _require_end(self, timeout: float | None) -> None:
+        if not self.is_finished:
+            raise TimeoutError(f"{self.task.module_path} {self.id} is {self.status.value} after {timeout} s.")
+
+
 def import_task(path: str) -> Task[..., Any]:
     """Import the task that a row names; ImportError when there is none, TypeError when it is anything but a Task.
 
@@ -70,14 +126,12 @@ def task_of(task: Task[..., Any], row: Row) -> Any:
 
     The row is what happened, so nothing is validated against today's settings.
     """
-    values = {field.name: getattr(task, field.name) for field in fields(task)}
-    values |= {
-        "priority": row.priority,
-        "queue_name": row.queue_name,
-        "run_after": row.run_after,
-        "backend": row.backend,
-    }
-    return _with(type(task), **values)
+    return changed(task, priority=row.priority, queue_name=row.queue_name, run_after=row.run_after, backend=row.backend)
+
+
+def changed(task: Task[..., Any], **changes: Any) -> Any:
+    """Return the task with some of its attributes changed, and not validated again."""
+    return _with(type(task), **{**{field.name: getattr(task, field.name) for field in fields(task)}, **changes})
 
 
 def _with(kind: type[Task[..., Any]], **values: Any) -> Any:
@@ -87,9 +141,9 @@ def _with(kind: type[Task[..., Any]], **values: Any) -> Any:
     return task
 
 
-def task_result[**P, R](task: Task[P, R], row: Row) -> TaskResult[P, R]:
+def task_result[**P, R](task: Task[P, R], row: Row) -> RayTaskResult[P, R]:
     """Return the result of a row; task is its task, by import_task."""
-    result: TaskResult[P, R] = TaskResult(
+    result: RayTaskResult[P, R] = RayTaskResult(
         task=task_of(task, row),
         id=str(row.task_id),
         status=_STATUS[row.state],

@@ -109,7 +109,8 @@ def _refusal(value: Any, where: str) -> str:
         (remedy for base, remedy in _REMEDIES if base in bases),
         "pass plain JSON (dict, list, str, int, float, bool, None) or give it a __json__() method",
     )
-    return f"{where} is a {type(value).__qualname__}, which is not JSON: {remedy}."
+    # "Unsupported type" is what Django says.
+    return f"Unsupported type: {where} is a {type(value).__qualname__}, which is not JSON: {remedy}."
 
 
 def clean_text(text: str, limit: int) -> str:

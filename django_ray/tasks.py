@@ -1,44 +1,49 @@
 """RayTask: Django's Task with Ray resources, a retry policy and a timeout.
 
-They are keyword arguments of @task and of using(). They end up in the row's options; None means "as configured".
+They are keyword arguments of @task and of using(), and end up in the row's options; None means "as configured".
+`django_ray.task` is Django's decorator for those who check types, or who also run on Django 6.0.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, Unpack, cast, overload, override
 
-from django.tasks import Task
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, task_backends
+from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 
-from django_ray.options import Options, TaskOptions
-from django_ray.retry import Backoff, class_path
-from django_ray.serialization import dumps
-
-__all__ = ["RayTask", "task_options"]
+from django_ray.requirements import ExceptionClass, Requirements, stored
+from django_ray.results import import_task
+from django_ray.retry import Backoff
 
 if TYPE_CHECKING:
-    _Task = Task[..., Any]  # generic in its stubs alone
-else:
+    from django.tasks import TaskContext
+
+    from django_ray.results import RayTaskResult
+
     _Task = Task
+else:
 
-type ExceptionClass = type[BaseException] | str
+    class _Task:
+        """Task, which is generic in its stubs alone."""
 
-_POLICY = ("max_attempts", "backoff", "retry_on", "no_retry_on")
-_RAY = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "runtime_env")
+        def __class_getitem__(cls, _: Any) -> type[Task]:
+            return Task
 
+
+__all__ = ["RayTask", "task", "task_options"]
 
 # Where task_options leaves what it was given until @task makes a task of the function.
 _ATTRIBUTE = "_django_ray_options"
 
 
-def task_options[Function: Callable[..., Any]](**options: Any) -> Callable[[Function], Function]:
+def task_options[Function: Callable[..., Any]](**options: Unpack[Requirements]) -> Callable[[Function], Function]:
     """Declare a task's options under @task, for Django 6.0, whose @task takes none but its own.
 
-    The fields of RayTask can be given; InvalidTask or TypeError is raised by @task when they do not fit.
+    InvalidTask is raised by @task when they do not fit. Other backends than RayTaskBackend ignore them.
     """
 
     def declare(function: Function) -> Function:
@@ -49,70 +54,134 @@ def task_options[Function: Callable[..., Any]](**options: Any) -> Callable[[Func
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RayTask(_Task):
-    """A task that says what it needs of Ray and what becomes of it when it fails."""
+class RayTask[**P, R](_Task[P, R]):
+    """A task that says what it requires of Ray and what becomes of it when it fails; see Requirements."""
 
-    num_cpus: float | None = None  # 1 unless said otherwise.
+    # A timedelta counts from each enqueue, by the database's clock.
+    run_after: datetime | timedelta | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+    num_cpus: float | None = None
     num_gpus: float | None = None
-    memory: int | None = None  # Bytes that Ray reserves when it places the task; no limit on what it uses.
+    memory: int | None = None
     resources: Mapping[str, float] | None = field(default=None, hash=False)
     accelerator_type: str | None = None
     label_selector: Mapping[str, str] | None = field(default=None, hash=False)
     runtime_env: Mapping[str, Any] | None = field(default=None, hash=False)
-    fresh_process: bool = False  # A new Ray worker process for each attempt.
-    timeout: float | None = None  # Seconds that an attempt may run.
+    fresh_process: bool | None = None
+    timeout: float | None = None
     max_attempts: int | None = None
-    backoff: Backoff | None = None
-    retry_on: tuple[ExceptionClass, ...] | None = None  # Only these classes and what derives from them.
-    no_retry_on: tuple[ExceptionClass, ...] | None = None  # Never these; they win over retry_on.
+    backoff: Backoff | Mapping[str, float] | None = field(default=None, hash=False)
+    retry_on: tuple[ExceptionClass, ...] | None = None
+    no_retry_on: tuple[ExceptionClass, ...] | None = None
 
     def __post_init__(self) -> None:
-        known = {option.name for option in fields(self)} - {option.name for option in fields(Task)}
         for name, value in getattr(self.func, _ATTRIBUTE, {}).items():
-            if name not in known:
-                raise InvalidTask(f"task_options() has no {name!r}; there are {', '.join(sorted(known))}.")
-            if getattr(self, name) is None or getattr(self, name) is False:
+            if name not in Requirements.__annotations__:
+                stored({name: value}, "task_options()")  # says what there is
+            if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        self.row_options()
+        for name in ("retry_on", "no_retry_on"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
 
+    @override
     def using(
         self,
         *,
         priority: int | None = None,
         queue_name: str | None = None,
-        run_after: datetime | None = None,
+        run_after: datetime | timedelta | None = None,
         backend: str | None = None,
-        **options: Any,
+        **options: Unpack[Requirements],
     ) -> Self:
-        """Return the task with some of its attributes changed; all fields of RayTask can be given."""
-        plain = {"priority": priority, "queue_name": queue_name, "run_after": run_after, "backend": backend}
-        changes: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
-        return replace(self, **changes, **options)
+        """Return the task with some of its attributes changed; those that are None stay as they are."""
+        changes = {
+            "priority": priority,
+            "queue_name": queue_name,
+            "run_after": run_after,
+            "backend": backend,
+            **options,
+        }
+        return replace(self, **cast("Any", {name: value for name, value in changes.items() if value is not None}))
 
     def row_options(self) -> dict[str, Any] | None:
         """Return what the row stores in its options; InvalidTask when they cannot work."""
-        retry = {name: getattr(self, name) for name in _POLICY if getattr(self, name) is not None}
-        if "backoff" in retry and isinstance(retry["backoff"], Backoff):
-            retry["backoff"] = {name: getattr(retry["backoff"], name) for name in Backoff.__slots__}
-        for name in ("retry_on", "no_retry_on"):
-            if name in retry:
-                retry[name] = [class_path(exception) for exception in retry[name]]
-        ray = {name: getattr(self, name) for name in _RAY if getattr(self, name) is not None}
-        if self.fresh_process:
-            ray["max_calls"] = 1
-        options: dict[str, Any] = {}
-        if retry:
-            options["retry"] = retry
-        if self.timeout is not None:
-            options["timeout"] = self.timeout
-        if ray:
-            options["ray"] = ray
-        if not options:
-            return None
         try:
-            TaskOptions.merge(Options(), options)
-            stored: dict[str, Any] = json.loads(dumps(options, f"An option of the task {self.name!r}"))
+            said = {name: getattr(self, name) for name in Requirements.__annotations__}
+            return stored(said, f"The task {self.name!r}")
         except (TypeError, ValueError) as error:
             raise InvalidTask(str(error)) from None
-        return stored
+
+    @classmethod
+    def _reconstruct(cls, values: dict[str, Any]) -> Self:
+        try:
+            function: Any = import_task(values["func"]).func
+        except (ImportError, TypeError) as error:
+            raise ValueError(f"Expected {values['func']!r} to point to a Task instance.") from error
+        return cls(**{**values, "func": function})
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Django 6.0 has none: its default would look for the function and find the task.
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return self._reconstruct, ({**values, "func": self.module_path},)
+
+    if TYPE_CHECKING:
+
+        @override
+        def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> RayTaskResult[P, R]: ...
+        @override
+        async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> RayTaskResult[P, R]: ...
+        @override
+        def get_result(self, result_id: str) -> RayTaskResult[P, R]: ...
+        @override
+        async def aget_result(self, result_id: str) -> RayTaskResult[P, R]: ...
+
+
+@overload
+def task[**P, R](function: Callable[P, R], /) -> RayTask[P, R]: ...
+@overload
+def task[**P, R](
+    *,
+    priority: int = ...,
+    queue_name: str = ...,
+    backend: str = ...,
+    takes_context: Literal[True],
+    **options: Unpack[Requirements],
+) -> Callable[[Callable[Concatenate[TaskContext[Any, Any], P], R]], RayTask[P, R]]: ...
+@overload
+def task[**P, R](
+    *,
+    priority: int = ...,
+    queue_name: str = ...,
+    backend: str = ...,
+    takes_context: Literal[False] = False,
+    **options: Unpack[Requirements],
+) -> Callable[[Callable[P, R]], RayTask[P, R]]: ...
+def task(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    priority: int = DEFAULT_TASK_PRIORITY,
+    queue_name: str = DEFAULT_TASK_QUEUE_NAME,
+    backend: str = DEFAULT_TASK_BACKEND_ALIAS,
+    takes_context: bool = False,
+    **options: Unpack[Requirements],
+) -> Any:
+    """Do what django.tasks.task does, with types for all arguments, and on Django 6.0 too.
+
+    Where the settings name another kind of backend, as in tests, the options are ignored.
+    """
+
+    def declare(function: Callable[..., Any]) -> Any:
+        kind: Any = task_backends[backend].task_class
+        return kind(
+            func=function,
+            priority=priority,
+            queue_name=queue_name,
+            backend=backend,
+            takes_context=takes_context,
+            **(options if issubclass(kind, RayTask) else {}),
+        )
+
+    return declare if function is None else declare(function)

@@ -12,7 +12,7 @@ from django.tasks import TaskResultStatus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_ray.options import Options, TaskOptions
+from django_ray.requirements import TaskOptions
 from django_ray.results import import_task, task_result
 from django_ray.retry import Backoff, RetryPolicy
 from django_ray.serialization import clean_text, dumps, jsonable
@@ -35,7 +35,7 @@ CLAIM = Claim(
     worker=1,
     queue_name="default",
     callable_path="tests.tasks.add",
-    options=TaskOptions.merge(Options(), None),
+    options=TaskOptions(),
     unfit="",
     failures=0,
     losses=0,
@@ -263,4 +263,4 @@ def test_what_is_not_a_task_is_refused(path):
 )
 def test_options_of_a_row_that_do_not_fit_are_a_value_error(options):
     with pytest.raises(ValueError, match=r"\w"):
-        TaskOptions.merge(Options(), options)
+        TaskOptions().changed(options)

@@ -30,7 +30,7 @@ from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed
 from django_ray_worker.store import Store
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
-MAX_LOSSES = Options().retry.max_losses
+MAX_LOSSES = Options().defaults.retry.max_losses
 verdicts = st.sampled_from(
     [
         Succeed(result="1"),

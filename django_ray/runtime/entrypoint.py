@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from django_ray.options import Options
 
-__all__ = ["Envelope", "ErrorEnvelope", "invoke", "prepare"]
+__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "invoke", "prepare", "run"]
 
 MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
 MAX_TRACEBACK = 100_000
@@ -49,7 +51,7 @@ type Envelope = ReturnedEnvelope | ErrorEnvelope
 
 
 @dataclass(slots=True)
-class _Row:
+class ClaimedRow:
     """The row of the claim, as results.Row."""
 
     task_id: str
@@ -76,7 +78,15 @@ class _Row:
         for name in ("run_after", "enqueued_at", "started_at", "last_attempted_at"):
             value = getattr(self, name)
             if isinstance(value, str):
-                setattr(self, name, datetime.fromisoformat(value))
+                setattr(self, name, _moment(value))
+
+
+def _moment(text: str) -> datetime:
+    from django.conf import settings
+    from django.utils import timezone
+
+    moment = datetime.fromisoformat(text)
+    return moment if settings.USE_TZ else timezone.make_naive(moment)
 
 
 def prepare() -> None:
@@ -91,10 +101,11 @@ def invoke(payload: str) -> Envelope:
     from django_ray.runtime.connections import upkeep
 
     with upkeep():
-        return _run(_Row(**json.loads(payload)))
+        return run(ClaimedRow(**json.loads(payload)))
 
 
-def _run(row: _Row) -> Envelope:
+def run(row: ClaimedRow) -> Envelope:
+    """Run one attempt in a process where Django is set up."""
     from django.tasks import TaskResultStatus, task_backends
     from django.tasks.signals import task_finished, task_started
 
@@ -108,8 +119,10 @@ def _run(row: _Row) -> Envelope:
         return _error("refused", error)
     options = getattr(backend, "settings", None)
     task_started.send_robust(sender=type(backend), task_result=result)
+    has_returned = False
     try:
         returned = _call(result)
+        has_returned = True
         encoded = _encode(returned, options)
         object.__setattr__(result, "_return_value", json.loads(encoded))
         _finish(result, TaskResultStatus.SUCCESSFUL)
@@ -117,7 +130,9 @@ def _run(row: _Row) -> Envelope:
     except BaseException as error:
         if hasattr(error, "ray_terminate_msg"):
             raise  # Ray ends this process on purpose.
-        envelope = _error("refused" if _is_invalid_result(error) else "raised", error)
+        # A result that cannot be stored would be the same after another attempt.
+        kind: Literal["raised", "refused"] = "refused" if has_returned and isinstance(error, Exception) else "raised"
+        envelope = _error(kind, error, _classes_named(row, options))
         # A KeyboardInterrupt is how Ray stops a body: why, and what follows, only the supervisor knows.
         if not isinstance(error, KeyboardInterrupt) and _is_last(row, envelope, options):
             # Inside the except block, so that Django's logger finds the traceback.
@@ -141,10 +156,7 @@ def _encode(returned: Any, options: Options | None) -> str:
     from django_ray.exceptions import InvalidResult
     from django_ray.serialization import dumps
 
-    try:
-        encoded = dumps(returned, "The result")
-    except (TypeError, ValueError) as error:
-        raise InvalidResult(str(error)) from None
+    encoded = dumps(returned, "The result")
     size = len(encoded.encode())
     if options is not None and size > options.max_result_bytes:
         raise InvalidResult(
@@ -154,20 +166,33 @@ def _encode(returned: Any, options: Options | None) -> str:
     return encoded
 
 
-def _is_invalid_result(error: BaseException) -> bool:
-    from django_ray.exceptions import InvalidResult
-
-    return isinstance(error, InvalidResult)
-
-
-def _is_last(row: _Row, envelope: ErrorEnvelope, options: Options | None) -> bool:
+def _is_last(row: ClaimedRow, envelope: ErrorEnvelope, options: Options | None) -> bool:
     """Tell whether the policy will not try again; the supervisor decides by the same rule."""
-    from django_ray.options import TaskOptions
-
     if envelope["kind"] == "refused" or options is None:
         return True
-    policy = TaskOptions.merge(options, row.options).retry
+    policy = options.of(row.queue_name, row.options).retry
     return not policy.retries_failure(row.failures + 1, envelope["mro"])
+
+
+def _classes_named(row: ClaimedRow, options: Options | None) -> tuple[str, ...]:
+    if options is None:
+        return ()
+    policy = options.of(row.queue_name, row.options).retry
+    return (*(policy.retry_on or ()), *policy.no_retry_on)
+
+
+def _bases(error: BaseException, named: Sequence[str]) -> list[str]:
+    """Return the paths of the bases, and those by which the policy names one of them from elsewhere."""
+    from django.utils.module_loading import import_string
+
+    from django_ray.retry import class_path
+
+    paths = [class_path(base) for base in type(error).__mro__]
+    for path in set(named).difference(paths):
+        with suppress(Exception):  # a path of the policy's that leads nowhere names no base
+            if isinstance(error, import_string(path)):
+                paths.append(path)
+    return paths
 
 
 def _finish(result: TaskResult[..., Any], status: Any) -> None:
@@ -184,7 +209,7 @@ def _task_error(envelope: ErrorEnvelope) -> Any:
     return TaskError(exception_class_path=envelope["exception_class_path"], traceback=envelope["traceback"])
 
 
-def _error(kind: Literal["raised", "refused"], error: BaseException) -> ErrorEnvelope:
+def _error(kind: Literal["raised", "refused"], error: BaseException, named: Sequence[str] = ()) -> ErrorEnvelope:
     from django_ray.retry import class_path
     from django_ray.serialization import clean_text
 
@@ -201,5 +226,5 @@ def _error(kind: Literal["raised", "refused"], error: BaseException) -> ErrorEnv
         "exception_class_path": clean_text(class_path(type(error)), 1000),
         "message": clean_text(message, MAX_MESSAGE),
         "traceback": clean_text(text, MAX_TRACEBACK),
-        "mro": [class_path(base) for base in type(error).__mro__],
+        "mro": _bases(error, named),
     }

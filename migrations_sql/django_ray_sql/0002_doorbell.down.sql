@@ -1,3 +1,6 @@
+DROP TRIGGER django_ray_on_delete ON django_ray_execution;
+DROP TRIGGER django_ray_on_finish ON django_ray_execution;
+DROP FUNCTION django_ray_on_end();
 DROP TRIGGER django_ray_on_update ON django_ray_execution;
 DROP TRIGGER django_ray_on_insert ON django_ray_execution;
 DROP FUNCTION django_ray_on_update();

@@ -119,10 +119,23 @@ CREATE TRIGGER django_ray_on_insert AFTER INSERT ON django_ray_execution
 REFERENCING NEW TABLE AS new_rows
 FOR EACH STATEMENT EXECUTE FUNCTION django_ray_on_insert();
 
--- A row that becomes claimable again: a retry, a rescue, a change of queue or due time by anybody. The hot path (claim
--- and record of a finished row) only evaluates the condition.
-CREATE TRIGGER django_ray_on_update AFTER UPDATE OF state, due_at, queue_name, backend ON django_ray_execution
-FOR EACH ROW
-WHEN (NEW.state = 'READY' AND (OLD.state, OLD.due_at, OLD.queue_name, OLD.backend)
-      IS DISTINCT FROM (NEW.state, NEW.due_at, NEW.queue_name, NEW.backend))
-EXECUTE FUNCTION django_ray_on_update();
+-- Any UPDATE that leaves a row claimable: a retry, a rescue, a change of queue or due time by anybody. Also one that changes
+-- nothing of note: a claim that met its lock has skipped the row. The hot path (claim and record of a finished row) only
+-- evaluates the condition.
+CREATE TRIGGER django_ray_on_update AFTER UPDATE ON django_ray_execution
+FOR EACH ROW WHEN (NEW.state = 'READY') EXECUTE FUNCTION django_ray_on_update();
+
+-- Who waits for a result has marked its row, and listens.
+CREATE FUNCTION django_ray_on_end() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM pg_notify('django_ray:results', OLD.task_id::text);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_finish AFTER UPDATE OF finished_at ON django_ray_execution
+FOR EACH ROW WHEN (NEW.awaited AND OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL)
+EXECUTE FUNCTION django_ray_on_end();
+
+CREATE TRIGGER django_ray_on_delete AFTER DELETE ON django_ray_execution
+FOR EACH ROW WHEN (OLD.awaited AND OLD.finished_at IS NULL) EXECUTE FUNCTION django_ray_on_end();

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from django_ray.options import TaskOptions
+from django_ray.requirements import TaskOptions
 
 __all__ = ["Batch", "Claim"]
 

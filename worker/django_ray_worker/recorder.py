@@ -20,7 +20,8 @@ from django_ray_worker.errors import is_data_fault, is_transient
 from django_ray_worker.listener import backoff
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail
-from django_ray_worker.store import MOST_PER_RECORD, Record, Store
+from django_ray_worker.statements import Record
+from django_ray_worker.store import MOST_PER_RECORD, Store
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -7,11 +7,9 @@ psycopg's; errors.py says which are worth waiting for.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any, assert_never, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from anyio import CancelScope
@@ -19,12 +17,10 @@ from psycopg import AsyncConnection, IsolationLevel, sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from django_ray.options import Options, TaskOptions
-from django_ray.runtime.entrypoint import MAX_MESSAGE, MAX_TRACEBACK
-from django_ray.serialization import clean_text
+from django_ray.options import Options
 from django_ray_worker.claim import Batch, Claim
-from django_ray_worker.outcome import Error
-from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, Verdict
+from django_ray_worker.policy import Verdict
+from django_ray_worker.statements import SQL, Record, claim_of, record_parameters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Connection",
-    "Record",
     "Store",
     "announce",
     "apply_settings",
@@ -44,23 +39,8 @@ __all__ = [
 ]
 
 type Connection = AsyncConnection[DictRow]
-type Record = tuple[Claim, Verdict]
 
 MOST_PER_RECORD = 1000  # A longer batch gains nothing and holds its row locks longer.
-
-
-def _load(name: str) -> bytes:
-    return files(__package__ or __name__).joinpath("sql", f"{name}.sql").read_bytes()
-
-
-_SQL: Mapping[str, bytes] = {
-    name: _load(name)
-    for name in (
-        "abandoned", "announce", "await_in_flight", "channels", "claim", "dead_workers", "identify", "leave",
-        "mark_lost", "notify_self", "promote", "record", "register", "release_unheld", "revive",
-        "session_settings", "sign_off", "unsettled",
-    )
-}  # fmt: skip
 
 
 class Store:
@@ -92,29 +72,29 @@ class Store:
         columns |= self._scope
         columns["queues"] = Jsonb(columns["queues"])
         async with self._transaction() as connection:
-            row = await (await connection.execute(_SQL["register"], columns)).fetchone()
+            row = await (await connection.execute(SQL["register"], columns)).fetchone()
         assert row is not None  # noqa: S101 - INSERT RETURNING
         return cast("int", row["id"])
 
     async def sign_off(self, worker: int) -> None:
         """Say that this supervisor ended by itself and leaves nothing behind."""
         async with self._transaction() as connection:
-            await connection.execute(_SQL["sign_off"], {"worker": worker})
+            await connection.execute(SQL["sign_off"], {"worker": worker})
 
     async def claim(self, worker: int, limit: int) -> Batch:
         """Take up to limit executions for worker."""
         async with self._transaction() as connection:
-            cursor = await connection.execute(_SQL["claim"], {**self._scope, "worker": worker, "limit": limit})
+            cursor = await connection.execute(SQL["claim"], {**self._scope, "worker": worker, "limit": limit})
             rows = await cursor.fetchall()
         return Batch(
-            claims=tuple(self._claim(row) for row in rows if row["task_id"] is not None),
+            claims=tuple(claim_of(row, self._options) for row in rows if row["task_id"] is not None),
             next_due=rows[0]["next_due"],
         )
 
     async def promote(self) -> None:
         """Make the rows claimable whose due time has come."""
         async with self._transaction() as connection:
-            await connection.execute(_SQL["promote"], self._scope)
+            await connection.execute(SQL["promote"], self._scope)
 
     async def record(self, records: Iterable[Record]) -> set[UUID]:
         """Write verdicts and return the ids that the fence let pass."""
@@ -124,13 +104,13 @@ class Store:
     async def release_unheld(self, worker: int, held: Iterable[UUID]) -> list[UUID]:
         """Return to READY what runs in our name without a claim held here; return the ids."""
         async with self._transaction() as connection:
-            cursor = await connection.execute(_SQL["release_unheld"], {"worker": worker, "held": list(held)})
+            cursor = await connection.execute(SQL["release_unheld"], {"worker": worker, "held": list(held)})
             return [row["task_id"] for row in await cursor.fetchall()]
 
     async def revive(self, worker: int) -> None:
         """Take back that worker was found dead."""
         async with self._transaction() as connection:
-            await connection.execute(_SQL["revive"], {"worker": worker})
+            await connection.execute(SQL["revive"], {"worker": worker})
 
     async def rescue(self, worker: int, verdict_of: Callable[[Claim], Verdict]) -> dict[int, int]:
         """Take the work back from every dead supervisor of our backend; return how many rows of which.
@@ -139,19 +119,19 @@ class Store:
         """
         rescued: dict[int, int] = {}
         async with self._transaction() as connection:
-            cursor = await connection.execute(_SQL["dead_workers"], {**self._scope, "worker": worker})
+            cursor = await connection.execute(SQL["dead_workers"], {**self._scope, "worker": worker})
             for dead in [row["id"] for row in await cursor.fetchall()]:
                 rescued[dead] = 0
-                while rows := await (await connection.execute(_SQL["abandoned"], {"worker": dead})).fetchall():
-                    claims = [self._claim(row) for row in rows]
+                while rows := await (await connection.execute(SQL["abandoned"], {"worker": dead})).fetchall():
+                    claims = [claim_of(row, self._options) for row in rows]
                     rescued[dead] += len(await _record(connection, [(claim, verdict_of(claim)) for claim in claims]))
-                await connection.execute(_SQL["mark_lost"], {"worker": dead})
+                await connection.execute(SQL["mark_lost"], {"worker": dead})
         return rescued
 
     async def unsettled(self, bells: Sequence[str]) -> list[str]:
         """Return the bells behind which transactions are in flight."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(_SQL["unsettled"], {"bells": list(bells)})
+            cursor = await connection.execute(SQL["unsettled"], {"bells": list(bells)})
             return [row["bell"] for row in await cursor.fetchall()]
 
     async def await_in_flight(self, bell: str) -> None:
@@ -160,26 +140,7 @@ class Store:
         In autocommit, so that the lock is released as soon as it is granted.
         """
         async with self._pool.connection() as connection:
-            await _cancellable(connection.execute(_SQL["await_in_flight"], {"bell": bell}))
-
-    def _claim(self, row: DictRow) -> Claim:
-        unfit = ""
-        try:
-            options = TaskOptions.merge(self._options, row["options"])
-        except (TypeError, ValueError) as error:
-            options, unfit = TaskOptions.merge(self._options, None), str(error)
-        return Claim(
-            task_id=row["task_id"],
-            attempt=row["attempt_number"],
-            worker=row["claimed_by_id"],
-            queue_name=row["queue_name"],
-            callable_path=row["callable_path"],
-            options=options,
-            unfit=unfit,
-            failures=row["failures"],
-            losses=row["losses"],
-            payload=row["payload"],
-        )
+            await _cancellable(connection.execute(SQL["await_in_flight"], {"bell": bell}))
 
 
 async def _cancellable(statement: Coroutine[Any, Any, object]) -> None:
@@ -199,68 +160,26 @@ async def _cancellable(statement: Coroutine[Any, Any, object]) -> None:
 
 
 async def _record(connection: Connection, records: Iterable[Record]) -> set[UUID]:
-    # Sorted by id: two writers that meet on the same rows take them in the same order.
-    ordered = sorted(records, key=lambda record: record[0].task_id)
-    columns = [_columns(verdict) for _, verdict in ordered]
-    parameters = {
-        "task_ids": [claim.task_id for claim, _ in ordered],
-        "attempts": [claim.attempt for claim, _ in ordered],
-        "workers": [claim.worker for claim, _ in ordered],
-        "states": [state for state, *_ in columns],
-        "results": [result for _, result, *_ in columns],
-        "errors": [error for _, _, error, *_ in columns],
-        "afters": [after for _, _, _, after, *_ in columns],
-        "failures": [failures for *_, failures, _ in columns],
-        "losses": [losses for *_, losses in columns],
-    }
-    cursor = await connection.execute(_SQL["record"], parameters)
+    cursor = await connection.execute(SQL["record"], record_parameters(records))
     return {row["task_id"] for row in await cursor.fetchall()}
-
-
-def _columns(verdict: Verdict) -> tuple[str, str | None, str | None, float | None, int, int]:
-    """Return state, result, error, seconds until due, failures and losses to add."""
-    match verdict:
-        case Succeed(result=result):
-            return "SUCCESSFUL", result, None, None, 0, 0
-        case Retry(error=error, after=after, failures=failures, losses=losses):
-            return "READY", None, _error(error), after or None, failures, losses
-        case Fail(error=error, failures=failures, losses=losses):
-            return "FAILED", None, _error(error), None, failures, losses
-        case Cancel(error=error):
-            return "CANCELLED", None, _error(error), None, 0, 0
-        case Release():
-            return "READY", None, None, None, 0, 0
-        case _:
-            assert_never(verdict)
-
-
-def _error(error: Error) -> str:
-    # Ray's own messages quote what they like; what cannot be stored ends here, at the door.
-    return json.dumps(
-        {
-            "exception_class_path": clean_text(error.exception_class_path, 1000),
-            "message": clean_text(error.message, MAX_MESSAGE),
-            "traceback": clean_text(error.traceback, MAX_TRACEBACK),
-        }
-    )
 
 
 async def apply_settings(connection: Connection) -> None:
     """Make a new connection ours: it may idle, and it runs READ COMMITTED whatever role and database say."""
     await connection.set_autocommit(True)
     await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
-    await connection.execute(_SQL["session_settings"])
+    await connection.execute(SQL["session_settings"])
 
 
 async def identify(session: Connection, worker: int) -> bool:
     """Take the identity lock for as long as the session lives; False when another session has it."""
-    row = await (await session.execute(_SQL["identify"], {"worker": worker})).fetchone()
+    row = await (await session.execute(SQL["identify"], {"worker": worker})).fetchone()
     return row is not None and row["django_ray_identify"]
 
 
 async def listen(session: Connection, bells: Sequence[str]) -> dict[str, str]:
     """LISTEN for the bells and return the bell of each channel."""
-    cursor = await session.execute(_SQL["channels"], {"bells": list(bells)})
+    cursor = await session.execute(SQL["channels"], {"bells": list(bells)})
     bell_of = {row["django_ray_channel"]: row["bell"] for row in await cursor.fetchall()}
     for channel in bell_of:
         await session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
@@ -269,14 +188,14 @@ async def listen(session: Connection, bells: Sequence[str]) -> dict[str, str]:
 
 async def notify_self(session: Connection, bell: str) -> None:
     """NOTIFY a bell of our own: it must come back on the session that listens."""
-    await session.execute(_SQL["notify_self"], {"bell": bell})
+    await session.execute(SQL["notify_self"], {"bell": bell})
 
 
 async def announce(session: Connection, bells: Sequence[str]) -> None:
     """Say that this session waits for the bells; from now on they notify."""
-    await session.execute(_SQL["announce"], {"bells": list(bells)})
+    await session.execute(SQL["announce"], {"bells": list(bells)})
 
 
 async def leave(session: Connection, bells: Sequence[str]) -> None:
     """Take one announcement back."""
-    await session.execute(_SQL["leave"], {"bells": list(bells)})
+    await session.execute(SQL["leave"], {"bells": list(bells)})

@@ -1,0 +1,136 @@
+"""Calls become rows: one INSERT per 1,000, which returns what the database alone knows.
+
+Ids and moments are the database's: the order of enqueueing then follows one clock, and a run_after that is a timedelta
+counts from the INSERT, however wrong the clock of the web server is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connections, router, transaction
+from django.tasks import Task
+from django.tasks.exceptions import InvalidTask
+from django.utils import timezone
+
+from django_ray.tasks import RayTask
+
+__all__ = ["Call", "Inserted", "check_function", "check_importable", "check_run_after", "insert"]
+
+# A task with arguments that JSON can hold.
+type Call = tuple[Task[..., Any], list[Any], dict[str, Any]]
+
+ROWS_PER_INSERT = 1000
+
+_INSERT = """
+INSERT INTO django_ray_execution
+    (backend, queue_name, priority, callable_path, args, kwargs, options, enqueued_at, run_after, due_at)
+SELECT
+    %s, queue_name, priority, callable_path, args::jsonb, kwargs::jsonb, options::jsonb, statement_timestamp(),
+    coalesce(moment, statement_timestamp() + delay), coalesce(moment, statement_timestamp() + delay)
+FROM unnest(%s::text[], %s::int2[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::interval[])
+    WITH ORDINALITY AS call(queue_name, priority, callable_path, args, kwargs, options, moment, delay, place)
+ORDER BY place
+RETURNING task_id, enqueued_at, run_after
+"""
+
+
+class Inserted(NamedTuple):
+    """What the database made of a call."""
+
+    task_id: UUID
+    enqueued_at: datetime
+    run_after: datetime | None
+
+
+def insert(backend: str, calls: Sequence[Call]) -> list[Inserted]:
+    """Insert the calls, all or none, in the caller's transaction; return what became of each, in their order."""
+    from django_ray.models import RayTaskExecution
+
+    alias = router.db_for_write(RayTaskExecution)
+    inserted: list[Inserted] = []
+    block = transaction.atomic(using=alias, savepoint=False) if len(calls) > ROWS_PER_INSERT else nullcontext()
+    with block, connections[alias].cursor() as cursor:
+        for start in range(0, len(calls), ROWS_PER_INSERT):
+            cursor.execute(_INSERT, [backend, *_columns(calls[start : start + ROWS_PER_INSERT])])
+            inserted += map(Inserted._make, cursor.fetchall())
+    return inserted
+
+
+def _columns(calls: Sequence[Call]) -> list[list[Any]]:
+    options: dict[int, str | None] = {id(task): _options(task) for task, *_ in calls}
+    moments = [_moment(task.run_after) for task, *_ in calls]
+    return [
+        [task.queue_name for task, *_ in calls],
+        [task.priority for task, *_ in calls],
+        [task.module_path for task, *_ in calls],
+        [_json(args) for _, args, _ in calls],
+        [_json(kwargs) for *_, kwargs in calls],
+        [options[id(task)] for task, *_ in calls],
+        [moment for moment, _ in moments],
+        [delay for _, delay in moments],
+    ]
+
+
+def _options(task: Task[..., Any]) -> str | None:
+    stored = task.row_options() if isinstance(task, RayTask) else None
+    return None if stored is None else _json(stored)
+
+
+def _moment(run_after: datetime | timedelta | None) -> tuple[datetime | None, timedelta | None]:
+    match run_after:
+        case timedelta():
+            return None, run_after
+        case datetime() if timezone.is_naive(run_after):  # with USE_TZ = False
+            return timezone.make_aware(run_after), None
+        case _:
+            return run_after, None
+
+
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def check_function(function: Callable[..., Any]) -> None:
+    """Raise InvalidTask for a function that a Ray worker could not import by its path."""
+    path = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
+    name = path.rpartition(".")[2]
+    if name == "<lambda>":
+        raise InvalidTask("A lambda has no name to import it by: define the task with def, at the level of a module.")
+    if path.startswith("__main__.") and "<locals>" not in path:
+        raise InvalidTask(
+            f"{name!r} is defined in the script or shell that was started, where no Ray worker finds it: define the "
+            "task in a module of an application, such as tasks.py."
+        )
+    if "." in getattr(function, "__qualname__", "") and "<locals>" not in path:
+        raise InvalidTask(
+            f"Task function must be defined at a module level. {path!r} is a method, which no Ray worker could find."
+        )
+
+
+def check_importable(task: Task[..., Any]) -> None:
+    """Raise InvalidTask when another thing than this task stands at its path, as far as this process knows."""
+    module = sys.modules.get(task.func.__module__)
+    found: Any = getattr(module, task.func.__name__, task)
+    if not isinstance(found, Task):
+        raise InvalidTask(
+            f"At {task.module_path!r} a Ray worker would find a {type(found).__qualname__}, not this task: give the "
+            "task the name of its function."
+        )
+
+
+def check_run_after(run_after: Any) -> None:
+    """Raise InvalidTask for what is no moment and no delay, or beyond what PostgreSQL and Python count."""
+    if run_after is None or isinstance(run_after, datetime):
+        return
+    if not isinstance(run_after, timedelta):
+        raise InvalidTask(f"run_after must be a datetime or a timedelta, not {run_after!r}.")
+    try:
+        _ = timezone.now() + run_after + timedelta(days=366)
+    except OverflowError:
+        raise InvalidTask(f"run_after is {run_after!r}, which ends after the year 9999 or before the year 1.") from None

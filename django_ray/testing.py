@@ -1,0 +1,208 @@
+"""For the tests of a project: run what was enqueued here and now, or put a double in the backend's place.
+
+    from django_ray.testing import run_tasks
+
+    class OrderTests(TestCase):
+        def test_an_order_is_confirmed(self):
+            place_order(...)
+            run_tasks()
+            self.assertEqual(len(mail.outbox), 1)
+
+run_tasks() works on the rows, inside the test's transaction, by the statements and the policy of the supervisor. The
+doubles need no database: TASKS = {"default": {"BACKEND": "django_ray.testing.ImmediateBackend"}}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import datetime, timedelta
+from typing import Any, cast, override
+from uuid import uuid4
+
+from django.core.checks import CheckMessage
+from django.db import connections, router
+from django.db.models.functions import Now
+from django.tasks import Task, task_backends
+from django.tasks.backends.base import BaseTaskBackend
+from django.tasks.exceptions import TaskResultDoesNotExist
+from django.utils import timezone
+
+from django_ray.backends import RayTaskBackend
+from django_ray.enqueueing import Call
+from django_ray.results import RayTaskResult, Row, task_result
+from django_ray.runtime.entrypoint import ClaimedRow, invoke, prepare, run
+
+__all__ = ["DummyBackend", "ImmediateBackend", "run_tasks"]
+
+MOST_EXECUTIONS = 1000
+
+
+def run_tasks(
+    *, backend: str = "default", queue_name: str | None = None, ahead: timedelta = timedelta(0)
+) -> list[RayTaskResult[..., Any]]:
+    """Run what is queued in this process, one after the other, until nothing is due; return the results in that order.
+
+    By priority and age, with what the tasks enqueue meanwhile, with retries and their limits, timeouts excepted. What
+    falls due within ahead runs as if that time had passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
+    RuntimeError after 1,000 attempts: a task seems to enqueue itself without end.
+    """
+    from django_ray.models import RayTaskExecution, RayWorker, State
+
+    rows = cast("RayTaskBackend", task_backends[backend])
+    alias = router.db_for_write(RayTaskExecution)
+    due = RayTaskExecution._base_manager.using(alias).filter(state=State.READY, backend=backend)  # noqa: SLF001
+    if queue_name is not None:
+        due = due.filter(queue_name=queue_name)
+    worker = RayWorker._base_manager.using(alias).create(  # noqa: SLF001
+        hostname="test",
+        pid=0,
+        backend=backend,
+        queues=None,
+        concurrency=1,
+        ray_address="",
+        version="",
+        stopped_at=Now(),
+    )
+    ran: dict[str, None] = {}
+    for _ in range(MOST_EXECUTIONS):
+        due.filter(due_at__lte=Now() + ahead).update(due_at=None)
+        task_id = _run_next(alias, worker.pk, backend, queue_name, rows.settings)
+        if task_id is None:
+            return [rows.get_result(task_id) for task_id in ran]
+        ran[task_id] = None
+    raise RuntimeError(f"More than {MOST_EXECUTIONS} attempts: does a task enqueue itself without end?")
+
+
+def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> str | None:
+    """Claim, run and record one execution, as a supervisor does; return its id."""
+    from django_ray_worker.envelope import outcome_of, refused
+    from django_ray_worker.policy import decide
+    from django_ray_worker.statements import SQL, claim_of, record_parameters
+
+    scope = {"backend": backend, "queues": None if queue_name is None else [queue_name], "worker": worker, "limit": 1}
+    with connections[alias].cursor() as cursor:
+        cursor.execute(SQL["claim"].decode(), scope)
+        names = [column.name for column in cursor.description]
+        row = dict(zip(names, cursor.fetchone(), strict=True))
+    if row["task_id"] is None:
+        return None
+    claim = claim_of(row, options)
+    with _own_transactions():
+        outcome = refused(claim.unfit) if claim.unfit else outcome_of(invoke(claim.payload))
+    with connections[alias].cursor() as cursor:
+        cursor.execute(SQL["record"].decode(), record_parameters([(claim, decide(claim, outcome, 0))]))
+    return str(claim.task_id)
+
+
+@contextmanager
+def _own_transactions() -> Generator[None]:
+    """Let a task break its transaction, as it may in a Ray worker, without breaking the test's."""
+    points = [
+        (connection, cast("str", connection.savepoint()))
+        for connection in connections.all(initialized_only=True)
+        if connection.in_atomic_block
+    ]
+    yield
+    for connection, point in points:
+        if connection.needs_rollback or connection.connection.info.transaction_status.name == "INERROR":
+            connection.needs_rollback = False
+            connection.savepoint_rollback(point)
+        else:
+            connection.savepoint_commit(point)
+
+
+class _InMemory(RayTaskBackend):
+    """A backend without rows."""
+
+    @override
+    def _store(self, calls: list[Call]) -> list[RayTaskResult[..., Any]]:
+        now = timezone.now()
+        return [task_result(task, cast("Row", self._row(task, args, kwargs, now))) for task, args, kwargs in calls]
+
+    def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], now: datetime) -> ClaimedRow:
+        run_after: Any = task.run_after
+        return ClaimedRow(
+            task_id=str(uuid4()),
+            state="READY",
+            backend=self.alias,
+            queue_name=task.queue_name,
+            priority=task.priority,
+            callable_path=task.module_path,
+            args=args,
+            kwargs=kwargs,
+            options=None,
+            run_after=now + run_after if isinstance(run_after, timedelta) else run_after,
+            enqueued_at=now,
+            started_at=None,
+            last_attempted_at=None,
+            attempt_number=0,
+            failures=0,
+            worker_ids=[],
+            errors=[],
+        )
+
+    @override
+    def check(self, **_: Any) -> list[CheckMessage]:
+        return []
+
+
+class ImmediateBackend(_InMemory):
+    """Runs each task inside enqueue(), once; its result is finished. As Django's of that name, with our options."""
+
+    supports_defer = False
+    supports_get_result = False
+
+    @override
+    def enqueue_many(
+        self, calls: Iterable[tuple[Task[..., Any], Sequence[Any], Mapping[str, Any]]]
+    ) -> list[RayTaskResult[..., Any]]:
+        return [self._run(result) for result in super().enqueue_many(calls)]
+
+    def _run(self, ready: RayTaskResult[..., Any]) -> RayTaskResult[..., Any]:
+        prepare()
+        row = self._row(ready.task, ready.args, ready.kwargs, cast("datetime", ready.enqueued_at))
+        row.task_id, row.state, row.worker_ids, row.attempt_number = ready.id, "RUNNING", ["immediate"], 1
+        row.started_at = row.last_attempted_at = timezone.now()
+        row.options = {"retry": {"max_attempts": 1}}
+        envelope = run(row)
+        row.finished_at = timezone.now()
+        if envelope["kind"] == "returned":
+            row.state, row.result = "SUCCESSFUL", json.loads(envelope["result"])
+        elif envelope["exception_class_path"] == "builtins.KeyboardInterrupt":
+            raise KeyboardInterrupt(envelope["message"])  # of the developer, as with Django's
+        else:
+            row.state, row.errors = "FAILED", [cast("dict[str, Any]", envelope)]
+        return task_result(ready.task, cast("Row", row))
+
+    @override
+    def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
+        BaseTaskBackend.get_result(self, result_id)
+        raise AssertionError("Django's own says that this is not implemented.")
+
+
+class DummyBackend(_InMemory):
+    """Runs nothing and keeps the results, READY, in .results. As Django's of that name, with our options."""
+
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        super().__init__(alias, params)
+        self.results: list[RayTaskResult[..., Any]] = []
+
+    def clear(self) -> None:
+        """Forget the results."""
+        self.results.clear()
+
+    @override
+    def _store(self, calls: list[Call]) -> list[RayTaskResult[..., Any]]:
+        results = super()._store(calls)
+        self.results += results
+        return deepcopy(results)
+
+    @override
+    def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
+        for result in self.results:
+            if result.id == result_id:
+                return result
+        raise TaskResultDoesNotExist(result_id)

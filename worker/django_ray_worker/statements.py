@@ -1,0 +1,103 @@
+"""The statements in sql/, and how claims come out of their rows and verdicts go into their parameters.
+
+Knows no connection: the supervisor sends them through store.py, django_ray.testing inside a test's transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any, assert_never
+
+from django_ray.options import Options
+from django_ray.runtime.entrypoint import MAX_MESSAGE, MAX_TRACEBACK
+from django_ray.serialization import clean_text
+from django_ray_worker.claim import Claim
+from django_ray_worker.outcome import Error
+from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, Verdict
+
+__all__ = ["SQL", "Record", "claim_of", "record_parameters"]
+
+type Record = tuple[Claim, Verdict]
+
+
+def _load(name: str) -> bytes:
+    return files(__package__ or __name__).joinpath("sql", f"{name}.sql").read_bytes()
+
+
+SQL: Mapping[str, bytes] = {
+    name: _load(name)
+    for name in (
+        "abandoned", "announce", "await_in_flight", "channels", "claim", "dead_workers", "identify", "leave",
+        "mark_lost", "notify_self", "promote", "record", "register", "release_unheld", "revive",
+        "session_settings", "sign_off", "unsettled",
+    )
+}  # fmt: skip
+
+
+def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
+    """Return the claim that a row of claim.sql or abandoned.sql is."""
+    unfit = ""
+    try:
+        options = backend.of(row["queue_name"], row["options"])
+    except (TypeError, ValueError) as error:
+        options, unfit = backend.of(row["queue_name"], None), str(error)
+    return Claim(
+        task_id=row["task_id"],
+        attempt=row["attempt_number"],
+        worker=row["claimed_by_id"],
+        queue_name=row["queue_name"],
+        callable_path=row["callable_path"],
+        options=options,
+        unfit=unfit,
+        failures=row["failures"],
+        losses=row["losses"],
+        payload=row["payload"],
+    )
+
+
+def record_parameters(records: Iterable[Record]) -> dict[str, Any]:
+    """Return the parameters of record.sql."""
+    # Sorted by id: two writers that meet on the same rows take them in the same order.
+    ordered = sorted(records, key=lambda record: record[0].task_id)
+    columns = [_columns(verdict) for _, verdict in ordered]
+    return {
+        "task_ids": [claim.task_id for claim, _ in ordered],
+        "attempts": [claim.attempt for claim, _ in ordered],
+        "workers": [claim.worker for claim, _ in ordered],
+        "states": [state for state, *_ in columns],
+        "results": [result for _, result, *_ in columns],
+        "errors": [error for _, _, error, *_ in columns],
+        "afters": [after for _, _, _, after, *_ in columns],
+        "failures": [failures for *_, failures, _ in columns],
+        "losses": [losses for *_, losses in columns],
+    }
+
+
+def _columns(verdict: Verdict) -> tuple[str, str | None, str | None, float | None, int, int]:
+    """Return state, result, error, seconds until due, failures and losses to add."""
+    match verdict:
+        case Succeed(result=result):
+            return "SUCCESSFUL", result, None, None, 0, 0
+        case Retry(error=error, after=after, failures=failures, losses=losses):
+            return "READY", None, _error(error), after or None, failures, losses
+        case Fail(error=error, failures=failures, losses=losses):
+            return "FAILED", None, _error(error), None, failures, losses
+        case Cancel(error=error):
+            return "CANCELLED", None, _error(error), None, 0, 0
+        case Release():
+            return "READY", None, None, None, 0, 0
+        case _:
+            assert_never(verdict)
+
+
+def _error(error: Error) -> str:
+    # Ray's own messages quote what they like; what cannot be stored ends here, at the door.
+    return json.dumps(
+        {
+            "exception_class_path": clean_text(error.exception_class_path, 1000),
+            "message": clean_text(error.message, MAX_MESSAGE),
+            "traceback": clean_text(error.traceback, MAX_TRACEBACK),
+        }
+    )
