@@ -31,6 +31,7 @@ lint: $(STAMP) ## Style, types and import rules.
 	@.venv/bin/pyright
 
 unit: $(STAMP) ## The tests. ARGS="-k name" selects.
+	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
 	@$(PY) -m pytest $(ARGS)
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.

@@ -60,7 +60,7 @@ def run_tasks(
         hostname="test",
         pid=0,
         backend=backend,
-        queues=None,
+        queues=[queue_name],
         concurrency=1,
         ray_address="",
         version="",

@@ -1,3 +1,4 @@
+import django
 import psycopg
 import pytest
 from django.db import connection
@@ -97,3 +98,17 @@ def on_ray(ray_listen, transactional_db, sleepers, finished):
     RayTaskExecution.objects.all().delete()
     until(sleepers, what="the supervisor asleep")
     return ray_listen
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how much of Django's own suite ran."""
+    reports = [
+        report
+        for outcome in ("passed", "failed", "skipped")
+        for report in terminalreporter.stats.get(outcome, [])
+        if "test_django_suite" in report.nodeid and report.when == "call" and not hasattr(report, "context")
+    ]
+    if reports:
+        ran = sum(not report.skipped for report in reports)
+        excluded = len(reports) - ran
+        terminalreporter.write_line(f"Django {django.get_version()}'s own tests: {ran} run, {excluded} excluded")

@@ -45,7 +45,7 @@ def test_many_are_enqueued_in_order_with_a_statement_per_thousand():
     calls = [(tasks.add.using(priority=number % 3), (number,), {"b": 0}) for number in range(2500)]
     with CaptureQueriesContext(connection) as queries:
         results = task_backends["default"].enqueue_many(calls)
-    inserts = [query["sql"] for query in queries if query["sql"].startswith("INSERT")]
+    inserts = [query["sql"] for query in queries if query["sql"].strip().startswith("INSERT")]
     assert len(inserts) == 3
     assert [result.args for result in results] == [[number] for number in range(2500)]
     assert [result.id for result in results] == sorted(result.id for result in results)

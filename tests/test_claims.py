@@ -11,7 +11,8 @@ from django_ray_worker.attempt import abandoned
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail, Release, Retry, Succeed
 from django_ray_worker.recorder import Recorder
-from django_ray_worker.store import _SQL, Store
+from django_ray_worker.statements import SQL
+from django_ray_worker.store import Store
 from tests.supervisors import notifications
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
@@ -294,7 +295,7 @@ def crowded(connect):
 
 def plan(session, name, parameters):
     session.execute("BEGIN")
-    row = session.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _SQL[name], parameters).fetchone()
+    row = session.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + SQL[name], parameters).fetchone()
     session.execute("ROLLBACK")
     return row["QUERY PLAN"][0]["Plan"]
 

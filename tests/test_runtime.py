@@ -27,6 +27,9 @@ class Unhelpful(Exception):
         raise RuntimeError("no message either")
 
 
+Alias = ValueError
+
+
 @task
 def raise_(name):
     raise {
@@ -151,11 +154,21 @@ def test_whatever_a_body_raises_becomes_storable_data(name, exception, says):
     assert len(text) < 200_000
 
 
-@pytest.mark.parametrize("name", ["nan", "nul", "lambda", "bytes", "set", "huge"])
-def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(name):
-    """D1, D5."""
+@pytest.mark.parametrize(
+    ("name", "exception"),
+    [
+        ("nan", "builtins.ValueError"),
+        ("nul", "builtins.ValueError"),
+        ("lambda", "builtins.TypeError"),
+        ("bytes", "builtins.ValueError"),
+        ("set", "builtins.TypeError"),
+        ("huge", "django_ray.exceptions.InvalidResult"),
+    ],
+)
+def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(name, exception):
+    """D1, D5. With Django's classes where Django has one."""
     envelope = invoke(payload(path("return_"), name))
-    assert (envelope["kind"], envelope["exception_class_path"]) == ("refused", "django_ray.exceptions.InvalidResult")
+    assert (envelope["kind"], envelope["exception_class_path"]) == ("refused", exception)
     assert "The result" in envelope["message"]
 
 
@@ -170,6 +183,20 @@ def test_a_path_that_is_not_a_task_is_refused_and_never_called(row):
 def test_arguments_that_no_longer_fit_are_a_failure_of_the_task():
     """C10."""
     assert invoke(payload(path("async_double"), 1, 2))["exception_class_path"] == "builtins.TypeError"
+
+
+@pytest.mark.parametrize(
+    ("named", "finishes"),
+    [
+        ("builtins.ValueError", True),
+        ("builtins.Exception", True),
+        ("tests.test_runtime.Alias", True),
+        ("no.such", False),
+    ],
+)
+def test_a_policy_names_classes_by_any_path_and_by_their_bases(signals, named, finishes):
+    invoke(payload(path("raise_"), "nul", options={"retry": {"no_retry_on": [named]}}))
+    assert (signals[-1][0] is task_finished) == finishes
 
 
 def test_signals_are_sent_with_the_backend_class(signals):

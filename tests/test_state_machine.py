@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from django_ray.options import Options
-from django_ray_worker import store as store_module
+from django_ray_worker import statements
 from django_ray_worker.attempt import abandoned
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed
@@ -194,9 +194,9 @@ def test_two_supervisors_agree_with_the_model_in_every_order(machine):
     ],
 )
 def test_a_removed_fence_is_found(machine, monkeypatch, fence):
-    sql = store_module._SQL["record"]
+    sql = statements.SQL["record"]
     assert fence.encode() in sql
-    monkeypatch.setitem(store_module._SQL, "record", sql.replace(fence.encode(), b""))
+    monkeypatch.setitem(statements.SQL, "record", sql.replace(fence.encode(), b""))
     found = settings(SETTINGS, max_examples=500, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=found)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import close_old_connections, connections, reset_queries
+from django.db import connections, reset_queries
 
 __all__ = ["upkeep"]
 
@@ -19,7 +19,7 @@ __all__ = ["upkeep"]
 def upkeep() -> Generator[None]:
     """Bracket one task body. A transaction that was open before it, as in a TestCase, stays open."""
     reset_queries()
-    close_old_connections()
+    _close_old()
     before = {connection.alias for connection in _opened() if connection.in_atomic_block}
     try:
         yield
@@ -27,7 +27,13 @@ def upkeep() -> Generator[None]:
         for connection in _opened():
             if connection.alias not in before and (connection.in_atomic_block or _is_in_transaction(connection)):
                 _discard(connection)
-        close_old_connections()
+        _close_old()
+
+
+def _close_old() -> None:
+    for connection in _opened():
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 def _opened() -> list[Any]:

@@ -22,8 +22,8 @@ WITH candidate AS MATERIALIZED (
         attempt_number = attempt_number + 1,
         claimed_by_id = %(worker)s,
         worker_ids = worker_ids || to_jsonb(%(worker)s::text),
-        started_at = coalesce(started_at, now()),
-        last_attempted_at = now()
+        started_at = coalesce(started_at, statement_timestamp()),
+        last_attempted_at = statement_timestamp()
     WHERE task_id = ANY (ARRAY(SELECT task_id FROM chosen))
     RETURNING
         task_id, priority, attempt_number, claimed_by_id, queue_name, callable_path, options, failures, losses,

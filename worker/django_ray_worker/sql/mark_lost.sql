@@ -1,1 +1,1 @@
-UPDATE django_ray_worker SET lost_at = now() WHERE id = %(worker)s AND stopped_at IS NULL AND lost_at IS NULL
+UPDATE django_ray_worker SET lost_at = statement_timestamp() WHERE id = %(worker)s AND stopped_at IS NULL AND lost_at IS NULL

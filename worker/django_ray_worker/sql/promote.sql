@@ -6,7 +6,7 @@ WHERE task_id = ANY (ARRAY(
     CROSS JOIN LATERAL (
         SELECT task_id FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NOT NULL
-            AND due_at <= now()
+            AND due_at <= statement_timestamp()
         ORDER BY due_at
         LIMIT 1000
         FOR UPDATE SKIP LOCKED

@@ -3,13 +3,13 @@
 UPDATE django_ray_execution AS execution SET
     state = verdict.state,
     claimed_by_id = NULL,
-    due_at = now() + make_interval(secs => verdict.after),
-    finished_at = CASE WHEN verdict.state <> 'READY' THEN now() END,
+    due_at = statement_timestamp() + make_interval(secs => verdict.after),
+    finished_at = CASE WHEN verdict.state <> 'READY' THEN statement_timestamp() END,
     result = verdict.result::jsonb,
     errors = CASE
         WHEN verdict.error IS NULL THEN execution.errors
         ELSE execution.errors || (verdict.error::jsonb || jsonb_build_object(
-            'attempt', verdict.attempt, 'worker_id', verdict.worker::text, 'at', now()))
+            'attempt', verdict.attempt, 'worker_id', verdict.worker::text, 'at', statement_timestamp()))
     END,
     failures = execution.failures + verdict.failures,
     losses = execution.losses + verdict.losses

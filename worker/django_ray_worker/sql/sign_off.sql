@@ -1,1 +1,1 @@
-UPDATE django_ray_worker SET stopped_at = now() WHERE id = %(worker)s AND lost_at IS NULL
+UPDATE django_ray_worker SET stopped_at = statement_timestamp() WHERE id = %(worker)s AND lost_at IS NULL
