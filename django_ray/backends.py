@@ -18,6 +18,7 @@ from django.tasks import Task, TaskResultStatus
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
+from django.utils import timezone
 
 from django_ray.enqueueing import Call, check_function, check_importable, check_run_after, insert
 from django_ray.options import Options
@@ -76,7 +77,7 @@ class RayTaskBackend(BaseTaskBackend):
         run_after: Any = task.run_after
         check_run_after(run_after)
         # Django knows moments only.
-        super().validate_task(changed(task, run_after=None) if isinstance(run_after, timedelta) else task)
+        super().validate_task(changed(task, run_after=timezone.now()) if isinstance(run_after, timedelta) else task)
         if isinstance(task, RayTask):
             task.row_options()
 

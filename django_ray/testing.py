@@ -89,7 +89,8 @@ def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, opt
         row = dict(zip(names, cursor.fetchone(), strict=True))
     if row["task_id"] is None:
         return None
-    claim = claim_of(row, options)
+    # Django's connections leave jsonb to its fields.
+    claim = claim_of({**row, "options": json.loads(row["options"] or "null")}, options)
     with _own_transactions():
         outcome = refused(claim.unfit) if claim.unfit else outcome_of(invoke(claim.payload))
     with connections[alias].cursor() as cursor:

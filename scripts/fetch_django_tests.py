@@ -15,7 +15,7 @@ if not FOLDER.exists():
     print(f"Fetching Django {VERSION}'s own tests ...", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         python, arguments = sys.argv[1], ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", temporary]
-        subprocess.run([python, "-m", "pip", "download", *arguments, f"django=={VERSION}"], check=True, env=None)
+        subprocess.run([python, "-m", "pip", "download", *arguments, f"django=={VERSION}"], check=True)
         (archive,) = Path(temporary).glob("*.tar.gz")
         with tarfile.open(archive) as source:
             wanted = [member for member in source.getmembers() if "/tests/tasks/" in member.name]

@@ -100,9 +100,11 @@ def cases():
     found = {}
     for path in sorted(SOURCE.glob("test_*.py")):
         module = load(path.stem)
-        for name, case in vars(module).items():
-            if isinstance(case, type) and issubclass(case, TestCase) and case.__module__ == module.__name__:
-                found[name] = case
+        found |= {
+            name: case
+            for name, case in vars(module).items()
+            if isinstance(case, type) and issubclass(case, TestCase) and case.__module__ == module.__name__
+        }
     for excluded, reason in EXCLUDED.items():
         case, _, method = excluded.partition(".")
         setattr(found[case], method, skip(reason)(getattr(found[case], method)))

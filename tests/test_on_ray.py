@@ -1,10 +1,13 @@
 """Tasks on a real Ray: one django-ray-listen --local serves this module."""
 
+import asyncio
 import statistics
 import time
 from datetime import timedelta
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 from django.tasks import TaskResultStatus, task_backends
 from django.utils import timezone
 
@@ -118,6 +121,20 @@ def test_a_row_that_names_no_task_fails_clearly_and_calls_nothing(on_ray, finish
     assert path.rpartition(".")[2] in result.errors[0].traceback
     assert result.attempts == 1
     assert not tasks.CALLED.exists()
+
+
+def test_waiting_leaves_a_row_claimable_by_a_sleeping_supervisor(on_ray):
+    """The mark locks the row for a moment: a claim that skipped it is rung for."""
+    assert tasks.add.enqueue(3, 4).wait(timeout=20).return_value == 7
+    later = tasks.add.using(run_after=timedelta(seconds=0.3)).enqueue(3, 5)
+    assert later.wait(timeout=20).return_value == 8
+
+
+async def test_a_chain_can_be_awaited(on_ray):
+    results = [await tasks.add.aenqueue(number, 1) for number in range(20)]
+    ended = await asyncio.gather(*(result.await_result(timeout=20) for result in results))
+    assert [result.return_value for result in ended] == list(range(1, 21))
+    await sync_to_async(connections.close_all)()
 
 
 def test_an_idle_supervisor_sends_no_statement(on_ray, connect, sleepers):

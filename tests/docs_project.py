@@ -1,0 +1,19 @@
+"""The settings of the project that the documentation talks about."""
+
+import os
+
+import django
+
+from tests.settings import *  # noqa: F403
+
+TASKS = {
+    "default": {
+        "BACKEND": "django_ray.backends.RayTaskBackend",
+        "QUEUES": ["default", "mail", "reports"],
+        "OPTIONS": {"QUEUE_DEFAULTS": {"reports": {"timeout": 600, "max_attempts": 1}}},
+    },
+}
+# A storage that the Ray workers and the tests share.
+MEDIA_ROOT = os.environ.get("DOCS_MEDIA_ROOT", "")
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

@@ -1,0 +1,171 @@
+"""django_ray.testing: what a project's own tests use."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.tasks import TaskResultStatus, task_backends
+from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
+from django.test import TestCase, override_settings
+
+from django_ray import Backoff, task, task_options
+from django_ray.models import RayTaskExecution, State
+from django_ray.testing import run_tasks
+from tests import tasks
+
+
+@task()
+def create_user(name):
+    User.objects.create_user(name)
+
+
+@task()
+def chain(left):
+    if left:
+        chain.enqueue(left - 1)
+    return left
+
+
+@task()
+def endless():
+    endless.enqueue()
+
+
+@task(max_attempts=2, backoff=Backoff(base=60), takes_context=True)
+def second_time(context):
+    if context.attempt == 1:
+        raise ConnectionError("once")
+    return context.attempt
+
+
+@task()
+def with_json():
+    class Point:
+        def __json__(self):
+            return {"x": (1, 2)}
+
+    return [Point()]
+
+
+class RunTasks(TestCase):
+    def test_what_is_queued_runs_in_order_in_this_transaction(self):
+        low = tasks.add.using(priority=-1).enqueue(1, 1)
+        high = tasks.add.using(priority=1).enqueue(2, 2)
+        create_user.enqueue("Ada")
+        assert [result.id for result in run_tasks()][::2] == [high.id, low.id]
+        assert User.objects.get().username == "Ada"
+        low.refresh()
+        assert (low.status, low.return_value, low.attempts) == (TaskResultStatus.SUCCESSFUL, 2, 1)
+
+    def test_what_tasks_enqueue_runs_too(self):
+        chain.enqueue(3)
+        assert [result.return_value for result in run_tasks()] == [3, 2, 1, 0]
+
+    def test_an_endless_chain_is_ended(self):
+        endless.enqueue()
+        with pytest.raises(RuntimeError, match="without end"):
+            run_tasks()
+
+    def test_retries_and_scheduled_tasks_run_when_asked_ahead_of_their_time(self):
+        result = second_time.enqueue()
+        later = tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
+        assert [done.status for done in run_tasks()] == [TaskResultStatus.READY]
+        assert run_tasks() == []
+        assert [done.return_value for done in run_tasks(ahead=timedelta(minutes=2))] == [2]
+        assert [done.id for done in run_tasks(ahead=timedelta(hours=2))] == [later.id]
+        result.refresh()
+        assert result.errors[0].exception_class is ConnectionError
+
+    def test_other_queues_and_backends_are_left_alone(self):
+        other = tasks.add.using(queue_name="other").enqueue(1, 2)
+        elsewhere = tasks.add.using(backend="any").enqueue(1, 2)
+        assert run_tasks(queue_name="default") == []
+        assert [result.id for result in run_tasks()] == [other.id]
+        assert [result.id for result in run_tasks(backend="any")] == [elsewhere.id]
+
+    def test_a_task_that_breaks_its_transaction_breaks_no_test(self):
+        User.objects.create_user("Ada")
+        create_user.enqueue("Ada")
+        result = create_user.enqueue("Grace")
+        run_tasks()
+        assert User.objects.count() == 2
+        failed = RayTaskExecution.objects.exclude(task_id=result.id).get()
+        assert (failed.state, failed.exception_type) == (State.READY, "django.db.utils.IntegrityError")
+
+    def test_a_row_that_cannot_run_fails_as_it_would(self):
+        RayTaskExecution.objects.create(callable_path="os.system")
+        RayTaskExecution.objects.create(callable_path="tests.tasks.add", options={"retry": {"max_attempts": -1}})
+        assert [result.status for result in run_tasks()] == [TaskResultStatus.FAILED] * 2
+
+
+@pytest.mark.django_db
+def test_the_fixture_is_there_by_itself(run_tasks):
+    result = tasks.add.enqueue(1, 2)
+    run_tasks()
+    result.refresh()
+    assert result.return_value == 3
+
+
+IMMEDIATE = {"default": {"BACKEND": "django_ray.testing.ImmediateBackend", "QUEUES": ["default", "other"]}}
+DUMMY = {"default": {"BACKEND": "django_ray.testing.DummyBackend"}}
+
+
+@override_settings(TASKS=IMMEDIATE)
+def test_the_immediate_double_runs_without_a_database_by_our_rules():
+    result = tasks.add.using(num_cpus=2, timeout=5).enqueue(1, b=2)
+    assert (result.return_value, result.attempts, result.wait()) == (3, 1, result)
+    assert with_json.enqueue().return_value == [{"x": [1, 2]}]
+    assert second_time.enqueue().errors[0].exception_class is ConnectionError
+    with pytest.raises(TypeError, match="pass a list"):
+        tasks.add.enqueue({1}, 2)
+    with pytest.raises(InvalidTask, match="run_after"):
+        tasks.add.using(run_after=timedelta(1))
+    with pytest.raises(NotImplementedError):
+        result.refresh()
+
+
+@override_settings(TASKS=IMMEDIATE)
+async def test_the_immediate_double_runs_for_async_callers():
+    assert (await tasks.add_later.aenqueue(1, 2)).return_value == 3
+
+
+@override_settings(TASKS=DUMMY)
+def test_the_dummy_double_keeps_what_was_enqueued():
+    result = tasks.add.using(run_after=timedelta(hours=1), max_attempts=7).enqueue(1, 2)
+    backend = task_backends["default"]
+    assert backend.results == [result]
+    assert result.task.run_after > result.enqueued_at
+    assert backend.get_result(result.id) == result
+    backend.clear()
+    with pytest.raises(TaskResultDoesNotExist):
+        result.refresh()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "django_ray.testing.ImmediateBackend",
+        "django_ray.testing.DummyBackend",
+        "django.tasks.backends.immediate.ImmediateBackend",
+        "django.tasks.backends.dummy.DummyBackend",
+    ],
+)
+def test_modules_with_task_options_import_under_every_double(backend):
+    with override_settings(TASKS={"default": {"BACKEND": backend}}):
+
+        def body():
+            """Stand at module level, as far as Django looks."""
+
+        body.__qualname__ = "body"
+        made = [task(max_attempts=7, timeout=1)(body), task()(task_options(max_attempts=7)(body))]
+        assert all(isinstance(one, task_backends["default"].task_class) for one in made)
+
+
+@pytest.mark.django_db
+def test_a_savepoint_of_the_test_survives_a_failing_task():
+    with pytest.raises(IntegrityError), transaction.atomic():
+        User.objects.create_user("Ada")
+        User.objects.create_user("Ada")
+    create_user.enqueue("Ada")
+    assert [result.status for result in run_tasks()] == [TaskResultStatus.SUCCESSFUL]

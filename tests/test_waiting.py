@@ -1,0 +1,191 @@
+"""result.wait() and result.await_result(): woken by the end, not by a clock."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connection, connections, transaction
+from django.db.transaction import TransactionManagementError
+from django.tasks.exceptions import TaskResultDoesNotExist
+from django.utils import timezone
+
+from django_ray.models import RayTaskExecution, State
+from django_ray.testing import run_tasks
+from tests import tasks
+from tests.supervisors import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def is_awaited(result):
+    return RayTaskExecution.objects.filter(task_id=result.id, awaited=True).exists()
+
+
+@pytest.fixture
+def elsewhere():
+    """Run something in a thread of its own with connections of its own; joined at the end."""
+    threads = []
+
+    def start(action):
+        def run():
+            try:
+                action()
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        threads.append(thread)
+
+    yield start
+    for thread in threads:
+        thread.join()
+
+
+def when_awaited(result, action):
+    def wait():
+        until(lambda: is_awaited(result), what="a waiter")
+        action()
+
+    return wait
+
+
+def finish(execution, /, **changes):
+    values = {"state": State.SUCCESSFUL, "finished_at": timezone.now(), "result": 7}
+    RayTaskExecution.objects.filter(task_id=execution.id).update(**values | changes)
+
+
+def test_a_waiter_is_woken_by_the_end(elsewhere):
+    result = tasks.add.enqueue(3, 4)
+    ended = []
+
+    def end():
+        finish(result)
+        ended.append(time.monotonic())
+
+    elsewhere(when_awaited(result, end))
+    assert result.wait(timeout=20) is result
+    assert time.monotonic() - ended[0] < 1
+    assert result.return_value == 7
+
+
+def test_a_coroutine_is_woken_by_the_end(elsewhere):
+    result = tasks.add.enqueue(3, 4)
+    elsewhere(when_awaited(result, lambda: finish(result)))
+    assert async_to_sync(result.await_result)(timeout=20).return_value == 7
+
+
+@pytest.mark.parametrize("how", ["wait", "await_result"])
+def test_what_is_finished_already_is_returned_at_once(how):
+    result = tasks.add.enqueue(3, 4)
+    finish(result)
+    waiter = getattr(result, how)
+    assert (waiter if how == "wait" else async_to_sync(waiter))(timeout=0).return_value == 7
+
+
+def test_a_failure_ends_the_wait(elsewhere):
+    result = tasks.add.enqueue(3, 4)
+    error = {"exception_class_path": "builtins.ValueError", "traceback": "ValueError: no", "message": "no"}
+    elsewhere(when_awaited(result, lambda: finish(result, state=State.FAILED, result=None, errors=[error])))
+    assert result.wait(timeout=20).errors[0].exception_class is ValueError
+
+
+@pytest.mark.parametrize("how", ["wait", "await_result"])
+def test_a_timeout_is_a_timeout_error_and_leaves_nothing_behind(how, connect):
+    result = tasks.add.enqueue(3, 4)
+    waiter = getattr(result, how)
+    with pytest.raises(TimeoutError, match="READY"):
+        (waiter if how == "wait" else async_to_sync(waiter))(timeout=0.05)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_listening_channels()")
+        assert cursor.fetchall() == []
+    finish(result)
+    assert connect().execute("SELECT pg_listening_channels()").fetchall() == []
+
+
+@pytest.mark.parametrize("how", ["wait", "await_result"])
+def test_a_deleted_execution_ends_the_wait(how, elsewhere):
+    result = tasks.add.enqueue(3, 4)
+    elsewhere(when_awaited(result, lambda: RayTaskExecution.objects.filter(task_id=result.id).delete()))
+    waiter = getattr(result, how)
+    with pytest.raises(TaskResultDoesNotExist):
+        (waiter if how == "wait" else async_to_sync(waiter))(timeout=20)
+
+
+def test_waiting_inside_a_transaction_is_refused_with_the_remedy():
+    with transaction.atomic():
+        result = tasks.add.enqueue(3, 4)
+        with pytest.raises(TransactionManagementError, match="run_tasks"):
+            result.wait(timeout=20)
+        run_tasks()
+        assert result.wait().return_value == 7  # nothing left to wait for
+
+
+def test_an_end_that_is_written_before_the_mark_is_not_missed(elsewhere, monkeypatch):
+    """The other order: the outcome commits between the caller's look and its mark."""
+    from django_ray import waiting
+
+    result = tasks.add.enqueue(3, 4)
+    mark = waiting._mark_awaited
+
+    def end_first(result_id):
+        finish(result)
+        return mark(result_id)
+
+    monkeypatch.setattr(waiting, "_mark_awaited", end_first)
+    assert result.wait(timeout=20).return_value == 7
+    again = tasks.add.enqueue(3, 4)
+    monkeypatch.setattr(waiting, "_mark_awaited", lambda result_id: (finish(again), mark(result_id))[1])
+    assert async_to_sync(again.await_result)(timeout=20).return_value == 7
+
+
+@pytest.mark.parametrize("how", ["wait", "await_result"])
+def test_a_waiter_outlives_its_connection(how, elsewhere, connect):
+    result = tasks.add.enqueue(3, 4)
+    admin = connect()
+    own = admin.execute("SELECT pg_backend_pid() AS pid").fetchone()["pid"]
+
+    def cut_and_finish():
+        before = {row["pid"] for row in admin.execute("SELECT pid FROM pg_stat_activity").fetchall()}
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> %s AND query LIKE ANY (%s)",
+            [own, ["%LISTEN%", "%awaited%"]],
+        )
+        connection.close()  # of this thread
+        until(
+            lambda: admin.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> ALL (%s)"
+                " AND query LIKE ANY (%s)",
+                [list(before), ["%LISTEN%", "%awaited%"]],
+            ).fetchone(),
+            what="a new session",
+        )
+        finish(result)
+
+    elsewhere(when_awaited(result, cut_and_finish))
+    waiter = getattr(result, how)
+    assert (waiter if how == "wait" else async_to_sync(waiter))(timeout=20).return_value == 7
+
+
+def test_all_coroutines_of_a_loop_share_one_session(connect, elsewhere):
+    results = [tasks.add.enqueue(number, 4) for number in range(10)]
+    admin = connect()
+    sessions = []
+
+    def count_and_finish():
+        until(lambda: RayTaskExecution.objects.filter(awaited=True).count() == len(results), what="ten waiters")
+        sessions.append(
+            admin.execute("SELECT count(*) AS n FROM pg_stat_activity WHERE query LIKE 'LISTEN%'").fetchone()["n"]
+        )
+        for result in results:
+            finish(result)
+
+    async def wait_for_all():
+        return await asyncio.gather(*(result.await_result(timeout=20) for result in results))
+
+    elsewhere(count_and_finish)
+    assert [result.return_value for result in async_to_sync(wait_for_all)()] == [7] * 10
+    assert sessions == [1]
