@@ -28,6 +28,7 @@ lint: $(STAMP) ## Style, types and import rules.
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	@$(PY) -m mypy
+	@$(PY) -m mypy tests/typed/api.py
 	@.venv/bin/pyright
 
 unit: $(STAMP) ## The tests. ARGS="-k name" selects.

@@ -76,7 +76,8 @@ class RayTask[**P, R](_Task[P, R]):
     def __post_init__(self) -> None:
         for name, value in getattr(self.func, _ATTRIBUTE, {}).items():
             if name not in Requirements.__annotations__:
-                stored({name: value}, "task_options()")  # says what there is
+                there_are = ", ".join(Requirements.__annotations__)
+                raise InvalidTask(f"task_options() has no {name!r}; there are {there_are}.")
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name in ("retry_on", "no_retry_on"):

@@ -1,5 +1,9 @@
 import math
-from datetime import timedelta
+import pickle
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -7,9 +11,11 @@ from django.db import connection, connections, transaction
 from django.tasks import TaskResultStatus, task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist, TaskResultMismatch
 from django.tasks.signals import task_enqueued
+from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from django_ray import Backoff, task, task_options
 from django_ray.backends import RayTaskBackend
 from django_ray.models import RayTaskExecution
 from tests import tasks
@@ -125,15 +131,205 @@ def test_task_options_are_in_the_row_and_none_when_default():
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "says"),
     [
-        {"priority": 101}, {"priority": True}, {"priority": 3.0}, {"queue_name": "nowhere"}, {"max_attempts": 0},
-        {"timeout": -1}, {"timeout": "soon"}, {"max_attempts": True},
+        ({"priority": 101}, "-100 and 100"),
+        ({"priority": True}, "whole number"),
+        ({"priority": 3.0}, "whole number"),
+        ({"priority": "3"}, "whole number"),
+        ({"queue_name": "nowhere"}, "nowhere"),
+        ({"queue_name": 7}, "1 to 255"),
+        ({"run_after": 7}, "timedelta"),
+        ({"run_after": timedelta.max}, "9999"),
+        ({"run_after": datetime(2030, 1, 1)}, "aware"),  # noqa: DTZ001
+        ({"max_attempts": 0}, "at least 1"),
+        ({"max_attempts": True}, "at least 1"),
+        ({"timeout": -1}, "above 0"),
+        ({"timeout": 0}, "above 0"),
+        ({"timeout": "soon"}, "above 0"),
+        ({"timeout": math.nan}, "above 0"),
+        ({"num_cpus": -1}, "at least 0"),
+        ({"num_cpus": "2"}, "at least 0"),
+        ({"num_cpus": math.inf}, "at least 0"),
+        ({"num_gpus": 1.5}, "whole GPUs"),
+        ({"memory": 1.5}, "at least 1"),
+        ({"memory": 0}, "at least 1"),
+        ({"resources": ["tpu"]}, "dictionary"),
+        ({"resources": {"CPU": 1}}, "num_cpus"),
+        ({"resources": {"tpu": "many"}}, "at least 0"),
+        ({"accelerator_type": 5}, "text"),
+        ({"label_selector": {"zone": 1}}, "texts"),
+        ({"runtime_env": "pip"}, "dictionary"),
+        ({"runtime_env": {"pip": {1}}}, "JSON"),
+        ({"fresh_process": 1}, "True or False"),
+        ({"backoff": 60}, "Backoff"),
+        ({"backoff": {"bass": 1}}, "bass"),
+        ({"retry_on": ValueError}, "list"),
+        ({"retry_on": "builtins.ValueError"}, "list"),
+        ({"retry_on": ["ValueError"]}, "builtins.ValueError"),
+        ({"no_retry_on": [int]}, "exception class"),
     ],
-)  # fmt: skip
-def test_an_invalid_task_is_refused_where_it_is_made(changes):
-    with pytest.raises(InvalidTask):
+)
+def test_an_invalid_task_is_refused_where_it_is_made(changes, says):
+    (name,) = changes
+    with pytest.raises(InvalidTask) as refusal:
         tasks.add.using(**changes)
+    assert says in str(refusal.value)
+    assert name in str(refusal.value) or name == "queue_name"  # Django says Queue
+
+
+@pytest.mark.parametrize("enqueue", ["enqueue", "aenqueue"])
+async def test_a_task_is_validated_again_when_it_is_enqueued(enqueue):
+    task = tasks.add.using(queue_name="other")
+    with override_settings(TASKS={"default": {"BACKEND": "django_ray.backends.RayTaskBackend"}}):
+        call = getattr(task, enqueue)
+        with pytest.raises(InvalidTask, match="other"):
+            if enqueue == "enqueue":
+                await sync_to_async(call)(1, 2)
+            else:
+                await call(1, 2)
+
+
+class Shop:
+    def order(self):
+        """Be a method."""
+
+
+def named():
+    """Stand at module level, under another name than its task."""
+
+
+renamed = task(named)
+
+
+def in_main():
+    """Look as if it came from a script."""
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (Shop.order, "method"),
+        (Shop().order, "module level"),
+        (lambda: None, "lambda"),
+        (print, "module level"),
+        (in_main, "script or shell"),
+    ],
+)
+def test_what_a_ray_worker_could_not_import_is_no_task(function, says, monkeypatch):
+    monkeypatch.setattr(in_main, "__module__", "__main__")
+    with pytest.raises(InvalidTask, match=says):
+        task(function)
+
+
+def test_a_task_whose_path_leads_elsewhere_is_refused_at_enqueue():
+    with transaction.atomic():
+        with pytest.raises(InvalidTask, match="name of its function"):
+            renamed.enqueue()
+        tasks.add.enqueue(1, 2)
+
+
+def test_a_delay_counts_from_the_insert_by_the_clock_of_the_database():
+    """F1: the web server's clock does not matter."""
+    later = tasks.add.using(run_after=timedelta(hours=1))
+    result = later.enqueue(1, 2)
+    assert result.task.run_after - result.enqueued_at == timedelta(hours=1)
+    assert RayTaskExecution.objects.get(task_id=result.id).due_at == result.task.run_after
+    assert later.get_result(result.id) == result
+    bulk = task_backends["default"].enqueue_many([(later, (1, 2), {}), (tasks.add, (1, 2), {})])
+    assert [one.task.run_after is None for one in bulk] == [False, True]
+
+
+@pytest.mark.parametrize("time_zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_naive_moment_without_time_zones_is_the_servers(time_zone):
+    """F2."""
+    with override_settings(USE_TZ=False, TIME_ZONE=time_zone):
+        moment = datetime(2030, 1, 1, 12)  # noqa: DTZ001
+        result = tasks.add.using(run_after=moment).enqueue(1, 2)
+        assert result.task.run_after == moment
+    due = RayTaskExecution.objects.get(task_id=result.id).due_at
+    assert due == moment.replace(tzinfo=ZoneInfo(time_zone))
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": 3, "backoff": Backoff(base=1), "retry_on": [ValueError]}])
+def test_tasks_and_results_can_be_pickled(options):
+    made = tasks.add.using(**options)
+    assert pickle.loads(pickle.dumps(made)) == made
+    result = made.enqueue(1, 2)
+    assert pickle.loads(pickle.dumps(result)) == result
+    assert hash(made) == hash(pickle.loads(pickle.dumps(made)))
+
+
+def test_objects_with_json_are_encoded_by_it_before_anything_else():
+    class Money:
+        def __json__(self):
+            return {"amount": (1, 2)}
+
+    result = tasks.add.enqueue(Money(), b=[Money()])
+    assert (result.args, result.kwargs) == ([{"amount": [1, 2]}], {"b": [{"amount": [1, 2]}]})
+    assert tasks.add.get_result(result.id) == result
+
+
+def test_defaults_of_a_queue_stand_between_the_backend_and_the_task():
+    options = RayTaskBackend(
+        "work",
+        {
+            "QUEUES": ["default", "reports"],
+            "OPTIONS": {
+                "MAX_ATTEMPTS": 5,
+                "QUEUE_DEFAULTS": {"reports": {"timeout": 60, "num_cpus": 2, "no_retry_on": [KeyError]}},
+            },
+        },
+    ).settings
+    plain, report = options.of("default", None), options.of("reports", None)
+    assert (plain.retry.max_attempts, plain.timeout, plain.ray) == (5, None, {})
+    assert (report.retry.max_attempts, report.timeout, report.ray) == (5, 60, {"num_cpus": 2})
+    assert report.retry.no_retry_on == ("builtins.KeyError",)
+    own = options.of("reports", tasks.add.using(timeout=1, num_gpus=1, max_attempts=1).row_options())
+    assert (own.retry.max_attempts, own.timeout, own.ray) == (1, 1, {"num_cpus": 2, "num_gpus": 1})
+
+
+def test_the_options_below_the_decorator_are_those_of_the_task():
+    @task_options(timeout=3)
+    def below():
+        """Look as if it stood at module level."""
+
+    below.__qualname__ = "below"
+    assert task(below).timeout == 3
+    assert task(below).using(timeout=4).timeout == 4
+    below = task_options(timeout=3, nonsense=1)(below)
+    with pytest.raises(InvalidTask, match="nonsense"):
+        task(below)
+
+
+def test_the_backend_is_built_without_apps_database_or_ray():
+    code = (
+        "import sys\n"
+        "from django.conf import settings\n"
+        "settings.configure(TASKS={'default': {'BACKEND': 'django_ray.backends.RayTaskBackend'}})\n"
+        "from django.tasks import task_backends\n"
+        "task_backends['default']\n"
+        "print([name for name in ('django_ray.models', 'ray', 'anyio', 'psycopg_pool') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_forgotten_application_is_said_by_the_system_check():
+    with override_settings(INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth"]):
+        (error,) = task_backends["default"].check()
+    assert error.id == "django_ray.E003"
+    assert task_backends["default"].check() == []
+
+
+class InATestCase(TestCase):
+    def test_enqueueing_behaves_in_a_test_case(self):
+        with self.captureOnCommitCallbacks(execute=True):
+            transaction.on_commit(lambda: tasks.add.enqueue(1, 2))
+        assert RayTaskExecution.objects.count() == 1
+
+    def test_and_leaves_nothing_for_the_next(self):
+        assert not RayTaskExecution.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -147,6 +343,11 @@ def test_an_invalid_task_is_refused_where_it_is_made(changes):
         ({"OPTIONS": {"BACKOFF": {"bass": 1}}}, "bass"),
         ({"OPTIONS": {"GRACE": "long"}}, "seconds"),
         ({"OPTIONS": []}, "dictionary"),
+        ({"OPTIONS": {"QUEUE_DEFAULTS": []}}, "queue name -> dictionary"),
+        ({"OPTIONS": {"QUEUE_DEFAULTS": {"default": 3}}}, "dictionary of task options"),
+        ({"OPTIONS": {"QUEUE_DEFAULTS": {"default": {"timeot": 3}}}}, "timeout"),
+        ({"OPTIONS": {"QUEUE_DEFAULTS": {"default": {"timeout": -3}}}}, "above 0"),
+        ({"OPTIONS": {"QUEUE_DEFAULTS": {"elsewhere": {"timeout": 3}}}}, 'not in its "QUEUES"'),
     ],
 )
 def test_a_bad_setting_names_the_setting_the_value_and_the_fix(params, says):

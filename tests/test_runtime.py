@@ -11,20 +11,10 @@ from django.tasks.signals import task_finished, task_started
 
 from django_ray.backends import RayTaskBackend
 from django_ray.runtime.entrypoint import invoke
+from tests.poison import Unhelpful
 from tests.tasks import CALLED
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
-
-
-class Unhelpful(Exception):
-    """Cannot be pickled, printed or made again."""
-
-    def __init__(self, one, two):
-        super().__init__()
-        self.lock = (lambda: one, two)
-
-    def __str__(self):
-        raise RuntimeError("no message either")
 
 
 Alias = ValueError
@@ -138,7 +128,7 @@ def test_a_body_that_takes_context_gets_its_result():
         ("nul", "builtins.ValueError", "\\x00"),
         ("surrogate", "builtins.ValueError", "\\ud800"),
         ("long", "builtins.ValueError", "characters left out"),
-        ("unhelpful", "tests.test_runtime.Unhelpful", "its __str__ raised RuntimeError"),
+        ("unhelpful", "tests.poison.Unhelpful", "its __str__ raised RuntimeError"),
         ("exit", "builtins.SystemExit", "3"),
         ("generator", "builtins.GeneratorExit", ""),
     ],

@@ -1,0 +1,73 @@
+"""The public API as a type checker sees it: assert_type for what is right, an ignored error for what is wrong.
+
+Checked by mypy and pyright in `make lint`; an ignored error that is none is an error.
+"""
+
+from datetime import timedelta
+from typing import Any, assert_type
+
+from django.tasks import TaskContext
+
+from django_ray import Backoff, task, task_options
+from django_ray.backends import RayTaskBackend
+from django_ray.results import RayTaskResult
+from django_ray.runtime.distributed import parallel_map, parallel_starmap, scatter_gather
+from django_ray.testing import run_tasks
+
+
+@task
+def plain(number: int, text: str = "") -> float:
+    return number / 2
+
+
+@task(max_attempts=5, backoff=Backoff(base=1), retry_on=[OSError, "app.errors.Odd"], timeout=3, num_cpus=0.5)
+def optional(number: int) -> str:
+    return str(number)
+
+
+@task(takes_context=True, resources={"tpu": 1})
+def with_context(context: TaskContext[Any, Any], number: int) -> int:
+    return context.attempt + number
+
+
+@task(fresh_process=True)
+async def later(number: int) -> list[int]:
+    return [number]
+
+
+@task()
+@task_options(num_gpus=1)
+def below(number: int) -> None: ...
+
+
+def pair(one: int, two: int) -> tuple[int, int]:
+    return one, two
+
+
+async def use(backend: RayTaskBackend) -> None:
+    result = plain.enqueue(1, text="a")
+    assert_type(result.return_value, float)
+    assert_type(result.wait(timeout=3).return_value, float)
+    assert_type((await result.await_result()).return_value, float)
+    assert_type((await plain.aenqueue(1)).return_value, float)
+    assert_type(optional.get_result("id").return_value, str)
+    assert_type((await optional.aget_result("id")).return_value, str)
+    assert_type(with_context.enqueue(3).return_value, int)
+    assert_type(plain.using(run_after=timedelta(hours=1), timeout=3, max_attempts=1).enqueue(1).return_value, float)
+    assert_type(backend.enqueue_many([(plain, (1,), {}), (optional, [2], {"a": 3})]), list[RayTaskResult[..., Any]])
+    assert_type(run_tasks(ahead=timedelta(days=1)), list[RayTaskResult[..., Any]])
+    assert_type(parallel_map(str, [1, 2], num_cpus=0.5), list[str])
+    assert_type(parallel_starmap(pair, [(1, 2)]), list[tuple[int, int]])
+    assert_type(scatter_gather(str, [1, 2], len), int)
+    below.enqueue(1)
+    await later.aenqueue(2)
+
+
+def misuse() -> None:
+    plain.enqueue("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    plain.using(timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.using(time_out=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    plain.using(retry_on=[3])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    task(max_attempts="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    task_options(num_cpu=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
