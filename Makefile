@@ -10,8 +10,11 @@ export PIP_ROOT_USER_ACTION := ignore
 unexport DJANGO_SETTINGS_MODULE
 unexport PYTHONPATH
 
+# The newest Django is in .venv, the other one that is supported here.
+OTHER := .venv-django-6.0
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit stress compose-test lock clean
+.PHONY: help setup demo test test-all lint unit stress bench compose-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -22,6 +25,9 @@ demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 	@$(PY) example/demo.py
 
 test: lint unit ## All checks and tests.
+
+test-all: test $(OTHER)/.installed ## And the tests on the other Django.
+	@$(MAKE) --no-print-directory unit PY=$(OTHER)/bin/python
 
 lint: $(STAMP) ## Style, types and import rules.
 	@.venv/bin/ruff check --quiet .
@@ -38,6 +44,9 @@ unit: $(STAMP) ## The tests. ARGS="-k name" selects.
 stress: $(STAMP) ## The doorbell's stress test in its long form.
 	@DJANGO_RAY_STRESS=long $(PY) -m pytest tests/test_doorbell_stress.py $(ARGS)
 
+bench: $(STAMP) ## Benchmarks. ARGS="--parts A" selects.
+	@PYTHONPATH=.:example $(PY) -m benchmarks $(ARGS)
+
 compose-test: ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
 	@sh example/compose_test.sh
 
@@ -46,7 +55,7 @@ lock: $(UV) ## Renew requirements.lock.
 		--all-extras --group dev pyproject.toml --output-file requirements.lock
 
 clean: ## Remove what was installed and built.
-	@rm -rf .venv .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv $(OTHER) .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(UV):
 	@echo "Installing uv into .tools ..."
@@ -59,3 +68,10 @@ $(STAMP): $(UV) requirements.lock pyproject.toml
 	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $(STAMP)
+
+$(OTHER)/.installed: $(STAMP)
+	@test -x $(OTHER)/bin/python || $(UV) venv --quiet --python "$$(sh scripts/find-python)" $(OTHER)
+	@echo "Installing them with Django 6.0 into $(OTHER) ..."
+	@$(UV) pip sync --quiet --python $(OTHER)/bin/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(OTHER)/bin/python --no-deps "django==6.0.*" --editable .
+	@touch $@

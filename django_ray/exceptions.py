@@ -6,7 +6,7 @@ class TaskTimeout(Exception):  # noqa: N818 - named for what happened, as in DES
 
 
 class TaskLost(Exception):  # noqa: N818
-    """The Ray worker, the node or the supervisor that ran the attempt died."""
+    """The Ray worker or the supervisor that ran the attempt died."""
 
 
 class TaskCancelled(Exception):  # noqa: N818

@@ -70,8 +70,7 @@ def stored(said: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         if name not in _READERS:
             raise ValueError(f"{where} has no {name!r}; there are {', '.join(_READERS)}.")
         part, key, reader = _READERS[name]
-        # Nothing said is nothing stored; so is "no fresh process".
-        if value is None or value is False and name == "fresh_process":  # noqa: RUF021
+        if value is None:
             continue
         try:
             options[part][key] = reader(value)
@@ -133,9 +132,9 @@ def _text(value: Any) -> str:
 
 
 def _flag(value: Any) -> int:
-    if value is not True:
-        raise ValueError("it must be True or False.")
-    return 1  # Ray's max_calls
+    if not isinstance(value, bool):
+        raise ValueError("it must be True or False.")  # noqa: TRY004 - one kind of error
+    return int(value)  # Ray's max_calls; 0 is no limit
 
 
 def _timeout(value: Any) -> float:

@@ -182,6 +182,7 @@ def task(
             queue_name=queue_name,
             backend=backend,
             takes_context=takes_context,
+            run_after=None,  # required by Django 6.0
             **(options if issubclass(kind, RayTask) else {}),
         )
 

@@ -33,8 +33,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w/]+\.py)(, on Django (?P<major>\d+)\.(?P<minor>\d+))?$")
 SETTINGS_FILE = "mysite/settings.py"
-# The README fits on a screen and says in its sentences which file each block belongs to.
-UNNAMED = {"README.md": [f"# {SETTINGS_FILE}", "# mysite/tasks.py, on Django 6.1"]}
 
 
 def name_of(page):
@@ -81,14 +79,12 @@ class Block:
 
 def blocks_of(page):
     """Return the python blocks of a page."""
-    source, unnamed, blocks = page.read_text(), iter(UNNAMED.get(name_of(page), [])), []
+    source, blocks = page.read_text(), []
     for match in FENCE.finditer(source):
         if match["language"] != "python":
             continue
         text, line = dedent(match["text"]), source.count("\n", 0, match.start("text")) + 1
         head = text.partition("\n")[0]
-        if not (head.startswith(">>> ") or FILE.match(head)):
-            head = next(unnamed, head)
         blocks.append(Block(place=f"{name_of(page)}, line {line}", line=line, head=head, text=text))
     return blocks
 
