@@ -144,12 +144,9 @@ class RayTaskBackend(BaseTaskBackend):
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
         """Return the result with that id, of any alias; TaskResultDoesNotExist for an unknown or malformed one."""
-        from django.db import router
-
         from django_ray.models import RayTaskExecution
 
-        # A replica may lag behind what the caller has just enqueued: read where we write.
-        rows = RayTaskExecution._base_manager.using(router.db_for_write(RayTaskExecution))  # noqa: SLF001
+        rows = RayTaskExecution._base_manager.using(_database())  # noqa: SLF001
         try:
             row = rows.get(task_id=UUID(str(result_id)))
         except (ValueError, RayTaskExecution.DoesNotExist):
@@ -159,6 +156,24 @@ class RayTaskBackend(BaseTaskBackend):
         except (ImportError, TypeError):
             task = missing_task(row.callable_path)
         return task_result(task, cast("Row", row))
+
+    def cancel(self, result_id: str) -> bool:
+        """Cancel the execution unless it is finished; tell whether it was not.
+
+        A READY one is cancelled at once, a RUNNING one is stopped by its supervisor. Its result is then FAILED, with
+        TaskCancelled as its last error. TaskResultDoesNotExist for an unknown id.
+        """
+        from django_ray.models import RayTaskExecution
+
+        try:
+            row: Any = RayTaskExecution.objects.using(_database()).filter(task_id=UUID(str(result_id)))
+        except ValueError:
+            raise TaskResultDoesNotExist(result_id) from None
+        if row.cancel():
+            return True
+        if not row.exists():
+            raise TaskResultDoesNotExist(result_id)
+        return False
 
     @override
     def check(self, **_: Any) -> list[CheckMessage]:
@@ -172,3 +187,12 @@ class RayTaskBackend(BaseTaskBackend):
                 id="django_ray.E003",
             )
         ]
+
+
+def _database() -> str:
+    """Return the alias that executions are written to: a replica may lag behind what the caller has just enqueued."""
+    from django.db import router
+
+    from django_ray.models import RayTaskExecution
+
+    return router.db_for_write(RayTaskExecution)

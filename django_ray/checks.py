@@ -11,7 +11,13 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.db import connections, router
 
-TRIGGERS = ("django_ray_on_insert", "django_ray_on_update", "django_ray_on_finish", "django_ray_on_delete")
+TRIGGERS = (
+    "django_ray_on_insert",
+    "django_ray_on_update",
+    "django_ray_on_finish",
+    "django_ray_on_delete",
+    "django_ray_on_cancel",
+)
 
 __all__ = ["check_database", "check_triggers", "missing_triggers"]
 

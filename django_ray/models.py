@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, override
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, Value, When
 from django.db.models.fields.json import KT
 from django.db.models.functions import Now
 from django.db.models.lookups import Exact
@@ -56,7 +56,8 @@ class RayWorker(models.Model):
     ray_address = models.TextField()
     version = models.TextField()
     started_at = models.DateTimeField(db_default=Now())
-    pulse_at = models.DateTimeField(db_default=Now())
+    pulse = models.FloatField(db_default=0)  # Seconds between two signs of life; 0 is none.
+    pulse_at = models.DateTimeField(db_default=Now())  # The last one.
     stopped_at = models.DateTimeField(null=True)  # It said goodbye.
     lost_at = models.DateTimeField(null=True)  # It was found dead, and its work was returned.
 
@@ -70,6 +71,44 @@ class RayWorker(models.Model):
     @override
     def __str__(self) -> str:
         return f"{self.pk} ({self.hostname}, process {self.pid})"
+
+
+class _Appended(models.Func):
+    """A jsonb array with one element more."""
+
+    template = "(%(expressions)s)"
+    arg_joiner = " || "
+
+    def __init__(self, field: str, element: dict[str, Any]) -> None:
+        super().__init__(F(field), models.Value([element], models.JSONField()), output_field=models.JSONField())
+
+
+class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
+    """The verbs for many executions at once."""
+
+    def cancel(self) -> int:
+        """Cancel those that are not finished; return how many.
+
+        READY ones are CANCELLED at once. RUNNING ones are stopped by their supervisor, and are CANCELLED when they have
+        ended; one that returns in that moment is SUCCESSFUL.
+        """
+        is_ready = Q(state=State.READY)
+        now = Now()
+        error = {
+            "exception_class_path": "django_ray.exceptions.TaskCancelled",
+            "message": "The execution was cancelled.",
+            "traceback": "django_ray.exceptions.TaskCancelled: The execution was cancelled.\n",
+        }
+        # One statement, so that none slips from one state to the other between two.
+        return self.filter(state__in=(State.READY, State.RUNNING)).update(
+            state=Case(When(is_ready, then=Value(State.CANCELLED)), default=F("state")),
+            finished_at=Case(When(is_ready, then=now), default=F("finished_at")),
+            due_at=None,
+            errors=Case(When(is_ready, then=_Appended("errors", error)), default=F("errors")),
+            cancel_requested_at=now,
+        )
+
+    cancel.alters_data = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
 
 
 class RayTaskExecution(models.Model):
@@ -109,6 +148,8 @@ class RayTaskExecution(models.Model):
     exception_type = models.GeneratedField(
         expression=KT("errors__-1__exception_class_path"), output_field=models.TextField(), db_persist=True
     )
+
+    objects = ExecutionQuerySet.as_manager()
 
     class Meta:
         db_table = "django_ray_execution"

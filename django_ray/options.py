@@ -24,6 +24,7 @@ class Options:
     ray_runtime_env: Mapping[str, Any] = field(default_factory=dict[str, Any])  # RAY_RUNTIME_ENV: for a cluster.
     concurrency: int | None = None  # CONCURRENCY: executions at a time; None is the CPUs that Ray reports.
     grace: float = 30.0  # GRACE: seconds that running tasks get to finish when the supervisor stops.
+    pulse: float = 60.0  # PULSE: seconds between two signs of life of a supervisor; 0 is none.
     max_result_bytes: int = 8_000_000  # MAX_RESULT_BYTES: of the JSON of one result.
     defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES.
     queue_defaults: Mapping[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])  # QUEUE_DEFAULTS.
@@ -93,6 +94,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_RUNTIME_ENV": ("ray_runtime_env", _mapping),
     "CONCURRENCY": ("concurrency", lambda value: whole(1, value)),
     "GRACE": ("grace", _seconds),
+    "PULSE": ("pulse", _seconds),
     "MAX_RESULT_BYTES": ("max_result_bytes", lambda value: whole(1, value)),
     "MAX_ATTEMPTS": ("max_attempts", lambda value: whole(1, value)),
     "BACKOFF": ("backoff", backoff),

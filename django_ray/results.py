@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.tasks import Task, TaskResult, TaskResultStatus
 from django.tasks.base import TaskError
 from django.utils.module_loading import import_string
@@ -92,6 +93,19 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
             await self.arefresh()
         self._require_end(timeout)
         return self
+
+    def cancel(self) -> bool:
+        """Cancel the execution unless it is finished; tell whether it was not.
+
+        READY, it is cancelled at once; RUNNING, its supervisor stops it, which wait() can wait for. Its result is then
+        FAILED, with django_ray.exceptions.TaskCancelled as its last error.
+        """
+        backend: Any = self.task.get_backend()
+        return backend.cancel(self.id)  # type: ignore[no-any-return]
+
+    async def acancel(self) -> bool:
+        """Do what cancel does."""
+        return await sync_to_async(self.cancel, thread_sensitive=True)()
 
     def _require_end(self, timeout: float | None) -> None:
         if not self.is_finished:

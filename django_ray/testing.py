@@ -25,7 +25,7 @@ from uuid import uuid4
 from django.core.checks import CheckMessage
 from django.db import connections, router
 from django.db.models.functions import Now
-from django.tasks import Task, task_backends
+from django.tasks import Task, TaskResultStatus, task_backends
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.utils import timezone
@@ -179,6 +179,10 @@ class ImmediateBackend(_InMemory):
         return task_result(ready.task, cast("Row", row))
 
     @override
+    def cancel(self, result_id: str) -> bool:
+        return False  # it is finished
+
+    @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
         BaseTaskBackend.get_result(self, result_id)
         raise AssertionError("Django's own says that this is not implemented.")
@@ -200,6 +204,13 @@ class DummyBackend(_InMemory):
         results = super()._store(calls)
         self.results += results
         return deepcopy(results)
+
+    @override
+    def cancel(self, result_id: str) -> bool:
+        result = self.get_result(result_id)
+        is_ready = not result.is_finished
+        object.__setattr__(result, "status", TaskResultStatus.FAILED)
+        return is_ready
 
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
-from anyio import create_task_group
+from anyio import create_task_group, sleep_forever
 
 from django_ray.options import Options
 from django_ray_worker.config import Config
@@ -133,14 +133,23 @@ class Instant:
     address = "nowhere"
     cpus = 50
 
+    is_usable = True
+
     def __init__(self) -> None:
         self.ran: list = []
-        self.lost = asyncio.Event()
         self._progress = asyncio.Event()
 
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
+
+    async def abandon(self) -> None: ...
+
+    async def until_gone(self) -> str:
+        await sleep_forever()
+
+    def can_place(self, claim) -> bool:
+        return True
 
     async def run(self, claim):
         self.ran.append(claim.task_id)
@@ -164,6 +173,7 @@ def config(**changes) -> Config:
         "sync": False,
         "burst": False,
         "grace": 5.0,
+        "pulse": 0.0,
         "settings_module": "tests.settings",
         "project": ROOT,
         "options": Options(),

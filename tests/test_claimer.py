@@ -14,17 +14,15 @@ async def test_a_due_time_without_a_session_does_not_spin():
     wakeup = Wakeup()
     turns = 0
 
-    class Session:
-        @property
-        def is_open(self):
-            nonlocal turns
-            turns += 1
-            return False
+    def may_not_claim():
+        nonlocal turns
+        turns += 1
+        return False
 
     claimer = Claimer(
         SimpleNamespace(),
         worker=1,
-        session=Session(),
+        may_claim=may_not_claim,
         doorbell=SimpleNamespace(),
         slots=Slots(1, on_free=wakeup.nudge),
         wakeup=wakeup,

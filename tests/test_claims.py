@@ -7,13 +7,13 @@ import pytest
 from anyio import create_task_group
 
 from django_ray.options import Options
-from django_ray_worker.attempt import abandoned
+from django_ray_worker.attempt import abandoned, released
+from django_ray_worker.metrics import Metrics
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail, Release, Retry, Succeed
 from django_ray_worker.recorder import Recorder
-from django_ray_worker.statements import SQL
+from django_ray_worker.statements import SQL, record_parameters
 from django_ray_worker.store import Store
-from tests.supervisors import notifications
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
 
@@ -27,7 +27,7 @@ async def open_store(database):
         manager = database.pool()
         store = Store(await manager.__aenter__(), backend=backend, queues=queues, options=Options())
         pools.append(manager)
-        worker = await store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0")
+        worker = await store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0", pulse=0)
         return store, worker
 
     yield _open
@@ -123,22 +123,23 @@ async def test_twelve_claimers_take_each_of_a_thousand_rows_once(open_store, con
     async with create_task_group() as claimers:
         for store, worker in stores:
             claimers.start_soon(claim_all, store, worker)
-    # Who looked while a peer held more rows than it took may stop early: its bell is rung, and it looks again.
+    # Who looked while a peer held more rows than it took may stop early: it is told, and looks again.
     await claim_all(*stores[0])
     assert len(taken) == len(set(taken)) == 1000
 
 
-async def test_rows_locked_and_not_taken_ring_for_the_peers_that_skipped_them(open_store, insert, connect):
+async def test_a_claim_tells_of_rows_that_somebody_else_has_locked(open_store, insert, connect):
+    """Whoever locks a row may roll back, and then nobody rings."""
     store, worker = await open_store()
-    for queue in ("default", "other"):
-        insert(queue_name=queue)
-    sleeper = connect()
-    for queue in ("default", "other"):
-        name = sleeper.execute("SELECT django_ray_channel(%s) AS name", [f"queue:default:{queue}"]).fetchone()["name"]
-        sleeper.execute(f'LISTEN "{name}"')
-        sleeper.execute("SELECT django_ray_announce(%s)", [f"queue:default:{queue}"])
-    await store.claim(worker, 1)
-    assert notifications(sleeper, connect()) == ["django_ray:queue:default:other"]
+    insert(), insert(queue_name="other")
+    locker = connect(autocommit=False)
+    locker.execute("SELECT 1 FROM django_ray_execution WHERE queue_name = 'other' FOR UPDATE")
+    batch = await store.claim(worker, 5)
+    assert (len(batch.claims), batch.has_skipped) == (1, True)
+    locker.rollback()
+    batch = await store.claim(worker, 5)
+    assert (len(batch.claims), batch.has_skipped) == (1, False)
+    assert not (await store.claim(worker, 5)).has_skipped
 
 
 async def test_a_record_returns_what_it_wrote(open_store, insert, rows):
@@ -191,7 +192,8 @@ async def test_claims_nobody_holds_are_released_and_held_ones_are_not(open_store
     store, worker = await open_store()
     insert(), insert()
     held, lost = (await store.claim(worker, 2)).claims
-    assert await store.release_unheld(worker, {held.task_id}) == [lost.task_id]
+    assert await store.reconcile(worker, {held.task_id}, released) == ({held.task_id: (1, False)}, 1)
+    assert lost.task_id in {row["task_id"] for row in rows() if row["state"] == "READY"}
     assert [row["state"] for row in rows()] == ["RUNNING", "READY"]
 
 
@@ -211,7 +213,7 @@ async def test_the_dead_are_rescued_within_their_backend(open_store, insert, row
 async def recorder(open_store):
     """A recorder at work, and how to end it."""
     store, worker = await open_store()
-    recorder = Recorder(store, on_recorded=lambda: None)
+    recorder = Recorder(store, Metrics(), on_recorded=lambda: None)
     running = asyncio.create_task(recorder.run())
     yield recorder, store, worker
     await recorder.close(10)
@@ -323,21 +325,7 @@ async def test_claim_and_record_use_their_indexes_however_full_the_table(crowded
     assert buffers(claim) < 50 * 40
 
     claims = (await store.claim(worker, 50)).claims
-    record = plan(
-        crowded,
-        "record",
-        {
-            "task_ids": [c.task_id for c in claims],
-            "attempts": [c.attempt for c in claims],
-            "workers": [worker] * 50,
-            "states": ["SUCCESSFUL"] * 50,
-            "results": ["1"] * 50,
-            "errors": [None] * 50,
-            "afters": [None] * 50,
-            "failures": [0] * 50,
-            "losses": [0] * 50,
-        },
-    )
+    record = plan(crowded, "record", record_parameters([(claim, Succeed(result="1")) for claim in claims]))
     indexes = {node["Index Name"] for node in nodes(record) if "Index Name" in node}
     assert indexes == {"django_ray_execution_pkey"}
     assert not [node for node in nodes(record) if node["Node Type"] == "Seq Scan"]

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from django_ray.options import Options
 from django_ray_worker import statements
-from django_ray_worker.attempt import abandoned
+from django_ray_worker.attempt import abandoned, released
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed
 from django_ray_worker.store import Store
@@ -67,7 +67,7 @@ class Arena:
             for pool in self.pools
         ]
         self.workers = [
-            self.run(store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0"))
+            self.run(store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0", pulse=0))
             for store in self.stores
         ]
 
@@ -129,7 +129,7 @@ class TwoSupervisors(RuleBasedStateMachine):
     def rescue(self, who):
         """The other one is taken for dead, rightly or not: it goes on to record late."""
         dead = self.arena.workers[1 - who]
-        rescued = self.arena.run(self.arena.stores[who].rescue(self.arena.workers[who], abandoned))
+        rescued = self.arena.run(self.arena.stores[who].rescue(self.arena.workers[who], abandoned, only=dead))
         self.arena.run(self.arena.stores[who].revive(dead))
         running = [model for model in self.rows.values() if model.owner == dead]
         assert rescued == {dead: len(running)}
@@ -144,9 +144,9 @@ class TwoSupervisors(RuleBasedStateMachine):
     def reconnect_having_lost_every_reply(self, who):
         """C4: everything that runs in our name is unheld."""
         worker = self.arena.workers[who]
-        released = self.arena.run(self.arena.stores[who].release_unheld(worker, ()))
+        ours, unheld = self.arena.run(self.arena.stores[who].reconcile(worker, (), released))
         mine = {key for key, model in self.rows.items() if model.owner == worker}
-        assert set(released) == mine
+        assert (ours, unheld) == ({}, len(mine))
         for key in mine:
             self.rows[key].owner, self.rows[key].state, self.rows[key].is_due = None, "READY", True
 

@@ -32,6 +32,7 @@ class Migration(migrations.Migration):
                 ("ray_address", models.TextField()),
                 ("version", models.TextField()),
                 ("started_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("pulse", models.FloatField(db_default=0)),
                 ("pulse_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ("stopped_at", models.DateTimeField(null=True)),
                 ("lost_at", models.DateTimeField(null=True)),

@@ -7,15 +7,18 @@ nothing of supervisors.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import django
+from asgiref.sync import async_to_sync
 from django.apps import apps
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from django_ray.options import Options
 
-__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "invoke", "prepare", "run"]
+__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "invoke", "invoke_on_ray", "prepare", "run"]
 
 MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
 MAX_TRACEBACK = 100_000
@@ -95,6 +98,15 @@ def prepare() -> None:
         django.setup()
 
 
+def invoke_on_ray(payload: str) -> Envelope:
+    """Run one attempt on the main thread of a Ray worker, where it can be interrupted."""
+    from django_ray.runtime.interrupt import interruptible
+
+    prepare()
+    with interruptible():
+        return invoke(payload)
+
+
 def invoke(payload: str) -> Envelope:
     """Run one attempt; payload is the JSON of the claim."""
     prepare()
@@ -148,8 +160,20 @@ def _call(result: TaskResult[..., Any]) -> Any:
 
     task = result.task
     context: tuple[Any, ...] = (TaskContext(task_result=result),) if task.takes_context else ()
-    # Task.call runs coroutine functions through async_to_sync, which keeps database connections with this thread.
+    if iscoroutinefunction(task.func):
+        # Through async_to_sync, which keeps database connections with this thread.
+        return async_to_sync(_cancellable)(task.func(*context, *result.args, **result.kwargs))
     return task.call(*context, *result.args, **result.kwargs)
+
+
+async def _cancellable(body: Coroutine[Any, Any, Any]) -> Any:
+    """Await the body in a task that an interrupt cancels."""
+    from django_ray.runtime.interrupt import cancelled_by
+
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101
+    with cancelled_by(lambda: loop.call_soon_threadsafe(task.cancel)):
+        return await body
 
 
 def _encode(returned: Any, options: Options | None) -> str:

@@ -1,3 +1,5 @@
+DROP TRIGGER django_ray_on_cancel ON django_ray_execution;
+DROP FUNCTION django_ray_on_cancel();
 DROP TRIGGER django_ray_on_delete ON django_ray_execution;
 DROP TRIGGER django_ray_on_finish ON django_ray_execution;
 DROP FUNCTION django_ray_on_end();
@@ -7,6 +9,7 @@ DROP FUNCTION django_ray_on_update();
 DROP FUNCTION django_ray_on_insert();
 DROP FUNCTION django_ray_queues(text, text[]);
 DROP FUNCTION django_ray_ring_queue(text, text);
+DROP FUNCTION django_ray_watch(int, float8);
 DROP FUNCTION django_ray_is_dead(int);
 DROP FUNCTION django_ray_identify(int);
 DROP FUNCTION django_ray_leave(text);

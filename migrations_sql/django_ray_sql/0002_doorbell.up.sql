@@ -1,7 +1,7 @@
 -- The doorbell: NOTIFY, but only when somebody sleeps. docs/architecture.md tells why nothing is lost.
 --
--- A bell is a text: 'queue:<backend>:<queue>', 'queues:<backend>' (any queue of it), 'worker:<id>'. Each has a channel
--- and a key k. Two spaces of advisory locks, in the form of two integers with a class of our own:
+-- A bell is a text: 'queue:<backend>:<queue>', 'queues:<backend>' (any queue of it). Each has a channel and a key k.
+-- 'worker:<id>' (control messages) and 'supervisors:<backend>' (who comes and goes) are channels only. Two spaces of advisory locks, in the form of two integers with a class of our own:
 --   1145721433 IN_FLIGHT  held shared by every transaction that has put work behind the bell, until it ends
 --   1145721434 ASLEEP     held shared by every session that waits for the bell
 --   1145721435 IDENTITY   held by the session of the supervisor whose RayWorker has that id
@@ -61,6 +61,18 @@ RETURN pg_try_advisory_lock(1145721435, worker);
 -- True, and held until the transaction ends, when no session is that supervisor's.
 CREATE FUNCTION django_ray_is_dead(worker int) RETURNS boolean LANGUAGE sql VOLATILE STRICT
 RETURN pg_try_advisory_xact_lock(1145721435, worker);
+
+-- Wait for the end of a supervisor's session, for so many seconds at most; true when it has ended. In slices, because who
+-- waits for a lock holds back VACUUM; and without an error, because an error is a line in the server's log.
+CREATE FUNCTION django_ray_watch(worker int, seconds float8) RETURNS boolean LANGUAGE plpgsql VOLATILE STRICT AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', ceil(seconds * 1000)::int::text, true);
+    PERFORM pg_advisory_xact_lock(1145721435, worker);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
 
 CREATE FUNCTION django_ray_ring_queue(backend text, queue_name text) RETURNS void LANGUAGE plpgsql VOLATILE
 SET search_path FROM CURRENT AS $$
@@ -139,3 +151,15 @@ EXECUTE FUNCTION django_ray_on_end();
 
 CREATE TRIGGER django_ray_on_delete AFTER DELETE ON django_ray_execution
 FOR EACH ROW WHEN (OLD.awaited AND OLD.finished_at IS NULL) EXECUTE FUNCTION django_ray_on_end();
+
+-- Cancelling what runs is its supervisor's work; the row is the truth, this only says "look".
+CREATE FUNCTION django_ray_on_cancel() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM pg_notify(django_ray_channel('worker:' || NEW.claimed_by_id), '');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_cancel AFTER UPDATE OF cancel_requested_at ON django_ray_execution
+FOR EACH ROW WHEN (NEW.state = 'RUNNING' AND NEW.cancel_requested_at IS NOT NULL)
+EXECUTE FUNCTION django_ray_on_cancel();

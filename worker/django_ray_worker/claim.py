@@ -31,4 +31,5 @@ class Batch:
     """The answer to one claim statement: claims in the order to start them."""
 
     claims: tuple[Claim, ...]
+    has_skipped: bool  # Rows of our queues are locked by somebody else, and may stay READY.
     next_due: float | None  # Seconds until a row of our queues falls due, by the database's clock; 0 or less is now.

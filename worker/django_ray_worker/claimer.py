@@ -19,7 +19,6 @@ from django_ray_worker.listener import backoff
 if TYPE_CHECKING:
     from django_ray_worker.claim import Claim
     from django_ray_worker.doorbell import Doorbell
-    from django_ray_worker.listener import Session
     from django_ray_worker.slots import Slots
     from django_ray_worker.store import Store
 
@@ -62,7 +61,7 @@ class Claimer:
         work: Store,
         *,
         worker: int,
-        session: Session,
+        may_claim: Callable[[], bool],
         doorbell: Doorbell,
         slots: Slots,
         wakeup: Wakeup,
@@ -71,7 +70,7 @@ class Claimer:
     ) -> None:
         self._store = work
         self._worker = worker
-        self._session = session
+        self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
         self._slots = slots
         self._wakeup = wakeup
@@ -79,22 +78,24 @@ class Claimer:
         self._start = start
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
+        self._again = float("inf")  # When to look again for rows that somebody else had locked.
+        self._skips = 0
         self._tries = 0
 
     async def run(self) -> None:
         """Claim for ever."""
         while True:
             await self._turn()
-            with move_on_after(self._due - current_time()):
+            with move_on_after(min(self._due, self._again) - current_time()):
                 await self._wakeup.wait()
 
     async def drain(self, *, is_idle: Callable[[], bool]) -> None:
         """Claim until nothing is claimable and nothing runs that might still enqueue."""
         while True:
             await self._turn()
-            if not self._wakeup.is_hungry and is_idle() and current_time() < self._due:
+            if not self._wakeup.is_hungry and is_idle() and current_time() < min(self._due, self._again):
                 return
-            with move_on_after(self._due - current_time()):
+            with move_on_after(min(self._due, self._again) - current_time()):
                 await self._wakeup.wait()
             self._wakeup.is_hungry = True
 
@@ -103,7 +104,9 @@ class Claimer:
             # Taken note of once: a due time that cannot be used now must not keep the loop spinning.
             self._due, self._has_due = float("inf"), True
             self._wakeup.is_hungry = True
-        if not self._wakeup.is_hungry or not self._session.is_open:
+        if current_time() >= self._again:
+            self._again, self._wakeup.is_hungry = float("inf"), True
+        if not self._wakeup.is_hungry or not self._may_claim():
             return
         if not self._slots.free:
             if self._wakeup.has_heard:
@@ -131,7 +134,7 @@ class Claimer:
         """Claim into the free slots; tell whether it came back short."""
         # Nothing may come between the claim and the start of its attempts.
         with CancelScope(shield=True), move_on_after(CLAIM_SECONDS):
-            if self._has_due:
+            if has_promoted := self._has_due:
                 await self._store.promote()
                 self._has_due = False
             free = self._slots.free
@@ -139,10 +142,19 @@ class Claimer:
                 batch = await self._store.claim(self._worker, free)
                 for claim in batch.claims:
                     self._start(claim)
-            self._due = float("inf") if batch.next_due is None else current_time() + batch.next_due
+            next_due = float("inf") if batch.next_due is None else batch.next_due
+            # What is still overdue after it was promoted is locked by somebody, too.
+            is_locked = has_promoted and next_due <= 0
+            self._due = float("inf") if is_locked else current_time() + next_due
+            self._mind_skipped(batch.has_skipped or is_locked)
             return len(batch.claims) < free
         log.warning("A claim took longer than %.0f s and was given up.", CLAIM_SECONDS)
         return False
+
+    def _mind_skipped(self, has_skipped: bool) -> None:  # noqa: FBT001 - a fact, not a choice
+        """Look again soon for rows that were locked: if their transaction is rolled back, nobody will ring."""
+        self._again = current_time() + backoff(self._skips) if has_skipped else float("inf")
+        self._skips = self._skips + 1 if has_skipped else 0
 
     async def _wait_out(self, error: psycopg.Error) -> None:
         wait = backoff(self._tries)

@@ -21,6 +21,7 @@ class Config:
     sync: bool  # No Ray: run in this process, one at a time.
     burst: bool  # Drain and exit.
     grace: float  # Seconds for running attempts when stopping.
+    pulse: float  # Seconds between two signs of life; 0 is none.
     settings_module: str
     project: Path  # The folder that the project's modules are imported from.
     options: Options

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import os
+import socket
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, override
+from weakref import WeakSet
 
 from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
@@ -20,8 +23,9 @@ __all__ = ["Database"]
 
 # Waits for transactions in flight, each behind a bell of its own; more of them stand in line.
 MOST_WAITS = 8
-# Claimer, recorder, reconciliation, one to spare. Connections that nobody needs are closed after a while.
-POOL_SIZE = 4 + MOST_WAITS
+# Claimer, recorder, reconciliation, pulse, the watch of a neighbour, one to spare. Connections that nobody needs are
+# closed after a while.
+POOL_SIZE = 6 + MOST_WAITS
 # Seconds to wait for a connection of the pool: longer means that the database is away, which callers wait for anyway.
 POOL_TIMEOUT = 5.0
 
@@ -43,6 +47,7 @@ class Database:
             **{name: value for name, value in parameters.items() if name not in _DJANGO_ONLY},
             "application_name": "django-ray-listen",
         }
+        self._opened: WeakSet[Connection] = WeakSet()
         self._role = django.settings_dict["OPTIONS"].get("assume_role")
 
     @override
@@ -73,7 +78,15 @@ class Database:
         async with pool:
             yield pool
 
+    def drop(self) -> None:
+        """Shut every connection down, whatever it waits for: who uses one gets an OperationalError at once."""
+        for connection in self._opened:
+            if not connection.closed:
+                with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+                    line.shutdown(socket.SHUT_RDWR)
+
     async def _prepare(self, connection: Connection) -> None:
+        self._opened.add(connection)
         if self._role:
             await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self._role)))
         await apply_settings(connection)

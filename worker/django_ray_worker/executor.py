@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
-from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after, to_thread
+from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_on_after, to_thread
 from ray import exceptions
 
 from django_ray.runtime import entrypoint
 from django_ray_worker.envelope import outcome_of, refused
 from django_ray_worker.listener import Misconfigured
 from django_ray_worker.outcome import Interrupted, Lost, Outcome, Returned
+from django_ray_worker.sockets import Address, until_gone
 
 if TYPE_CHECKING:
     from django_ray_worker.claim import Claim
@@ -43,23 +44,73 @@ class RayExecutor:
         self._config = config
         self._remotes: dict[str, Any] = {}
         self._folder: str | None = None
+        self._awaiting: set[CancelScope] = set()
+        self._resources: dict[str, float] = {}
         self.address = ""
-        self.lost = Event()  # This driver's raylet is gone: nothing can be submitted any more.
+        self.is_usable = False
         self.cpus = 1
 
     async def start(self) -> None:
-        """Connect, and have Ray workers ready. Misconfigured or OSError when that cannot work."""
+        """Connect, and have Ray workers ready. OSError when that may work later, Misconfigured when not."""
         # In a thread: on the main thread ray.init takes the signal handlers and stalls the loop for seconds. Not to be
         # abandoned: a stop waits until Ray is there to be shut down.
         await to_thread.run_sync(self._start)
+        self.is_usable = True
+
+    async def until_gone(self) -> str:
+        """Return when the raylet of this driver or the head of the cluster is gone; says which."""
+        gone: list[str] = []
+        async with create_task_group() as watches:
+
+            async def watch(what: str, address: Address) -> None:
+                await until_gone(address)
+                gone.append(what)
+                watches.cancel_scope.cancel()
+
+            watches.start_soon(watch, "The head of the Ray cluster is gone.", self.address)
+            if (raylet := _raylet_socket()) is not None:
+                watches.start_soon(watch, "The raylet of this host is gone.", raylet)
+        self.is_usable = False
+        return gone[0]
+
+    async def abandon(self) -> None:
+        """Give up what runs on a cluster that is gone: every attempt was interrupted."""
+        self.is_usable = False
+        # What is awaited would never come after the shutdown.
+        for scope in self._awaiting:
+            scope.cancel()
+        await self.close()
 
     async def close(self) -> None:
         """Leave the cluster; one started here ends."""
+        self.is_usable = False
         with CancelScope(shield=True):
             await to_thread.run_sync(self._close)
 
+    def can_place(self, claim: Claim) -> bool:
+        """Tell whether the cluster has, in all, what the claim asks for; what it lacks may come with a new node."""
+        wanted = _wanted(claim.options.ray)
+        if any(self._resources.get(name, 0) < number for name, number in wanted.items()):
+            self._resources = _cluster_resources()
+        missing = {name: number for name, number in wanted.items() if self._resources.get(name, 0) < number}
+        if missing:
+            log.warning(
+                "%s %s asks for %s, and the cluster has less in all: it waits for a node that has it.",
+                claim.callable_path, claim.task_id, missing,
+            )  # fmt: skip
+        return not missing
+
     async def run(self, claim: Claim) -> Outcome:
         """Run the claim. Cancelled: stop the body, return its outcome if it was faster, else raise."""
+        with CancelScope() as awaiting:
+            self._awaiting.add(awaiting)
+            try:
+                return await self._run(claim)
+            finally:
+                self._awaiting.discard(awaiting)
+        return Interrupted()  # the cluster is gone
+
+    async def _run(self, claim: Claim) -> Outcome:
         try:
             ref = self._remote(claim.options.ray).remote(claim.payload)
         except (TypeError, ValueError) as error:
@@ -67,8 +118,6 @@ class RayExecutor:
         try:
             return outcome_of(await ref)
         except exceptions.RayError as error:
-            if isinstance(error, exceptions.LocalRayletDiedError):
-                self.lost.set()
             return _meaning(error)
         except get_cancelled_exc_class():
             finished: Outcome | None = None
@@ -81,6 +130,8 @@ class RayExecutor:
     async def _stop(self, ref: Any) -> Outcome | None:
         """End the body, gently and then not; return its outcome if it had one of its own."""
         for force in (False, True):
+            if not self.is_usable:
+                return None
             ray.cancel(ref, force=force)
             with move_on_after(COOPERATE_SECONDS):
                 try:
@@ -95,7 +146,7 @@ class RayExecutor:
         key = json.dumps(options, sort_keys=True)
         if (remote := self._remotes.get(key)) is None:
             chosen: Any = {"num_cpus": 1, **options, "max_retries": 0}
-            remote = ray.remote(**chosen)(entrypoint.invoke)
+            remote = ray.remote(**chosen)(entrypoint.invoke_on_ray)
             self._remotes[key] = remote
         return remote
 
@@ -110,13 +161,15 @@ class RayExecutor:
         except (OSError, RuntimeError) as error:
             if self._config.cluster is None:
                 raise Misconfigured(f"Ray cannot be started on this host: {error}") from error
+            if isinstance(error, OSError):
+                raise OSError(f"Ray cannot be reached at {self._config.cluster}: {error}.") from error
             raise Misconfigured(
-                f"Ray cannot be reached at {self._config.cluster}: {error}. If the cluster asks for a token, set "
+                f"Ray cannot be joined at {self._config.cluster}: {error}. If the cluster asks for a token, set "
                 "RAY_AUTH_TOKEN."
             ) from error
         self.address = ray.get_runtime_context().gcs_address
-        resources: Any = ray.cluster_resources
-        self.cpus = max(1, int(resources().get("CPU", 1)))
+        self._resources = _cluster_resources()
+        self.cpus = max(1, int(self._resources.get("CPU", 1)))
         # Export the function, start the processes and set Django up before the first claim needs them.
         prepare = ray.remote(num_cpus=1, max_retries=0)(entrypoint.prepare)
         try:
@@ -179,8 +232,26 @@ class RayExecutor:
 
     def _close(self) -> None:
         ray.shutdown()
+        self._remotes.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _cluster_resources() -> dict[str, float]:
+    resources: Any = ray.cluster_resources
+    return dict(resources())
+
+
+def _wanted(options: Mapping[str, Any]) -> dict[str, float]:
+    """Return what options ask of the cluster, by Ray's names."""
+    plain = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0), "memory": options.get("memory", 0)}
+    return {**plain, **options.get("resources", {})}
+
+
+def _raylet_socket() -> str | None:
+    """Return the path of our raylet's socket. Ray has no public name for it; without, its head alone is watched."""
+    worker: Any = getattr(ray, "_private").worker.global_worker  # noqa: B009 - for the type checkers
+    return getattr(worker.node, "raylet_socket_name", None)
 
 
 def _meaning(error: exceptions.RayError) -> Outcome:

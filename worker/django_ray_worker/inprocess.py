@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyio import Event, to_thread
+from anyio import sleep_forever, to_thread
 
 from django_ray.runtime.entrypoint import invoke
 from django_ray_worker.envelope import outcome_of
@@ -26,8 +26,19 @@ class InProcessExecutor:
     address = "none: tasks run in this process"
     cpus = 1
 
-    def __init__(self) -> None:
-        self.lost = Event()  # Never set.
+    is_usable = True
+
+    def can_place(self, claim: Claim) -> bool:  # noqa: ARG002
+        """There is one process, and it is here."""
+        return True
+
+    async def until_gone(self) -> str:
+        """Never return: it ends with us."""
+        await sleep_forever()
+        raise AssertionError
+
+    async def abandon(self) -> None:
+        """Nothing to abandon."""
 
     async def start(self) -> None:
         """Nothing to start."""

@@ -3,7 +3,7 @@
 These three live and die together: when the connection is gone, PostgreSQL forgets that we slept and who we were, and
 a new session starts from nothing. On every connect, in this order: identity, LISTEN, self-test, what the caller does to
 look again (`on_open`), ring every bell. Promises that what is committed after LISTEN is heard, and that what was
-committed before is looked for.
+committed before is looked for. A payload is never data: whatever it is, it means "look", except for our own echo.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from anyio import TASK_STATUS_IGNORED, CancelScope, Event, fail_after, sleep, wait_readable
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from django_ray_worker.database import Database
-    from django_ray_worker.store import Connection
+    from django_ray_worker.store import Connection, Store
 
 __all__ = ["Misconfigured", "Session", "SessionLost", "backoff"]
 
 log = logging.getLogger("django_ray.listener")
 
-SELF_TEST_SECONDS = 5.0
+ECHO_SECONDS = 5.0  # A NOTIFY of our own that takes longer will not come.
+ECHO = "echo"
 
 
 class Misconfigured(Exception):  # noqa: N818 - it says what to change
@@ -66,22 +67,27 @@ class Session:
         self,
         database: Database,
         *,
+        work: Store,
         worker: int,
         bells: Sequence[str],
+        messages: Mapping[str, Callable[[], None]],
         on_bell: Callable[[], None],
         on_open: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
+        self._store = work
         self._worker = worker
-        self._bells = bells
         self._control = f"worker:{worker}"
+        self._heard_of: dict[str, Callable[[], None]] = {**dict.fromkeys(bells, on_bell), **messages}
         self._on_bell = on_bell
         self._on_open = on_open
         self._bell_of: dict[str, str] = {}
         self._requests: deque[_Request] = deque()
         self._waiting: CancelScope | None = None
-        self._self_test: Event | None = None
+        self._echo = Event()
+        self._last_pid: int | None = None  # Of the session that was ours before this one.
         self.is_open = False
+        self.opened = 0  # How often.
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Hold the session until cancelled; started once the first one is open."""
@@ -100,8 +106,6 @@ class Session:
                     await self._hear(session)
             except Exception as error:
                 if not is_transient(error):
-                    raise
-                if not started:
                     raise
                 wait = backoff(tries)
                 log.warning("The listening session is gone (%s); connecting again in %.1f s.", _line(error), wait)
@@ -122,33 +126,54 @@ class Session:
         if request.error is not None:
             raise SessionLost from request.error
 
+    async def echo[Answer](self, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Send what makes our echo and wait until it is heard: TimeoutError when it is not, SessionLost for no session.
+
+        It must be sent on another connection: what a session sends to itself comes back even through a pooler.
+        """
+        if not self.is_open:
+            raise SessionLost
+        self._echo = Event()
+        with fail_after(ECHO_SECONDS):
+            answer = await send()
+            await self._echo.wait()
+        return answer
+
+    def drop(self) -> None:
+        """End every connection at once: something between us and the server swallows what we say."""
+        self._database.drop()
+
     async def _open(self, session: Connection) -> None:
         # LISTEN is committed before anybody looks: what is committed in between is looked for, and heard as well.
-        session.add_notify_handler(lambda notification: self._heard(notification.channel))
+        session.add_notify_handler(lambda notification: self._heard(notification.channel, notification.payload))
         if not await store.identify(session, self._worker):
+            if self._last_pid is not None:
+                await self._store.hang_up(self._worker, self._last_pid)
             raise TimeoutError(f"another session still is supervisor {self._worker}")
-        self._bell_of = await store.listen(session, [*self._bells, self._control])
+        self._last_pid = session.info.backend_pid
+        self._bell_of = await store.listen(session, [*self._heard_of, self._control])
         await self._test(session)
         await self._on_open()
         self.is_open = True
+        self.opened += 1
         self._on_bell()
 
     async def _test(self, session: Connection) -> None:
-        """Hear ourselves once. A transaction pooler swallows either the LISTEN or the session."""
-        self._self_test = Event()
-        await store.notify_self(session, self._control)
+        """Hear ourselves once, from another connection. A transaction pooler swallows either the LISTEN or the echo."""
+        self._echo = Event()
+        await self._store.notify(self._control, ECHO)
         try:
-            with fail_after(SELF_TEST_SECONDS):
-                while not self._self_test.is_set():
+            with fail_after(ECHO_SECONDS):
+                while not self._echo.is_set():
                     await wait_readable(session.pgconn.socket)
                     self._drain(session)
         except TimeoutError:
+            if self.opened:
+                raise  # it has worked before
             raise Misconfigured(
                 "A NOTIFY did not come back on the session that LISTENs: a transaction pooler seems to stand in front "
                 "of PostgreSQL. Give the supervisor a direct or session-pooled connection."
             ) from None
-        finally:
-            self._self_test = None
 
     async def _hear(self, session: Connection) -> None:
         while True:
@@ -174,15 +199,14 @@ class Session:
         # psycopg's own notifies() would wake the loop ten times a second.
         session.pgconn.consume_input()
         while notification := session.pgconn.notifies():
-            self._heard(notification.relname.decode())
+            self._heard(notification.relname.decode(), notification.extra.decode())
 
-    def _heard(self, channel: str) -> None:
+    def _heard(self, channel: str, payload: str) -> None:
         bell = self._bell_of.get(channel)
-        if bell == self._control:
-            if self._self_test is not None:
-                self._self_test.set()
+        if bell == self._control and payload == ECHO:
+            self._echo.set()
         elif bell is not None:
-            self._on_bell()
+            self._heard_of[bell]()
 
     def _close(self) -> None:
         self.is_open = False

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
             raise
         _refuse("The supervisor needs more than a web process: pip install 'django-ray[worker]'.")
     logs.configure(options.log_level, options.log_format)
-    from django_ray_worker.supervisor import ClusterLost, supervise
+    from django_ray_worker.supervisor import supervise
 
     try:
         config = _config(options, project)
@@ -102,8 +102,6 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
         anyio.run(supervise, config, database, _executor(config))
     except* Misconfigured as errors:
         _refuse(str(_first(errors)))
-    except* ClusterLost as errors:
-        _end(str(_first(errors)), EX_FAILED)
     sys.exit(0)
 
 
@@ -124,6 +122,7 @@ def _config(options: argparse.Namespace, project: Path) -> Config:
         sync=options.sync,
         burst=options.burst,
         grace=backend.settings.grace if options.grace is None else options.grace,
+        pulse=backend.settings.pulse,
         settings_module=os.environ["DJANGO_SETTINGS_MODULE"],
         project=project,
         options=backend.settings,

@@ -18,7 +18,7 @@ from django_ray_worker.outcome import (
     TimedOut,
 )
 
-__all__ = ["Cancel", "Fail", "Release", "Retry", "Succeed", "Verdict", "decide"]
+__all__ = ["CANCELLED", "Cancel", "Fail", "Release", "Retry", "Succeed", "Verdict", "decide"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
         case Refused(error):
             return Fail(error=error, failures=1)
         case Cancelled():
-            return Cancel(error=_error("TaskCancelled", "The execution was cancelled while it ran."))
+            return Cancel(error=CANCELLED)
         case Lost(reason):
             return _lost(claim, reason)
         case Interrupted():
@@ -107,3 +107,6 @@ def _error(name: str, message: str) -> Error:
         traceback=f"{path}: {message}\n",
         mro=(path, "builtins.Exception", "builtins.BaseException", "builtins.object"),
     )
+
+
+CANCELLED = _error("TaskCancelled", "The execution was cancelled.")

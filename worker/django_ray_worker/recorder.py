@@ -26,6 +26,8 @@ from django_ray_worker.store import MOST_PER_RECORD, Store
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from django_ray_worker.metrics import Metrics
+
 __all__ = ["Recorder"]
 
 log = logging.getLogger("django_ray.recorder")
@@ -36,8 +38,9 @@ UNSTORABLE = "django_ray.exceptions.InvalidResult"
 class Recorder:
     """The one writer of outcomes of a supervisor."""
 
-    def __init__(self, work: Store, *, on_recorded: Callable[[], None]) -> None:
+    def __init__(self, work: Store, metrics: Metrics, *, on_recorded: Callable[[], None]) -> None:
         self._store = work
+        self._metrics = metrics
         self._on_recorded = on_recorded
         self._queue: deque[Record] = deque()
         self._changed = Event()
@@ -99,6 +102,7 @@ class Recorder:
             else:
                 for claim, _ in batch:
                     if claim.task_id not in written:
+                        self._metrics.refused += 1
                         log.warning(
                             "Attempt %d of %s %s is not ours any more; its outcome is dropped.",
                             claim.attempt, claim.callable_path, claim.task_id,

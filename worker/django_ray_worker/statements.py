@@ -15,7 +15,7 @@ from django_ray.runtime.entrypoint import MAX_MESSAGE, MAX_TRACEBACK
 from django_ray.serialization import clean_text
 from django_ray_worker.claim import Claim
 from django_ray_worker.outcome import Error
-from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, Verdict
+from django_ray_worker.policy import CANCELLED, Cancel, Fail, Release, Retry, Succeed, Verdict
 
 __all__ = ["SQL", "Record", "claim_of", "record_parameters"]
 
@@ -29,15 +29,15 @@ def _load(name: str) -> bytes:
 SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
-        "abandoned", "announce", "await_in_flight", "channels", "claim", "dead_workers", "identify", "leave",
-        "mark_lost", "notify_self", "promote", "record", "register", "release_unheld", "revive",
-        "session_settings", "sign_off", "unsettled",
+        "announce", "await_in_flight", "channels", "claim", "dead_workers", "hang_up", "identify", "leave",
+        "mark_lost", "neighbour", "notify", "promote", "pulse", "record", "register", "revive", "running",
+        "session_settings", "sign_off", "unsettled", "watch",
     )
 }  # fmt: skip
 
 
 def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
-    """Return the claim that a row of claim.sql or abandoned.sql is."""
+    """Return the claim that a row of claim.sql or running.sql is."""
     unfit = ""
     try:
         options = backend.of(row["queue_name"], row["options"])
@@ -72,6 +72,7 @@ def record_parameters(records: Iterable[Record]) -> dict[str, Any]:
         "afters": [after for _, _, _, after, *_ in columns],
         "failures": [failures for *_, failures, _ in columns],
         "losses": [losses for *_, losses in columns],
+        "cancelled": _error(CANCELLED),
     }
 
 

@@ -7,7 +7,7 @@ psycopg's; errors.py says which are worth waiting for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -35,7 +35,6 @@ __all__ = [
     "identify",
     "leave",
     "listen",
-    "notify_self",
 ]
 
 type Connection = AsyncConnection[DictRow]
@@ -88,6 +87,7 @@ class Store:
             rows = await cursor.fetchall()
         return Batch(
             claims=tuple(claim_of(row, self._options) for row in rows if row["task_id"] is not None),
+            has_skipped=rows[0]["has_skipped"],
             next_due=rows[0]["next_due"],
         )
 
@@ -101,32 +101,79 @@ class Store:
         async with self._transaction() as connection:
             return await _record(connection, records)
 
-    async def release_unheld(self, worker: int, held: Iterable[UUID]) -> list[UUID]:
-        """Return to READY what runs in our name without a claim held here; return the ids."""
+    async def reconcile(
+        self, worker: int, held: Container[UUID], verdict_of: Callable[[Claim], Verdict]
+    ) -> tuple[dict[UUID, tuple[int, bool]], int]:
+        """Record a verdict on what runs in the name of worker and is not held there.
+
+        Return what is, each with its attempt and whether somebody wants it cancelled, and how many were recorded.
+        """
         async with self._transaction() as connection:
-            cursor = await connection.execute(SQL["release_unheld"], {"worker": worker, "held": list(held)})
-            return [row["task_id"] for row in await cursor.fetchall()]
+            rows = await self._running(connection, worker)
+            unheld = [(claim, verdict_of(claim)) for claim, _ in rows if claim.task_id not in held]
+            recorded = await _record(connection, unheld) if unheld else ()
+        ours = {claim.task_id: (claim.attempt, is_unwanted) for claim, is_unwanted in rows if claim.task_id in held}
+        return ours, len(recorded)
+
+    async def _running(self, connection: Connection, worker: int) -> list[tuple[Claim, bool]]:
+        cursor = await connection.execute(SQL["running"], {"worker": worker})
+        return [(claim_of(row, self._options), row["is_unwanted"]) for row in await cursor.fetchall()]
 
     async def revive(self, worker: int) -> None:
-        """Take back that worker was found dead."""
+        """Give a sign of life, and take back that worker was found dead."""
         async with self._transaction() as connection:
             await connection.execute(SQL["revive"], {"worker": worker})
 
-    async def rescue(self, worker: int, verdict_of: Callable[[Claim], Verdict]) -> dict[int, int]:
-        """Take the work back from every dead supervisor of our backend; return how many rows of which.
+    async def pulse(self, worker: int) -> bool:
+        """Give a sign of life and NOTIFY our own session; tell whether we were found dead."""
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(SQL["pulse"], {"worker": worker})).fetchone()
+        return row is not None and row["is_lost"]
+
+    async def notify(self, bell: str, payload: str) -> None:
+        """NOTIFY the channel of a bell."""
+        async with self._pool.connection() as connection:
+            await connection.execute(SQL["notify"], {"bell": bell, "payload": payload})
+
+    async def neighbour(self, worker: int) -> tuple[int, bool] | None:
+        """Return the supervisor to watch and whether it is frozen; None when we are alone."""
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(SQL["neighbour"], {**self._scope, "worker": worker})).fetchone()
+        return None if row is None else (row["id"], row["is_frozen"])
+
+    async def watch(self, worker: int, seconds: float) -> bool:
+        """Wait for the end of that supervisor's session; tell whether it came within so many seconds."""
+        async with self._pool.connection() as connection:
+            statement = connection.execute(SQL["watch"], {"worker": worker, "seconds": seconds})
+            cursor = await _cancellable(statement)
+            row = await cursor.fetchone()
+        return row is not None and row["django_ray_watch"]
+
+    async def rescue(
+        self, worker: int, verdict_of: Callable[[Claim], Verdict], *, only: int | None = None
+    ) -> dict[int, int]:
+        """Take the work back from the dead supervisors of our backend, or from one; return how many rows of which.
 
         One transaction, which holds the identity of the dead: who comes back to life meanwhile waits for its end.
         """
         rescued: dict[int, int] = {}
         async with self._transaction() as connection:
-            cursor = await connection.execute(SQL["dead_workers"], {**self._scope, "worker": worker})
+            scope = {**self._scope, "worker": worker, "only": only}
+            cursor = await connection.execute(SQL["dead_workers"], scope)
             for dead in [row["id"] for row in await cursor.fetchall()]:
-                rescued[dead] = 0
-                while rows := await (await connection.execute(SQL["abandoned"], {"worker": dead})).fetchall():
-                    claims = [claim_of(row, self._options) for row in rows]
-                    rescued[dead] += len(await _record(connection, [(claim, verdict_of(claim)) for claim in claims]))
+                claims = [claim for claim, _ in await self._running(connection, dead)]
+                rescued[dead] = len(await _record(connection, [(claim, verdict_of(claim)) for claim in claims]))
                 await connection.execute(SQL["mark_lost"], {"worker": dead})
         return rescued
+
+    async def hang_up(self, worker: int, session: int) -> None:
+        """End a session of ours that the server believes to be alive."""
+        async with self._pool.connection() as connection:
+            await connection.execute(SQL["hang_up"], {"worker": worker, "session": session})
+
+    async def drain(self) -> None:
+        """Renew every connection of the pool."""
+        await self._pool.drain()
 
     async def unsettled(self, bells: Sequence[str]) -> list[str]:
         """Return the bells behind which transactions are in flight."""
@@ -143,7 +190,7 @@ class Store:
             await _cancellable(connection.execute(SQL["await_in_flight"], {"bell": bell}))
 
 
-async def _cancellable(statement: Coroutine[Any, Any, object]) -> None:
+async def _cancellable[Answer](statement: Coroutine[Any, Any, Answer]) -> Answer:
     """Run a statement that may last, so that cancelling us cancels it on the server and leaves the connection whole.
 
     psycopg does that when it is cancelled once; an anyio scope cancels again and again, so the statement gets a task
@@ -151,7 +198,7 @@ async def _cancellable(statement: Coroutine[Any, Any, object]) -> None:
     """
     running = asyncio.ensure_future(statement)
     try:
-        await asyncio.shield(running)
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
         running.cancel()
         with CancelScope(shield=True):
@@ -184,11 +231,6 @@ async def listen(session: Connection, bells: Sequence[str]) -> dict[str, str]:
     for channel in bell_of:
         await session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
     return bell_of
-
-
-async def notify_self(session: Connection, bell: str) -> None:
-    """NOTIFY a bell of our own: it must come back on the session that listens."""
-    await session.execute(SQL["notify_self"], {"bell": bell})
 
 
 async def announce(session: Connection, bells: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The nesting of one supervisor: who starts when, who stops in which order.
 
 database, signals
-  session                   lives longest: we must look alive while draining
+  session, pulse, watch     live longest: we must look alive while draining
     recording               ends by itself when the last attempt has reported
       attempts              get the grace as a deadline when intake has ended
         intake              starting up and claiming; the first signal cancels this scope, and only this one
@@ -16,13 +16,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
-from anyio import CancelScope, Lock, create_task_group, current_time
+from anyio import CancelScope, Event, Lock, create_task_group, current_time, sleep
 
 import django_ray
-from django_ray_worker.attempt import abandoned, attempt
+from django_ray_worker.attempt import Attempt, abandoned, released
 from django_ray_worker.claimer import Claimer, Wakeup
 from django_ray_worker.doorbell import Doorbell
-from django_ray_worker.listener import Session
+from django_ray_worker.errors import is_transient
+from django_ray_worker.listener import Session, backoff
+from django_ray_worker.liveness import Liveness
+from django_ray_worker.metrics import Metrics
 from django_ray_worker.recorder import Recorder
 from django_ray_worker.slots import Slots
 from django_ray_worker.stop import Stop
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from django_ray_worker.executor import RayExecutor
     from django_ray_worker.inprocess import InProcessExecutor
 
-__all__ = ["ClusterLost", "supervise"]
+__all__ = ["supervise"]
 
 log = logging.getLogger("django_ray.supervisor")
 
@@ -54,10 +57,7 @@ async def supervise(config: Config, database: Database, executor: RayExecutor | 
     try:
         with stop.intake:
             log.info("Starting %s ...", "without Ray" if config.sync else f"Ray ({config.cluster or 'local'})")
-            try:
-                await executor.start()
-            finally:
-                stop.watch()
+            await _start(executor, stop)
         if not stop.intake.cancel_called:
             async with database.pool() as pool:
                 store = Store(pool, backend=config.backend, queues=config.queues, options=config.options)
@@ -66,8 +66,21 @@ async def supervise(config: Config, database: Database, executor: RayExecutor | 
         await executor.close()
 
 
-class ClusterLost(Exception):  # noqa: N818 - named for what happened
-    """The Ray that this supervisor drives is gone."""
+async def _start(executor: RayExecutor | InProcessExecutor, stop: Stop) -> None:
+    """Start it, however long that takes."""
+    tries = 0
+    while True:
+        try:
+            await executor.start()
+        except OSError as error:
+            wait = backoff(tries)
+            log.warning("%s Again in %.1f s.", error, wait)
+            tries += 1
+            await sleep(wait)
+        else:
+            return
+        finally:
+            stop.watch()  # Ray has put a handler of its own in front
 
 
 class _Life:
@@ -86,15 +99,18 @@ class _Life:
         self._executor = executor
         self._store = store
         self._stop = stop
+        self.metrics = Metrics()
         self._wakeup = Wakeup()
         self._claiming = Lock()
         total = 1 if config.sync else config.concurrency or executor.cpus
         self._slots = Slots(total, on_free=self._wakeup.nudge)
-        self._recorder = Recorder(store, on_recorded=self._wakeup.nudge)
-        self._running: set[UUID] = set()
-        self._has_lived = False
+        self._recorder = Recorder(store, self.metrics, on_recorded=self._wakeup.nudge)
+        self._running: dict[UUID, Attempt] = {}
+        self._requests = Event()  # Somebody may want one of ours cancelled.
         self._worker: int
+        self._session: Session
         self._doorbell: Doorbell
+        self._liveness: Liveness
 
     async def live(self) -> None:
         """Register, work until told to stop, say goodbye."""
@@ -104,6 +120,7 @@ class _Life:
             concurrency=self._slots.total,
             ray_address=self._executor.address,
             version=django_ray.__version__,
+            pulse=self._config.pulse,
         )
         async with create_task_group() as session:
             try:
@@ -117,39 +134,84 @@ class _Life:
                 await self._say_goodbye()
             session.cancel_scope.cancel()
 
-    async def _work(self, session_tasks: TaskGroup) -> None:
+    async def _work(self, living: TaskGroup) -> None:
         with self._stop.attempts:
             async with create_task_group() as attempts, create_task_group() as waits:
-                session = Session(
-                    self._database,
-                    worker=self._worker,
-                    bells=self._config.bells,
-                    on_bell=self._wakeup.look,
-                    on_open=self._look_around,
-                )
-                self._doorbell = Doorbell(session, self._store, self._config.bells, tasks=waits, look=self._wakeup.look)
+                self._connect(waits)
                 claimer = Claimer(
                     self._store,
                     worker=self._worker,
-                    session=session,
+                    may_claim=lambda: self._session.is_open and self._executor.is_usable,
                     doorbell=self._doorbell,
                     slots=self._slots,
                     wakeup=self._wakeup,
                     claiming=self._claiming,
                     start=partial(self._start, attempts),
                 )
-                waits.start_soon(self._watch_executor)
                 with self._stop.intake:
-                    await session_tasks.start(session.run)
+                    await living.start(self._session.run)
+                    living.start_soon(self._liveness.pulse)
+                    living.start_soon(self._liveness.watch)
+                    living.start_soon(self._heed_requests)
+                    waits.start_soon(self._tend_executor)
                     log.info("%s", self._banner())
                     await self._claim(claimer)
                 waits.cancel_scope.cancel()
                 self._stop.attempts.deadline = current_time() + self._config.grace
 
-    async def _watch_executor(self) -> None:
-        """End everything when Ray is gone from under us: attempts are released, and a new supervisor starts afresh."""
-        await self._executor.lost.wait()
-        raise ClusterLost("Ray's local raylet has died; ending, to be started again.")
+    def _connect(self, waits: TaskGroup) -> None:
+        """Make what hears and tells whether we are alive; nothing is opened yet."""
+        self._session = Session(
+            self._database,
+            work=self._store,
+            worker=self._worker,
+            bells=self._config.bells,
+            messages={
+                f"worker:{self._worker}": self._hear_request,
+                f"supervisors:{self._config.backend}": self._hear_members,
+            },
+            on_bell=self._wakeup.look,
+            on_open=self._look_around,
+        )
+        self._doorbell = Doorbell(self._session, self._store, self._config.bells, tasks=waits, look=self._wakeup.look)
+        self._liveness = Liveness(
+            self._store,
+            self._session,
+            self.metrics,
+            worker=self._worker,
+            period=self._config.pulse,
+            look=self._wakeup.look,
+            come_back=self._come_back,
+        )
+
+    def _hear_request(self) -> None:
+        self._requests.set()
+
+    def _hear_members(self) -> None:
+        self._liveness.members_changed()
+
+    async def _tend_executor(self) -> None:
+        """When Ray is gone: release what it ran, claim nothing, start it again and go on."""
+        while True:
+            reason = await self._executor.until_gone()
+            self.metrics.clusters_lost += 1
+            log.warning("%s Releasing what it ran, and starting Ray again.", reason)
+            await self._executor.abandon()
+            await _start(self._executor, self._stop)
+            log.info("Ray is back: %s", self._executor.address)
+            self._wakeup.look()
+
+    async def _heed_requests(self) -> None:
+        """Stop what somebody wants cancelled. The row is the truth; a message only says "look"."""
+        while True:
+            await self._requests.wait()
+            self._requests = Event()
+            try:
+                await self._reconcile()
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
+                # The next session looks by itself.
 
     async def _claim(self, claimer: Claimer) -> None:
         if self._config.burst:
@@ -159,29 +221,51 @@ class _Life:
 
     def _start(self, attempts: TaskGroup, claim: Claim) -> None:
         self._slots.take()
-        self._running.add(claim.task_id)
-        attempts.start_soon(self._attempt, claim)
+        attempt = Attempt(claim, self._executor, lambda claim, verdict: self._recorder.put((claim, verdict)))
+        self._running[claim.task_id] = attempt
+        attempts.start_soon(self._attempt, attempt)
 
-    async def _attempt(self, claim: Claim) -> None:
-        try:
-            await attempt(claim, self._executor, lambda claim, verdict: self._recorder.put((claim, verdict)))
-        finally:
-            self._running.discard(claim.task_id)
+    async def _attempt(self, attempt: Attempt) -> None:
+        has_slot = self._executor.can_place(attempt.claim)
+        if not has_slot:
+            # It waits for a node that may never come, which is no reason to hold up the others.
             self._slots.release()
+        try:
+            await attempt.run()
+        finally:
+            if self._running.get(attempt.claim.task_id) is attempt:
+                del self._running[attempt.claim.task_id]
+            if has_slot:
+                self._slots.release()
 
     async def _look_around(self) -> None:
         """On every new session, before it counts as open: settle what happened while nobody looked."""
         self._doorbell.forget()
-        if not self._has_lived:
-            self._has_lived = True
+        if not self._session.opened:
             for dead, rows in (await self._store.rescue(self._worker, abandoned)).items():
+                self.metrics.rescued += rows
                 log.warning("Supervisor %d died; %d executions of it are taken back.", dead, rows)
             return
+        self.metrics.reconnects += 1
+        await self._store.drain()  # the pool's connections are as old as the session that was lost
+        await self._come_back()
+
+    async def _come_back(self) -> None:
         await self._store.revive(self._worker)
+        await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        """Compare the rows that run in our name with what we hold, and make them agree."""
         async with self._claiming:
-            released = await self._store.release_unheld(self._worker, self._running | self._recorder.pending)
-        if released:
-            log.warning("%d claims never reached us and are released.", len(released))
+            held = self._running.keys() | self._recorder.pending
+            ours, unheld = await self._store.reconcile(self._worker, held, released)
+            for task_id, attempt in self._running.items():
+                number, is_unwanted = ours.get(task_id, (None, False))
+                if is_unwanted or number != attempt.claim.attempt:
+                    # Somebody wants it cancelled, or it is not ours any more: then the fence refuses what it reports.
+                    attempt.cancel()
+        if unheld:
+            log.warning("%d claims never reached us and are released.", unheld)
 
     async def _say_goodbye(self) -> None:
         if self._running or self._recorder.pending:

@@ -12,10 +12,6 @@ WITH candidate AS MATERIALIZED (
     ) AS head
 ), chosen AS MATERIALIZED (
     SELECT task_id FROM candidate ORDER BY priority DESC, task_id LIMIT %(limit)s
-), left_over AS MATERIALIZED (
-    -- Locked here and not taken: a peer that looked meanwhile has skipped them, so its bell must ring.
-    SELECT django_ray_ring_queue(%(backend)s, name)
-    FROM (SELECT DISTINCT name FROM candidate WHERE task_id NOT IN (SELECT task_id FROM chosen)) AS queue
 ), claimed AS (
     UPDATE django_ray_execution AS execution SET
         state = 'RUNNING',
@@ -36,7 +32,17 @@ WITH candidate AS MATERIALIZED (
         )::text AS payload
 )
 SELECT
-    (SELECT count(*) FROM left_over) AS rung,
+    -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody.
+    EXISTS (
+        SELECT FROM django_ray_queues(%(backend)s, %(queues)s) AS queue(name)
+        CROSS JOIN LATERAL (
+            SELECT task_id FROM django_ray_execution
+            WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NULL
+            ORDER BY priority DESC, task_id
+            LIMIT %(limit)s
+        ) AS visible
+        WHERE visible.task_id NOT IN (SELECT task_id FROM candidate)
+    ) AS has_skipped,
     (
         SELECT extract(epoch FROM min(due.due_at) - clock_timestamp())::float8
         FROM django_ray_queues(%(backend)s, %(queues)s) AS queue(name)

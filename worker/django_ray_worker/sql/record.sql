@@ -1,14 +1,23 @@
 -- Write the verdicts of a batch, sorted by id. The fence (attempt and owner) is written so that only the primary key can
 -- serve as a way in: a condition on state would invite the partial index of running rows, which is slow in a batch.
+-- What would become READY again although somebody wants it cancelled is CANCELLED instead.
 UPDATE django_ray_execution AS execution SET
-    state = verdict.state,
+    state = CASE
+        WHEN verdict.state = 'READY' AND execution.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
+        ELSE verdict.state
+    END,
     claimed_by_id = NULL,
-    due_at = statement_timestamp() + make_interval(secs => verdict.after),
-    finished_at = CASE WHEN verdict.state <> 'READY' THEN statement_timestamp() END,
+    due_at = CASE
+        WHEN execution.cancel_requested_at IS NULL THEN statement_timestamp() + make_interval(secs => verdict.after)
+    END,
+    finished_at = CASE
+        WHEN verdict.state <> 'READY' OR execution.cancel_requested_at IS NOT NULL THEN statement_timestamp()
+    END,
     result = verdict.result::jsonb,
     errors = CASE
-        WHEN verdict.error IS NULL THEN execution.errors
-        ELSE execution.errors || (verdict.error::jsonb || jsonb_build_object(
+        WHEN verdict.error IS NULL AND (verdict.state <> 'READY' OR execution.cancel_requested_at IS NULL)
+            THEN execution.errors
+        ELSE execution.errors || (coalesce(verdict.error, %(cancelled)s)::jsonb || jsonb_build_object(
             'attempt', verdict.attempt, 'worker_id', verdict.worker::text, 'at', statement_timestamp()))
     END,
     failures = execution.failures + verdict.failures,

@@ -1,3 +1,5 @@
-INSERT INTO django_ray_worker (hostname, pid, backend, queues, concurrency, ray_address, version)
-VALUES (%(hostname)s, %(pid)s, %(backend)s, %(queues)s, %(concurrency)s, %(ray_address)s, %(version)s)
-RETURNING id
+INSERT INTO django_ray_worker (hostname, pid, backend, queues, concurrency, ray_address, version, pulse)
+VALUES (
+    %(hostname)s, %(pid)s, %(backend)s, %(queues)s, %(concurrency)s, %(ray_address)s, %(version)s, %(pulse)s
+)
+RETURNING id, pg_notify(django_ray_channel('supervisors:' || backend), '')

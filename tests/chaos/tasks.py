@@ -1,0 +1,72 @@
+"""The tasks of the soak. What they do is written down outside of the system that is tested: in a ledger of plain files.
+
+Each body appends `key attempt started|ended pid time` to a file of its process in the folder CHAOS_LEDGER, one write
+per line, so that a line is whole or absent however the process ends.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from django.tasks import task
+
+from django_ray import task_options
+
+__all__ = ["cancelled", "failing", "flaky", "quick", "slow"]
+
+MOST_SECONDS = 30  # That a task goes on which nobody cancels.
+
+
+class Meant(Exception):
+    """The failure of a task that is there to fail."""
+
+
+def note(key, attempt, event):
+    """Append one line to the ledger; the end is noted before the outcome leaves the process."""
+    path = Path(os.environ["CHAOS_LEDGER"]) / f"{os.getpid()}.ledger"
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, f"{key} {attempt} {event} {os.getpid()} {time.time():.6f}\n".encode())
+    finally:
+        os.close(file)
+
+
+@task(takes_context=True)
+def quick(context, key):
+    note(key, context.attempt, "started")
+    note(key, context.attempt, "ended")
+    return key
+
+
+@task(takes_context=True)
+def slow(context, key, seconds):
+    note(key, context.attempt, "started")
+    time.sleep(seconds)
+    note(key, context.attempt, "ended")
+    return key
+
+
+@task(takes_context=True)
+@task_options(max_attempts=2)
+def failing(context, key):
+    note(key, context.attempt, "started")
+    raise Meant(key)
+
+
+@task(takes_context=True, queue_name="other")
+def flaky(context, key):
+    note(key, context.attempt, "started")
+    if context.attempt == 1:
+        raise Meant(key)
+    note(key, context.attempt, "ended")
+    return key
+
+
+@task(takes_context=True, queue_name="other")
+def cancelled(context, key):
+    note(key, context.attempt, "started")
+    deadline = time.monotonic() + MOST_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.05)  # a body that Ray can interrupt
+    note(key, context.attempt, "ended")
+    return key

@@ -1,0 +1,53 @@
+"""What is lost comes back: locked rows, dead and frozen peers, a session that was swallowed, a Ray that is gone."""
+
+import asyncio
+import time
+
+import pytest
+
+from django_ray.models import RayTaskExecution
+from tests import tasks
+from tests.supervisors import Instant, living, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def test_a_row_that_was_locked_and_left_as_it_is_runs(database, connect):
+    """Its transaction is rolled back, so nobody rings: the claim that skipped it looks again."""
+    locker, executor = connect(autocommit=False), Instant()
+    connect().execute("INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add')")
+    locker.execute("SELECT 1 FROM django_ray_execution FOR UPDATE")
+    async with living(database, executor):
+        await asyncio.sleep(0.3)  # it has looked, and skipped it
+        assert executor.ran == []
+        locker.rollback()
+        await executor.has_run(1)
+
+
+def test_a_dead_peers_work_runs_again_within_two_seconds(listen, tmp_path):
+    """C1, five times of five."""
+    survivor = listen("--sync")
+    survivor.wait_for("is ready")
+    for turn in range(5):
+        victim = listen("--sync", "--queue", "other")
+        victim.wait_for("is ready")
+        path = tmp_path / f"started-{turn}"
+        result = tasks.touch_and_sleep.using(queue_name="other").enqueue(str(path), 600)
+        # Only the survivor serves the default queue; either may have taken this one.
+        until(path.exists)
+        row = RayTaskExecution.objects.get(task_id=result.id)
+        if row.claimed_by.pid != victim.process.pid:
+            survivor, victim = victim, survivor
+        path.unlink()
+        died = time.monotonic()
+        victim.process.kill()
+        until(path.exists, 10, "the second start")
+        assert time.monotonic() - died < 2
+        row.refresh_from_db()
+        assert (row.losses, row.failures, row.attempt_number) == (1, 0, 2)
+        assert row.exception_type == "django_ray.exceptions.TaskLost"
+        survivor.process.kill()
+        survivor.wait()
+        RayTaskExecution.objects.all().delete()
+        survivor = listen("--sync")
+        survivor.wait_for("is ready")

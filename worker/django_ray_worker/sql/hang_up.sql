@@ -1,0 +1,4 @@
+-- The server has not noticed yet that our last session is dead: it still holds our identity.
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND classid = 1145721435 AND objid = %(worker)s::int::oid AND granted AND pid = %(session)s
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -1,1 +1,0 @@
-SELECT pg_notify(django_ray_channel(%(bell)s), '')

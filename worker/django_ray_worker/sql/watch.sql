@@ -1,0 +1,1 @@
+SELECT django_ray_watch(%(worker)s, %(seconds)s)
