@@ -1,8 +1,13 @@
 """Tasks for the tests. Each one is as small as what it shows."""
 
+import asyncio
+import ctypes
 import os
+import signal
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from django.db import connection, transaction
@@ -134,3 +139,71 @@ def map_with_error():
 @task
 def cluster():
     return [is_ray_available(), get_total_cpus(), get_num_workers()]
+
+
+@task
+def loop(path):
+    Path(path).touch()
+    while True:
+        time.sleep(0.001)
+
+
+@task
+async def loop_async(path):
+    Path(path).touch()  # noqa: ASYNC240 - only once
+    while True:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+@task
+def block(path):
+    Path(path).touch()
+    threading.Event().wait()
+
+
+@task
+def query_long(path):
+    Path(path).touch()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(600)")
+
+
+@task
+def stick_in_c(path):
+    Path(path).touch()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    ctypes.CDLL(None).sleep(600)
+
+
+@task
+def swallow(path):
+    Path(path).touch()
+    while True:
+        with suppress(BaseException):
+            time.sleep(600)
+
+
+@task
+async def swallow_async(path):
+    Path(path).touch()  # noqa: ASYNC240
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+
+
+@task
+def clean_up(path):
+    Path(path).touch()
+    try:
+        time.sleep(600)
+    finally:
+        Path(path).with_suffix(".cleaned").touch()
+
+
+@task(takes_context=True)
+@task_options(backoff=FAST)
+def fail_after_file(context, path):
+    Path(path).touch()
+    while not Path(path).with_suffix(".go").exists():
+        time.sleep(0.005)
+    raise ValueError("go")

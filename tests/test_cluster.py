@@ -4,10 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+from django.tasks import TaskResultStatus
 
+from django_ray.models import RayTaskExecution
 from tests import tasks
 from tests.supervisors import until
 
@@ -24,10 +28,30 @@ TOKEN = "b" * 64
 
 
 @pytest.fixture
-def head(tmp_path_factory):
+def head(start_head):
     """A Ray head of its own, started outside the project's folder and without its environment."""
-    folder = tmp_path_factory.mktemp("h")
-    port = free_port()
+    address, _ = start_head(free_port())
+    return address
+
+
+@pytest.fixture
+def start_head(tmp_path_factory):
+    """Start Ray heads; returns address and process."""
+    heads = []
+
+    def start(port):
+        process = _start_head(tmp_path_factory.mktemp("h"), port)
+        heads.append(process)
+        return f"127.0.0.1:{port}", process
+
+    yield start
+    for head in heads:
+        if head.poll() is None:
+            head.terminate()
+            head.wait(30)
+
+
+def _start_head(folder, port):
     environment = {
         key: value for key, value in os.environ.items()
         if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
@@ -42,9 +66,7 @@ def head(tmp_path_factory):
         cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     until(lambda: answers(port) or ray.poll() is not None, 60, "the Ray head listening")
-    yield f"127.0.0.1:{port}"
-    ray.terminate()
-    ray.wait(30)
+    return ray
 
 
 def answers(port):
@@ -60,3 +82,61 @@ def test_a_cluster_runs_tasks_of_a_project_it_was_never_told_of(head, listen, fi
     assert "2 slots" in supervisor.wait_for("is ready")
     assert finished(tasks.add.enqueue(40, 2)).return_value == 42
     assert [finished(tasks.add.enqueue(number, 0)).return_value for number in range(5)] == list(range(5))
+
+
+def test_a_head_that_dies_and_comes_back_costs_no_attempt(start_head, listen, finished, tmp_path):
+    """G2."""
+    port = free_port()
+    address, head = start_head(port)
+    supervisor = listen("--cluster", address, "--concurrency", "2", RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("is ready")
+    running = tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 1)
+    until((tmp_path / "started").exists)
+    for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait(30)
+    supervisor.wait_for("is gone")
+    meanwhile = tasks.add.enqueue(1, 2)
+    supervisor.wait_for("Again in")
+    assert RayTaskExecution.objects.get(task_id=meanwhile.id).attempt_number == 0
+    start_head(port)
+    supervisor.wait_for("Ray is back")
+    assert finished(running, timeout=60).return_value == "slept"
+    assert finished(meanwhile).return_value == 3
+    row = RayTaskExecution.objects.get(task_id=running.id)
+    assert (row.failures, row.losses, row.errors) == (0, 0, [])
+
+
+def test_a_cluster_that_is_away_at_the_start_is_waited_for(start_head, listen, finished):
+    """G4."""
+    port = free_port()
+    supervisor = listen("--cluster", f"127.0.0.1:{port}", RAY_AUTH_TOKEN=TOKEN)
+    assert "cannot be reached" in supervisor.wait_for("Again in")
+    start_head(port)
+    supervisor.wait_for("is ready")
+    assert finished(tasks.add.enqueue(40, 2)).return_value == 42
+
+
+def test_sigterm_while_a_cluster_is_waited_for_ends_with_zero(listen):
+    """E1, G4."""
+    supervisor = listen("--cluster", f"127.0.0.1:{free_port()}")
+    supervisor.wait_for("Again in")
+    supervisor.signal()
+    assert supervisor.wait(20) == 0
+
+
+def test_what_no_node_has_waits_visibly_and_holds_up_nobody(head, listen, finished):
+    """G3."""
+    supervisor = listen("--cluster", head, "--concurrency", "1", RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("is ready")
+    impossible = [tasks.add.using(num_gpus=1).enqueue(1, 2) for _ in range(3)]
+    late = tasks.add.using(resources={"unicorn": 1}, timeout=1, max_attempts=1).enqueue(1, 2)
+    assert "GPU" in supervisor.wait_for("waits for a node")
+    assert finished(tasks.add.enqueue(40, 2)).return_value == 42
+    assert finished(late).errors[0].exception_class_path == "django_ray.exceptions.TaskTimeout"
+    for result in impossible:
+        result.refresh()
+        assert result.status == TaskResultStatus.RUNNING
+        assert result.cancel()
+        assert finished(result).errors[0].exception_class_path == "django_ray.exceptions.TaskCancelled"

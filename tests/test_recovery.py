@@ -1,8 +1,10 @@
 """What is lost comes back: locked rows, dead and frozen peers, a session that was swallowed, a Ray that is gone."""
 
 import asyncio
+import signal
 import time
 
+import psutil
 import pytest
 
 from django_ray.models import RayTaskExecution
@@ -51,3 +53,31 @@ def test_a_dead_peers_work_runs_again_within_two_seconds(listen, tmp_path):
         RayTaskExecution.objects.all().delete()
         survivor = listen("--sync")
         survivor.wait_for("is ready")
+
+
+def ray_process(supervisor, name):
+    """The process of that name among the supervisor's."""
+    children = psutil.Process(supervisor.process.pid).children(recursive=True)
+    return next(child for child in children if name in " ".join(child.cmdline()[:1]))
+
+
+@pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
+def test_a_ray_that_is_gone_is_started_again_and_costs_no_attempt(listen, tmp_path, finished, victim):
+    """G2: with a task running and another waiting, and once more while idle."""
+    supervisor = listen("--local", "--concurrency", "1")
+    supervisor.wait_for("is ready")
+    running = tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 1)
+    until((tmp_path / "started").exists)
+    (tmp_path / "started").unlink()
+    waiting = tasks.add.enqueue(1, 2)
+    ray_process(supervisor, victim).kill()
+    supervisor.wait_for("Ray is back")
+    assert finished(running).return_value == "slept"
+    assert finished(waiting).return_value == 3
+    row = RayTaskExecution.objects.get(task_id=running.id)
+    assert (row.attempt_number, row.failures, row.losses, row.errors) == (2, 0, 0, [])
+    ray_process(supervisor, victim).kill()
+    supervisor.wait_for("Ray is back")
+    assert finished(tasks.add.enqueue(1, 3)).return_value == 4
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0

@@ -100,10 +100,10 @@ def prepare() -> None:
 
 def invoke_on_ray(payload: str) -> Envelope:
     """Run one attempt on the main thread of a Ray worker, where it can be interrupted."""
-    from django_ray.runtime.interrupt import interruptible
+    from django_ray.runtime.interrupt import protected
 
     prepare()
-    with interruptible():
+    with protected():
         return invoke(payload)
 
 
@@ -122,6 +122,7 @@ def run(row: ClaimedRow) -> Envelope:
     from django.tasks.signals import task_finished, task_started
 
     from django_ray.results import import_task, task_result
+    from django_ray.runtime.interrupt import was_interrupted
 
     try:
         task = import_task(row.callable_path)
@@ -145,8 +146,7 @@ def run(row: ClaimedRow) -> Envelope:
         # A result that cannot be stored would be the same after another attempt.
         kind: Literal["raised", "refused"] = "refused" if has_returned and isinstance(error, Exception) else "raised"
         envelope = _error(kind, error, _classes_named(row, options))
-        # A KeyboardInterrupt is how Ray stops a body: why, and what follows, only the supervisor knows.
-        if not isinstance(error, KeyboardInterrupt) and _is_last(row, envelope, options):
+        if not was_interrupted() and _is_last(row, envelope, options):
             # Inside the except block, so that Django's logger finds the traceback.
             result.errors.append(_task_error(envelope))
             _finish(result, TaskResultStatus.FAILED)
@@ -158,21 +158,24 @@ def run(row: ClaimedRow) -> Envelope:
 def _call(result: TaskResult[..., Any]) -> Any:
     from django.tasks import TaskContext
 
+    from django_ray.runtime.interrupt import interruptible
+
     task = result.task
     context: tuple[Any, ...] = (TaskContext(task_result=result),) if task.takes_context else ()
     if iscoroutinefunction(task.func):
         # Through async_to_sync, which keeps database connections with this thread.
-        return async_to_sync(_cancellable)(task.func(*context, *result.args, **result.kwargs))
-    return task.call(*context, *result.args, **result.kwargs)
+        return async_to_sync(_awaited)(task.func(*context, *result.args, **result.kwargs))
+    with interruptible():
+        return task.call(*context, *result.args, **result.kwargs)
 
 
-async def _cancellable(body: Coroutine[Any, Any, Any]) -> Any:
+async def _awaited(body: Coroutine[Any, Any, Any]) -> Any:
     """Await the body in a task that an interrupt cancels."""
-    from django_ray.runtime.interrupt import cancelled_by
+    from django_ray.runtime.interrupt import interruptible
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101
-    with cancelled_by(lambda: loop.call_soon_threadsafe(task.cancel)):
+    with interruptible(lambda: loop.call_soon_threadsafe(task.cancel)):
         return await body
 
 

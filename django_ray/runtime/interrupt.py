@@ -3,7 +3,8 @@
 Ray stops a task by marking a SIGINT as received. That ends a Python loop, but not a body that sleeps or waits for a
 lock, a socket or a database, because nothing wakes it. Python writes each signal to its wake-up descriptor, though: a
 thread reads it and sends the main thread a real signal, which does. A coroutine is cancelled in its event loop instead.
-A body is interrupted once; what swallows that is ended by killing its process, which the supervisor does.
+A body is interrupted once; what swallows that is ended by killing its process, which the supervisor does. What comes
+before and after the body is not interrupted: it leaves the process fit for the next one.
 """
 
 from __future__ import annotations
@@ -16,48 +17,60 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-__all__ = ["cancelled_by", "interruptible"]
+__all__ = ["interruptible", "protected", "was_interrupted"]
 
 
-class _Body:
-    """What runs on the main thread now."""
+# Does nothing but wake: nobody uses it for anything else, and unlike SIGINT it is not blocked in a Ray worker.
+_WAKE = signal.SIGURG
+
+
+class _Attempt:
+    """What the main thread is at."""
 
     def __init__(self) -> None:
         self.is_interrupted = False
-        self.is_prodded = False
-        self.cancel: Callable[[], object] | None = None
+        self.stop: Callable[[], object] | None = None  # Set while the body runs.
 
 
-_lock = threading.Lock()
-_body: _Body | None = None
+_attempt: _Attempt | None = None
 _previous: Any = signal.default_int_handler
-_is_echo = False  # The next SIGINT outside of a body may be our own, come late.
 
 
 @contextmanager
-def interruptible() -> Generator[None]:
-    """Bracket a body on the main thread of a Ray worker."""
-    global _body  # noqa: PLW0603 - there is one main thread
+def protected() -> Generator[None]:
+    """Bracket an attempt on the main thread of a Ray worker: outside its body an interrupt is noted, no more."""
+    global _attempt  # noqa: PLW0603 - there is one main thread
     _install()
-    _body = _Body()
+    _attempt = _Attempt()
     try:
         yield
     finally:
-        with _lock:
-            _body = None
+        _attempt = None
+
+
+def was_interrupted() -> bool:
+    """Tell whether the attempt on the main thread was: then only the supervisor knows why, and what follows."""
+    return _attempt is not None and _attempt.is_interrupted
+
+
+def _raise() -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager
-def cancelled_by(cancel: Callable[[], object]) -> Generator[None]:
-    """Call cancel instead of raising KeyboardInterrupt; may be entered on any thread."""
-    body = _body
-    if body is not None:
-        body.cancel = cancel
+def interruptible(stop: Callable[[], object] = _raise) -> Generator[None]:
+    """Bracket the body: an interrupt calls stop, on the main thread. Outside of protected() nothing is changed."""
+    attempt = _attempt
+    if attempt is None:
+        yield
+        return
+    attempt.stop = stop
     try:
+        if attempt.is_interrupted:
+            raise KeyboardInterrupt
         yield
     finally:
-        if body is not None:
-            body.cancel = None
+        attempt.stop = None
 
 
 @cache
@@ -65,34 +78,30 @@ def _install() -> None:
     """Once per process."""
     global _previous  # noqa: PLW0603
     _previous = signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(_WAKE, _ignore)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_prod, args=[reading], name="django-ray-interrupt", daemon=True).start()
+    threading.Thread(target=_wake, args=[reading], name="django-ray-interrupt", daemon=True).start()
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    global _is_echo  # noqa: PLW0603
-    body = _body
-    if body is None:
-        if _is_echo:
-            _is_echo = False
-        else:
-            _previous(number, frame)
-    elif not body.is_interrupted:
-        body.is_interrupted = True
-        if body.cancel is None:
-            raise KeyboardInterrupt
-        body.cancel()
+    attempt = _attempt
+    if attempt is None:
+        _previous(number, frame)
+    elif not attempt.is_interrupted:
+        attempt.is_interrupted = True
+        if attempt.stop is not None:
+            attempt.stop()
 
 
-def _prod(reading: int) -> None:
-    """Wake the main thread, once per body."""
-    global _is_echo  # noqa: PLW0603
+def _ignore(number: int, frame: Any) -> None:
+    pass
+
+
+def _wake(reading: int) -> None:
     main = threading.main_thread().ident
     assert main is not None  # noqa: S101
     while received := os.read(reading, 16):
-        with _lock:
-            if signal.SIGINT in received and _body is not None and not _body.is_prodded:
-                _body.is_prodded = _is_echo = True
-                signal.pthread_kill(main, signal.SIGINT)
+        if signal.SIGINT in received:
+            signal.pthread_kill(main, _WAKE)

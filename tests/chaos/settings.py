@@ -4,7 +4,7 @@ import os
 
 import dj_database_url
 
-PULSE: dict[str, float] = {}
+PULSE = {"PULSE": 1.0}
 
 SECRET_KEY = "only for tests"
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_ray"]

@@ -197,7 +197,7 @@ import os, subprocess, sys, time
 folder, home = sys.argv[1:]
 for name in ("raylet", "gcs_server"):
     os.symlink("/bin/sh", f"{home}/{name}")
-    subprocess.Popen([f"{home}/{name}", "-c", "sleep 600; :", f"--temp_dir={folder}"])
+    subprocess.Popen([f"{home}/{name}", "-c", "read line; :", f"--temp_dir={folder}"], stdin=subprocess.PIPE)
 for title in ("ray::IDLE", "ray::invoke", "ray::DashboardAgent"):
     subprocess.Popen([title, "600"], executable="/bin/sleep")
 print("ready", flush=True)

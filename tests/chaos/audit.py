@@ -1,0 +1,183 @@
+"""What became of everything: the ledger that the tasks wrote, the rows, and every change of a row, compared.
+
+The changes are noted by a trigger of our own, in a table of our own, in the transaction of whoever makes them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from tests.chaos.customer import Customer
+from tests.chaos.postgres import Postgres
+
+__all__ = ["FINISHED", "Findings", "History", "audit", "install", "read_history", "read_ledger"]
+
+FINISHED = frozenset({"SUCCESSFUL", "FAILED", "CANCELLED"})
+
+_INSTALL = """
+CREATE TABLE chaos_change (
+    id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), task_id uuid NOT NULL,
+    old_state text, new_state text, old_attempt int, new_attempt int, old_owner int, new_owner int,
+    due_at timestamptz, failures int, losses int, written_by text DEFAULT current_setting('application_name')
+);
+CREATE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chaos_change (
+        task_id, old_state, new_state, old_attempt, new_attempt, old_owner, new_owner, due_at, failures, losses
+    ) VALUES (
+        OLD.task_id, OLD.state, NEW.state, OLD.attempt_number, NEW.attempt_number, OLD.claimed_by_id,
+        NEW.claimed_by_id, NEW.due_at, NEW.failures, NEW.losses
+    );
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_note AFTER UPDATE ON django_ray_execution FOR EACH ROW EXECUTE FUNCTION chaos_note();
+"""
+
+
+def install(postgres: Postgres) -> None:
+    """Install the trigger; the tables of django_ray must be there."""
+    with psycopg.connect(postgres.url, autocommit=True) as session:
+        session.execute(_INSTALL)
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything that the database knows."""
+
+    rows: list[dict[str, Any]]
+    changes: Mapping[Any, list[dict[str, Any]]]  # By task_id, in their order.
+    pids: Mapping[int, int]  # The process of each supervisor's identity.
+
+
+def read_history(postgres: Postgres) -> History:
+    with psycopg.connect(postgres.url, autocommit=True, row_factory=dict_row) as session:
+        changes = defaultdict(list)
+        for change in session.execute("SELECT * FROM chaos_change ORDER BY id"):
+            changes[change["task_id"]].append(change)
+        return History(
+            rows=session.execute("SELECT * FROM django_ray_execution ORDER BY task_id").fetchall(),
+            changes=changes,
+            pids={row["id"]: row["pid"] for row in session.execute("SELECT id, pid FROM django_ray_worker")},
+        )
+
+
+def read_ledger(folder: Path) -> Counter[tuple[str, int, str]]:
+    """Return how often each (key, attempt, event) was noted."""
+    lines = [line for file in folder.glob("*.ledger") for line in file.read_text().splitlines()]
+    return Counter((key, int(attempt), event) for key, attempt, event, *_ in map(str.split, lines))
+
+
+@dataclass
+class Findings:
+    """The answer. Each sentence names an execution."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)  # Ran, failed or was cancelled although nobody wanted it.
+    reasons: Counter[str] = field(default_factory=Counter)  # Why a body was started once more.
+    started_again: int = 0
+    started_twice: list[str] = field(default_factory=list)  # Within one attempt.
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.lost or self.twice or self.unasked)
+
+
+def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, str]]) -> Findings:
+    """Compare what was enqueued with the rows, the changes and the ledger."""
+    findings = Findings()
+    by_key = {row["args"][0]: row for row in history.rows}
+    for key, order in customer.orders.items():
+        row = by_key.get(key)
+        if row is None:
+            findings.lost.append(f"{key}: its row is gone")
+            continue
+        findings.states[row["state"]] += 1
+        _judge_end(findings, key, order.kind, row, ledger, is_cancelled=key in customer.cancel_asked)
+        _explain(findings, key, row, ledger)
+    for task_id, changes in history.changes.items():
+        findings.twice += (f"{task_id}: {sentence}" for sentence in _judge_changes(changes))
+    strangers = {key for key, _, _ in ledger} | by_key.keys()
+    findings.unasked += (f"{key}: was never committed" for key in sorted(strangers - customer.orders.keys()))
+    findings.started_twice += (
+        f"{key}: attempt {attempt} was started {times} times"
+        for (key, attempt, event), times in ledger.items()
+        if event == "started" and times > 1
+    )
+    return findings
+
+
+def _judge_end(
+    findings: Findings,
+    key: str,
+    kind: str,
+    row: Mapping[str, Any],
+    ledger: Counter[tuple[str, int, str]],
+    *,
+    is_cancelled: bool,
+) -> None:
+    attempt = row["attempt_number"]
+    match row["state"]:
+        case "SUCCESSFUL" if not ledger[key, attempt, "ended"]:
+            findings.lost.append(f"{key}: SUCCESSFUL, but attempt {attempt} never ended")
+        case "SUCCESSFUL":
+            pass
+        case "FAILED" if kind != "failing" or "Meant" not in row["exception_type"]:
+            last = row["errors"][-1]
+            message = f"{last['exception_class_path']}: {last['message'][:300]}"
+            findings.unasked.append(f"{key}: FAILED at attempt {attempt} for no reason of its own: {message}")
+        case "FAILED":
+            pass
+        case "CANCELLED" if not is_cancelled:
+            findings.unasked.append(f"{key}: CANCELLED, which nobody asked for")
+        case "CANCELLED":
+            pass
+        case state:
+            findings.lost.append(f"{key}: still {state} after attempt {attempt}, owned by {row['claimed_by_id']}")
+
+
+def _judge_changes(changes: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    outcomes: Counter[int] = Counter()
+    for change in changes:
+        old, new, attempt = change["old_state"], change["new_state"], change["old_attempt"]
+        who = f"by {change['written_by']} at {change['at']:%H:%M:%S.%f}"
+        if old in FINISHED:
+            yield f"changed from {old} to {new} {who}, after it was finished"
+        if old == "RUNNING" and new != "RUNNING":
+            outcomes[attempt] += 1
+            if outcomes[attempt] > 1:
+                yield f"attempt {attempt} has another outcome, {new}, {who}"
+        is_claim = old != "RUNNING" and new == "RUNNING"
+        if change["new_attempt"] != attempt + is_claim:
+            yield f"from {old} to {new}, attempt {attempt} became {change['new_attempt']} {who}"
+        if old == new == "RUNNING" and change["old_owner"] != change["new_owner"]:
+            yield f"attempt {attempt} went from {change['old_owner']} to {change['new_owner']} {who}"
+
+
+def _explain(findings: Findings, key: str, row: Mapping[str, Any], ledger: Counter[tuple[str, int, str]]) -> None:
+    """Tell why each attempt but the last was not the last."""
+    errors = {error.get("attempt"): error for error in row["errors"]}
+    started = [attempt for attempt in range(1, row["attempt_number"] + 1) if ledger[key, attempt, "started"]]
+    findings.started_again += len(started) > 1
+    for attempt in range(1, row["attempt_number"]):
+        reason = _reason(errors.get(attempt))
+        findings.reasons[reason if attempt in started else f"{reason}, before the body started"] += 1
+
+
+def _reason(error: Mapping[str, Any] | None) -> str:
+    if error is None:
+        return "released"
+    path, message = error["exception_class_path"], error["message"]
+    if path.endswith(".Meant"):
+        return "failed, as meant"
+    if path.endswith(".TaskLost"):
+        return "TaskLost: " + ("its supervisor died" if message.startswith("The supervisor") else message.split(":")[0])
+    return path
