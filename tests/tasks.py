@@ -81,7 +81,7 @@ def sleep(seconds):
 @task
 def touch_and_sleep(path, seconds):
     Path(path).write_text(str(os.getpid()))
-    time.sleep(seconds)
+    time.sleep(float(seconds))
     return "slept"
 
 
@@ -207,3 +207,11 @@ def fail_after_file(context, path):
     while not Path(path).with_suffix(".go").exists():
         time.sleep(0.005)
     raise ValueError("go")
+
+
+@task
+def touch_and_wait(path):
+    Path(path).touch()
+    while not Path(path).with_suffix(".go").exists():
+        time.sleep(0.005)
+    return "waited"

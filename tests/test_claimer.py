@@ -27,6 +27,7 @@ async def test_a_due_time_without_a_session_does_not_spin():
         slots=Slots(1, on_free=wakeup.nudge),
         wakeup=wakeup,
         claiming=Lock(),
+        on_doubt=lambda: None,
         start=lambda claim: None,
     )
     claimer._due = float("-inf")

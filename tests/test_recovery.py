@@ -26,6 +26,22 @@ async def test_a_row_that_was_locked_and_left_as_it_is_runs(database, connect):
         await executor.has_run(1)
 
 
+async def test_a_clock_that_is_an_hour_off_changes_nothing(database, connect, monkeypatch):
+    """F1: due times, pulses and the age of a peer's pulse are the database's."""
+    real, executor = time.time, Instant()
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    session = connect()
+    session.execute(
+        "INSERT INTO django_ray_execution (callable_path, run_after, due_at)"
+        " VALUES ('tests.tasks.add', now() + interval '0.5 s', now() + interval '0.5 s')"
+    )
+    async with living(database, executor, pulse=0.1), living(database, Instant(), pulse=0.1, queues=("other",)):
+        await executor.has_run(1)
+    (row,) = session.execute("SELECT started_at - run_after AS late FROM django_ray_execution").fetchall()
+    assert 0 <= row["late"].total_seconds() < 0.3
+    assert session.execute("SELECT 1 FROM django_ray_worker WHERE lost_at IS NOT NULL").fetchall() == []
+
+
 def test_a_dead_peers_work_runs_again_within_two_seconds(listen, tmp_path):
     """C1, five times of five."""
     survivor = listen("--sync")

@@ -37,7 +37,7 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
         "supervisors": f"{len(crew.lives)}; {_ended(crew, by='killed')} killed, {_ended(crew, by='itself')} ended by "
         f"themselves, exit codes of those stopped {[life.code for life in crew.lives if life.ended_by == 'stopped']}",
         "faults": f"{sum(chaos.done.values())} ({_counted(chaos.done)})",
-        "longest stall": "; ".join(_told(stall, chaos) for stall in longest) or "none",
+        "longest stall": f"\n{'':<38}".join(_told(stall, chaos) for stall in longest) or "none",
     }
     print()  # the account stands apart from the log
     for name, value in lines.items():

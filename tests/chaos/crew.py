@@ -53,7 +53,7 @@ class Life:
 
 
 class Crew:
-    """Two places, each with a thread that keeps it filled; a context manager that stops them all."""
+    """Two places, each with a thread that keeps it filled until all are stopped."""
 
     def __init__(self, environment: Mapping[str, str], logs: Path, say: Callable[[str], None]) -> None:
         self._environment = environment
@@ -154,5 +154,6 @@ class Crew:
 
 
 def _last_line(log: str) -> str:
-    lines = log.strip().splitlines()
+    """Return what it said last, without the details below."""
+    lines = [line for line in log.splitlines() if line and not line[0].isspace()]
     return lines[-1] if lines else "(it said nothing)"

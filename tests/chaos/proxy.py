@@ -135,6 +135,8 @@ class _Link:
     def _answer(self, data: bytes) -> bool:
         """Read what the server says; False when it is not to be passed on."""
         for kind, body in self._answered.cut(data):
+            if kind == b"A" and self._proxy.is_deaf:
+                return False
             if self._dropping is None:
                 continue
             if kind == b"E" or (kind == b"C" and body in {b"COMMIT\0", b"ROLLBACK\0"}):
@@ -153,6 +155,8 @@ class Proxy:
         self._links: dict[asyncio.Task[None], _Link] = {}
         self._in_hole = False
         self._armed: threading.Event | None = None
+        # A transaction pooler's fault: what the server sends unasked, a notification, finds no client. It comes alone.
+        self.is_deaf = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()

@@ -51,7 +51,8 @@ def _sweep(moments: Iterable[Moment]) -> Iterator[Stall]:
         before = at
         is_stalled = counts["ready", 0] > 0 and _has_free_slots(counts)
         if begin is not None and (what == "claimed" or not is_stalled):
-            yield Stall(seconds, begin, at)
+            if seconds:
+                yield Stall(seconds, begin, at)
             begin = None
         if begin is None and is_stalled:
             begin, seconds = at, 0.0

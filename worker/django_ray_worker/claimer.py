@@ -14,7 +14,7 @@ import psycopg
 from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
 
 from django_ray_worker.errors import is_transient
-from django_ray_worker.listener import backoff
+from django_ray_worker.listener import backoff, is_news
 
 if TYPE_CHECKING:
     from django_ray_worker.claim import Claim
@@ -26,7 +26,7 @@ __all__ = ["Claimer", "Wakeup"]
 
 log = logging.getLogger("django_ray.claimer")
 
-# A claim that takes longer is given up; what it may have taken all the same is found when the session reconciles.
+# A claim that takes longer is given up; what it may have taken all the same is found and released.
 CLAIM_SECONDS = 30.0
 
 
@@ -66,6 +66,7 @@ class Claimer:
         slots: Slots,
         wakeup: Wakeup,
         claiming: Lock,
+        on_doubt: Callable[[], None],
         start: Callable[[Claim], None],
     ) -> None:
         self._store = work
@@ -75,6 +76,7 @@ class Claimer:
         self._slots = slots
         self._wakeup = wakeup
         self._claiming = claiming  # Held from the claim until its attempts have started: who reconciles waits for it.
+        self._on_doubt = on_doubt  # A claim has failed, and may have been committed all the same.
         self._start = start
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
@@ -149,6 +151,7 @@ class Claimer:
             self._mind_skipped(batch.has_skipped or is_locked)
             return len(batch.claims) < free
         log.warning("A claim took longer than %.0f s and was given up.", CLAIM_SECONDS)
+        self._on_doubt()
         return False
 
     def _mind_skipped(self, has_skipped: bool) -> None:  # noqa: FBT001 - a fact, not a choice
@@ -158,7 +161,9 @@ class Claimer:
 
     async def _wait_out(self, error: psycopg.Error) -> None:
         wait = backoff(self._tries)
-        log.warning("Claiming waits for the database (%s); again in %.1f s.", " ".join(str(error).split()), wait)
+        if is_news(self._tries):
+            log.warning("Claiming waits for the database (%s); again in %.1f s.", " ".join(str(error).split()), wait)
         self._tries += 1
         await sleep(wait)
+        self._on_doubt()
         self._wakeup.look()

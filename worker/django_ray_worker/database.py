@@ -29,6 +29,8 @@ POOL_SIZE = 6 + MOST_WAITS
 # Seconds to wait for a connection of the pool: longer means that the database is away, which callers wait for anyway.
 POOL_TIMEOUT = 5.0
 
+RECONNECT_TIMEOUT = 0.5
+
 # Django's own, which make no sense outside its cursors.
 _DJANGO_ONLY = ("context", "cursor_factory", "prepare_threshold")
 # A peer that vanished without a word is noticed after about a minute, whatever the system's default.
@@ -70,6 +72,8 @@ class Database:
             min_size=1,
             max_size=POOL_SIZE,
             timeout=POOL_TIMEOUT,
+            # Or an attempt that failed during an outage is repeated at growing intervals; we ask again ourselves.
+            reconnect_timeout=RECONNECT_TIMEOUT,
             configure=self._prepare,
             check=None,
             open=False,

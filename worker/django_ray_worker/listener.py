@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from django_ray_worker.database import Database
     from django_ray_worker.store import Connection, Store
 
-__all__ = ["Misconfigured", "Session", "SessionLost", "backoff"]
+__all__ = ["Misconfigured", "Session", "SessionLost", "backoff", "is_news"]
 
 log = logging.getLogger("django_ray.listener")
 
@@ -55,9 +55,17 @@ class _Request:
 
 
 def backoff(tries: int, chance: float | None = None) -> float:
-    """Return seconds to wait after that many failures in a row: 0.05 doubling to 5, a random part of it."""
+    """Return seconds to wait after that many failures in a row: 0.05 doubling to 0.5, a random part of it.
+
+    The first enqueue after an outage shall not wait for us; to be refused a connection twice a second costs nothing.
+    """
     chance = random.random() if chance is None else chance  # noqa: S311 - spreads reconnects, guards nothing
-    return min(5.0, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + chance / 2)
+    return min(0.5, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + chance / 2)
+
+
+def is_news(tries: int) -> bool:
+    """Tell whether to log that many failures in a row: the first, second, fourth, eighth, ..."""
+    return tries & (tries + 1) == 0
 
 
 class Session:
@@ -108,7 +116,8 @@ class Session:
                 if not is_transient(error):
                     raise
                 wait = backoff(tries)
-                log.warning("The listening session is gone (%s); connecting again in %.1f s.", _line(error), wait)
+                if is_news(tries):
+                    log.warning("The listening session is gone (%s); connecting again in %.1f s.", _line(error), wait)
             finally:
                 self._close()
             tries += 1
@@ -146,6 +155,8 @@ class Session:
     async def _open(self, session: Connection) -> None:
         # LISTEN is committed before anybody looks: what is committed in between is looked for, and heard as well.
         session.add_notify_handler(lambda notification: self._heard(notification.channel, notification.payload))
+        if self.opened:
+            await self._store.drain()  # the pool's connections are as old as the session that was lost
         if not await store.identify(session, self._worker):
             if self._last_pid is not None:
                 await self._store.hang_up(self._worker, self._last_pid)

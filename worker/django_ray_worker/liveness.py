@@ -34,7 +34,7 @@ log = logging.getLogger("django_ray.liveness")
 
 GRACE_SECONDS = 0.7  # For a peer that has lost its session; the first attempt to reconnect takes a tenth of it.
 # After our own session was lost, perhaps with everybody's: longer than the longest pause between two attempts.
-RECONNECT_GRACE_SECONDS = 6.0
+RECONNECT_GRACE_SECONDS = 3.0
 SLICE_SECONDS = 60.0  # Who waits for a lock holds back VACUUM: not for longer than this at a time.
 
 

@@ -17,7 +17,7 @@ import psycopg
 from anyio import CancelScope, Event, move_on_after, sleep
 
 from django_ray_worker.errors import is_data_fault, is_transient
-from django_ray_worker.listener import backoff
+from django_ray_worker.listener import backoff, is_news
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail
 from django_ray_worker.statements import Record
@@ -96,7 +96,8 @@ class Recorder:
                 if not is_transient(error):
                     raise
                 wait = backoff(tries)
-                log.warning("%d outcomes wait for the database (%s); again in %.1f s.", len(batch), error, wait)
+                if is_news(tries):
+                    log.warning("%d outcomes wait for the database (%s); again in %.1f s.", len(batch), error, wait)
                 tries += 1
                 await sleep(wait)
             else:

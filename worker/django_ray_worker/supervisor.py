@@ -23,7 +23,7 @@ from django_ray_worker.attempt import Attempt, abandoned, released
 from django_ray_worker.claimer import Claimer, Wakeup
 from django_ray_worker.doorbell import Doorbell
 from django_ray_worker.errors import is_transient
-from django_ray_worker.listener import Session, backoff
+from django_ray_worker.listener import Session, backoff, is_news
 from django_ray_worker.liveness import Liveness
 from django_ray_worker.metrics import Metrics
 from django_ray_worker.recorder import Recorder
@@ -74,7 +74,8 @@ async def _start(executor: RayExecutor | InProcessExecutor, stop: Stop) -> None:
             await executor.start()
         except OSError as error:
             wait = backoff(tries)
-            log.warning("%s Again in %.1f s.", error, wait)
+            if is_news(tries):
+                log.warning("%s Again in %.1f s.", error, wait)
             tries += 1
             await sleep(wait)
         else:
@@ -146,6 +147,7 @@ class _Life:
                     slots=self._slots,
                     wakeup=self._wakeup,
                     claiming=self._claiming,
+                    on_doubt=self._hear_request,
                     start=partial(self._start, attempts),
                 )
                 with self._stop.intake:
@@ -180,11 +182,16 @@ class _Life:
             self.metrics,
             worker=self._worker,
             period=self._config.pulse,
-            look=self._wakeup.look,
+            look=self._look_again,
             come_back=self._come_back,
         )
 
     def _hear_request(self) -> None:
+        self._requests.set()
+
+    def _look_again(self) -> None:
+        """Find what no one thought of: rows that nobody rang for, requests and claims that never reached us."""
+        self._wakeup.look()
         self._requests.set()
 
     def _hear_members(self) -> None:
@@ -211,7 +218,8 @@ class _Life:
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
-                # The next session looks by itself.
+                await sleep(backoff(3))
+                self._requests.set()
 
     async def _claim(self, claimer: Claimer) -> None:
         if self._config.burst:
@@ -247,7 +255,6 @@ class _Life:
                 log.warning("Supervisor %d died; %d executions of it are taken back.", dead, rows)
             return
         self.metrics.reconnects += 1
-        await self._store.drain()  # the pool's connections are as old as the session that was lost
         await self._come_back()
 
     async def _come_back(self) -> None:

@@ -1,0 +1,199 @@
+"""The audit finds what is wrong, and the stalls are as long as they were."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from tests.chaos import audit, stalls
+from tests.chaos.customer import Order
+from tests.chaos.postgres import Postgres
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+ID = UUID(int=1)
+MEANT = {"exception_class_path": "tests.chaos.tasks.Meant", "message": "", "attempt": 1}
+LOST = {"exception_class_path": "django_ray.exceptions.TaskLost", "message": "The supervisor 1 died.", "attempt": 2}
+
+
+def at(seconds):
+    return EPOCH + timedelta(seconds=seconds)
+
+
+def a_row(**columns):
+    row = {
+        "task_id": ID,
+        "args": ["key"],
+        "state": "SUCCESSFUL",
+        "attempt_number": 1,
+        "claimed_by_id": None,
+        "errors": [],
+        "exception_type": None,
+        "enqueued_at": at(0),
+        "run_after": None,
+    }
+    row |= columns
+    if row["errors"]:
+        row["exception_type"] = row["errors"][-1]["exception_class_path"]
+    return row
+
+
+def a_change(moment, old, new, attempt, **columns):
+    is_claim = new == "RUNNING" != old
+    return {
+        "at": at(moment),
+        "old_state": old,
+        "new_state": new,
+        "old_attempt": attempt,
+        "new_attempt": attempt + is_claim,
+        "old_owner": None if old != "RUNNING" else 1,
+        "new_owner": None if new != "RUNNING" else 1,
+        "due_at": None,
+        "written_by": "a test",
+        **columns,
+    }
+
+
+LIFE = [a_change(1, "READY", "RUNNING", 0), a_change(2, "RUNNING", "SUCCESSFUL", 1)]
+
+
+def judge(row=None, changes=LIFE, *, kind="quick", ledger="1 started,1 ended", cancelled=(), key="key"):
+    customer = SimpleNamespace(orders={key: Order(key, kind, None)}, cancel_asked=set(cancelled))
+    history = audit.History(rows=[row] if row else [], changes={ID: list(changes)}, pids={1: 100})
+    noted = Counter()
+    for event in filter(None, ledger.split(",")):
+        attempt, name = event.split()
+        noted["key", int(attempt), name] += 1
+    return audit.audit(customer, history, noted)
+
+
+def test_a_normal_life_is_clean():
+    findings = judge(a_row())
+    assert findings.is_clean
+    assert findings.states == {"SUCCESSFUL": 1}
+    assert findings.started_again == 0
+
+
+def test_attempts_that_were_not_the_last_are_explained():
+    findings = judge(
+        a_row(attempt_number=5, errors=[MEANT, LOST]),
+        ledger="1 started,2 started,3 started,5 started,5 ended",
+    )
+    assert findings.is_clean
+    assert findings.started_again == 1
+    assert findings.reasons == {
+        "failed, as meant": 1,
+        "TaskLost: its supervisor died": 1,
+        "released": 1,
+        "released, before the body started": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "ledger"),
+    [(None, ""), (a_row(state="READY"), ""), (a_row(state="RUNNING"), "1 started"), (a_row(), "1 started")],
+)
+def test_what_is_lost_is_found(row, ledger):
+    assert len(judge(row, ledger=ledger).lost) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [*LIFE, a_change(3, "SUCCESSFUL", "SUCCESSFUL", 1)],
+        [*LIFE[:1], a_change(2, "RUNNING", "READY", 1), a_change(3, "RUNNING", "SUCCESSFUL", 1)],
+        [a_change(1, "READY", "RUNNING", 0, new_attempt=0), LIFE[1]],
+        [LIFE[0], a_change(2, "RUNNING", "RUNNING", 1, new_owner=2), LIFE[1]],
+    ],
+)
+def test_what_is_recorded_twice_is_found(changes):
+    assert len(judge(a_row(), changes).twice) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "cancelled", "is_clean"),
+    [
+        (a_row(state="FAILED", errors=[MEANT]), "failing", [], True),
+        (a_row(state="FAILED", errors=[MEANT]), "flaky", [], False),
+        (a_row(state="FAILED", errors=[LOST]), "failing", [], False),
+        (a_row(state="CANCELLED", errors=[LOST]), "quick", ["key"], True),
+        (a_row(state="CANCELLED", errors=[LOST]), "quick", [], False),
+    ],
+)
+def test_an_end_that_nobody_asked_for_is_found(row, kind, cancelled, is_clean):
+    findings = judge(row, kind=kind, cancelled=cancelled)
+    assert findings.is_clean == is_clean
+    assert len(findings.unasked) == 1 - is_clean
+
+
+def test_what_ran_without_a_commit_is_found():
+    assert judge(a_row(args=["other"]), key="other").unasked == ["key: was never committed"]
+
+
+def test_a_body_that_was_started_twice_in_one_attempt_is_found():
+    assert len(judge(a_row(), ledger="1 started,1 started,1 ended").started_twice) == 1
+
+
+def test_the_trigger_notes_every_change():
+    with Postgres() as postgres, psycopg.connect(postgres.url, autocommit=True) as session:
+        session.execute("CREATE TABLE django_ray_worker AS SELECT 1 AS id, 100 AS pid")
+        session.execute(
+            "CREATE TABLE django_ray_execution AS SELECT %s::uuid AS task_id, 'READY' AS state, 0 AS attempt_number,"
+            " NULL::int AS claimed_by_id, NULL::timestamptz AS due_at, 0 AS failures, 0 AS losses",
+            [ID],
+        )
+        audit.install(postgres)
+        session.execute("UPDATE django_ray_execution SET state = 'RUNNING', attempt_number = 1, claimed_by_id = 1")
+        session.execute("UPDATE django_ray_execution SET state = 'FAILED', claimed_by_id = NULL")
+        history = audit.read_history(postgres)
+    assert history.pids == {1: 100}
+    names = ("old_state", "new_state", "old_attempt", "new_attempt", "old_owner", "new_owner")
+    assert [[change[name] for name in names] for change in history.changes[ID]] == [
+        ["READY", "RUNNING", 0, 1, None, 1],
+        ["RUNNING", "FAILED", 1, 1, 1, None],
+    ]
+
+
+def a_life(ready=0.0, ended=None, frozen=()):
+    moments = [(at(begin).timestamp(), at(end).timestamp()) for begin, end in frozen]
+    return SimpleNamespace(
+        pid=100,
+        ready_at=at(ready).timestamp(),
+        ended_at=None if ended is None else at(ended).timestamp(),
+        frozen=moments,
+    )
+
+
+def stalled(lives, *, claimed=10, outages=(), **columns):
+    changes = {ID: [a_change(claimed, "READY", "RUNNING", 0), a_change(claimed + 1, "RUNNING", "SUCCESSFUL", 1)]}
+    history = audit.History(rows=[a_row(**columns)], changes=changes, pids={1: 100})
+    down = [(at(begin).timestamp(), at(end).timestamp()) for begin, end in outages]
+    return [round(stall.seconds, 3) for stall in stalls.find(history, lives, down, at(20).timestamp())]
+
+
+def test_a_stall_lasts_from_the_due_time_to_the_claim():
+    assert stalled([a_life()]) == [10]
+    assert stalled([a_life()], run_after=at(4)) == [6]
+
+
+def test_no_stall_while_the_database_is_down_or_nobody_works():
+    assert stalled([a_life()], outages=[(2, 5)]) == [7]
+    assert stalled([a_life(frozen=[(0, 9)])]) == [1]
+    assert stalled([a_life(ready=8)]) == [2]
+    assert stalled([a_life(ended=3)]) == [3]
+    assert stalled([]) == []
+
+
+def test_no_stall_while_every_slot_is_taken():
+    busy = [
+        a_row(task_id=UUID(int=number), args=[str(number)], enqueued_at=at(0)) for number in range(2, 2 + stalls.SLOTS)
+    ]
+    changes = {
+        row["task_id"]: [a_change(0, "READY", "RUNNING", 0), a_change(6, "RUNNING", "SUCCESSFUL", 1)] for row in busy
+    }
+    changes[ID] = [a_change(10, "READY", "RUNNING", 0)]
+    history = audit.History(rows=[a_row(state="RUNNING"), *busy], changes=changes, pids={1: 100})
+    found = stalls.find(history, [a_life()], [], at(20).timestamp())
+    assert [round(stall.seconds, 3) for stall in found] == [4]
