@@ -14,7 +14,7 @@ unexport PYTHONPATH
 OTHER := .venv-django-6.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint unit stress bench compose-test lock clean
+.PHONY: help setup demo test test-all lint unit stress soak bench compose-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -43,6 +43,9 @@ unit: $(STAMP) ## The tests. ARGS="-k name" selects.
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.
 	@DJANGO_RAY_STRESS=long $(PY) -m pytest tests/test_doorbell_stress.py $(ARGS)
+
+soak: $(STAMP) ## Random tasks and random faults for MINUTES (5), and a ledger of what was lost. ARGS="--seed 1".
+	@PYTHONPATH=.:example $(PY) -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(ARGS)
 
 bench: $(STAMP) ## Benchmarks. ARGS="--parts A" selects.
 	@PYTHONPATH=.:example $(PY) -m benchmarks $(ARGS)

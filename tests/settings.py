@@ -15,6 +15,8 @@ TASKS = {
     "default": {
         "BACKEND": "django_ray.backends.RayTaskBackend",
         "QUEUES": ["default", "other"],
+        # Far longer than any test: what happens is done by an event, not by the pulse.
+        "OPTIONS": {"PULSE": 600},
     },
     "any": {"BACKEND": "django_ray.backends.RayTaskBackend", "QUEUES": []},
 }

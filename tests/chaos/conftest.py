@@ -60,8 +60,8 @@ def enqueue(sql):
 
 
 @pytest.fixture
-def supervise(migrated):
-    """Start a supervisor, behind a proxy or not; ended when the test is over."""
+def supervise(migrated, sql):
+    """Start a supervisor, behind a proxy or not; ended when the test is over, before its rows are gone."""
     started = []
 
     def _supervise(*arguments, through=None, wait=True, **environment):

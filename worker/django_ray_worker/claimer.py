@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
 
-from django_ray_worker.errors import is_transient
+from django_ray_worker.errors import is_transient, one_line
 from django_ray_worker.listener import backoff, is_news
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["Claimer", "Wakeup"]
 log = logging.getLogger("django_ray.claimer")
 
 # A claim that takes longer is given up; what it may have taken all the same is found and released.
-CLAIM_SECONDS = 30.0
+CLAIM_SECONDS = 10.0
 
 
 class Wakeup:
@@ -162,7 +162,7 @@ class Claimer:
     async def _wait_out(self, error: psycopg.Error) -> None:
         wait = backoff(self._tries)
         if is_news(self._tries):
-            log.warning("Claiming waits for the database (%s); again in %.1f s.", " ".join(str(error).split()), wait)
+            log.warning("Claiming waits for the database (%s); again in %.1f s.", one_line(error), wait)
         self._tries += 1
         await sleep(wait)
         self._on_doubt()

@@ -35,7 +35,7 @@ RECONNECT_TIMEOUT = 0.5
 _DJANGO_ONLY = ("context", "cursor_factory", "prepare_threshold")
 # A peer that vanished without a word is noticed after about a minute, whatever the system's default.
 _KEEPALIVES: Mapping[str, Any] = {
-    "keepalives": 1, "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "connect_timeout": 10,
+    "keepalives": 1, "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "connect_timeout": 5,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-__all__ = ["is_data_fault", "is_transient"]
+__all__ = ["is_data_fault", "is_transient", "one_line"]
 
 # Classes of SQLSTATE: connection, rollback (serialization, deadlock), resources, operator intervention.
 _TRANSIENT_CLASSES = ("08", "40", "53", "57")
@@ -35,3 +35,8 @@ def is_data_fault(error: BaseException) -> bool:
     return isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.NotSupportedError) or (
         isinstance(error, psycopg.Error) and error.sqlstate is not None and error.sqlstate[:2] in {"22", "23", "54"}
     )
+
+
+def one_line(error: BaseException) -> str:
+    """Return what the error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

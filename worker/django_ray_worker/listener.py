@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from anyio import TASK_STATUS_IGNORED, CancelScope, Event, fail_after, sleep, wait_readable
 
 from django_ray_worker import store
-from django_ray_worker.errors import is_transient
+from django_ray_worker.errors import is_transient, one_line
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -31,6 +31,7 @@ log = logging.getLogger("django_ray.listener")
 
 ECHO_SECONDS = 5.0  # A NOTIFY of our own that takes longer will not come.
 ECHO = "echo"
+OPEN_SECONDS = 15.0  # For everything that comes before a session counts as open.
 
 
 class Misconfigured(Exception):  # noqa: N818 - it says what to change
@@ -106,7 +107,8 @@ class Session:
             try:
                 # The connection is opened under a shield of its own statements only: connecting may be cut short.
                 async with await self._database.connect() as session:
-                    await self._open(session)
+                    with fail_after(OPEN_SECONDS):
+                        await self._open(session)
                     tries = 0
                     if not started:
                         task_status.started()
@@ -117,7 +119,11 @@ class Session:
                     raise
                 wait = backoff(tries)
                 if is_news(tries):
-                    log.warning("The listening session is gone (%s); connecting again in %.1f s.", _line(error), wait)
+                    log.warning(
+                        "The listening session is gone (%s); connecting again in %.1f s.", one_line(error), wait
+                    )
+                if isinstance(error, TimeoutError):
+                    self._database.drop()  # or what was swallowed once would be waited for again
             finally:
                 self._close()
             tries += 1
@@ -226,7 +232,3 @@ class Session:
             request = self._requests.popleft()
             request.error = SessionLost()
             request.done.set()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -29,8 +29,9 @@ def configure(level: str, form: str) -> None:
     """Log django_ray's loggers to standard error, besides whatever Django's LOGGING says of others."""
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(_Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    for name in ("django_ray", "django.tasks"):
+    # What psycopg warns of during an outage, we say ourselves, once.
+    for name, least in (("django_ray", level), ("django.tasks", level), ("psycopg", "error")):
         logger = logging.getLogger(name)
         logger.addHandler(output)
-        logger.setLevel(level.upper())
+        logger.setLevel(least.upper())
         logger.propagate = False

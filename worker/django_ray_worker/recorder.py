@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import CancelScope, Event, move_on_after, sleep
 
-from django_ray_worker.errors import is_data_fault, is_transient
+from django_ray_worker.errors import is_data_fault, is_transient, one_line
 from django_ray_worker.listener import backoff, is_news
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail
@@ -97,7 +97,9 @@ class Recorder:
                     raise
                 wait = backoff(tries)
                 if is_news(tries):
-                    log.warning("%d outcomes wait for the database (%s); again in %.1f s.", len(batch), error, wait)
+                    log.warning(
+                        "%d outcomes wait for the database (%s); again in %.1f s.", len(batch), one_line(error), wait
+                    )
                 tries += 1
                 await sleep(wait)
             else:
@@ -117,7 +119,7 @@ class Recorder:
                 await self._write([record])
             return
         ((claim, verdict),) = batch
-        reason = f"The outcome cannot be stored: {error}"
+        reason = f"The outcome cannot be stored: {one_line(error)}"
         log.error("%s %s: %s", claim.callable_path, claim.task_id, reason)
         if isinstance(verdict, Fail) and verdict.error.exception_class_path == UNSTORABLE:
             return  # not even that: the row stays as it is until somebody looks at what refuses it

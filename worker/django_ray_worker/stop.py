@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
-from anyio import CancelScope
+from anyio import CancelScope, create_task_group, sleep
 
 __all__ = ["Stop"]
 
 log = logging.getLogger("django_ray.supervisor")
+
+GUARD_SECONDS = 0.02
 
 
 class Stop:
@@ -24,12 +28,29 @@ class Stop:
     def watch(self) -> None:
         """Turn SIGTERM and SIGINT into a stop.
 
-        To be called again after Ray has started: it puts a handler of its own in front, which prints a stack and
-        aborts the process three seconds later.
+        To be called again and again: Ray puts a handler of its own in front when it starts, which prints a stack and
+        aborts the process three seconds later, and resets it when it ends.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._received, number)
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncGenerator[None]:
+        """Bracket what starts or ends Ray: in the middle of it, Ray takes the handlers or resets them."""
+        async with create_task_group() as guard:
+
+            async def keep() -> None:
+                while True:
+                    self.watch()
+                    await sleep(GUARD_SECONDS)
+
+            guard.start_soon(keep)
+            try:
+                yield
+            finally:
+                guard.cancel_scope.cancel()
+        self.watch()
 
     def _received(self, number: signal.Signals) -> None:
         if not self.intake.cancel_called:

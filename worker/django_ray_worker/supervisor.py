@@ -16,13 +16,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
-from anyio import CancelScope, Event, Lock, create_task_group, current_time, sleep
+from anyio import CancelScope, Event, Lock, create_task_group, current_time, move_on_after, sleep
 
 import django_ray
 from django_ray_worker.attempt import Attempt, abandoned, released
 from django_ray_worker.claimer import Claimer, Wakeup
 from django_ray_worker.doorbell import Doorbell
-from django_ray_worker.errors import is_transient
+from django_ray_worker.errors import is_transient, one_line
 from django_ray_worker.listener import Session, backoff, is_news
 from django_ray_worker.liveness import Liveness
 from django_ray_worker.metrics import Metrics
@@ -63,7 +63,9 @@ async def supervise(config: Config, database: Database, executor: RayExecutor | 
                 store = Store(pool, backend=config.backend, queues=config.queues, options=config.options)
                 await _Life(config, database, executor, store, stop).live()
     finally:
-        await executor.close()
+        with CancelScope(shield=True):
+            async with stop.guard():
+                await executor.close()
 
 
 async def _start(executor: RayExecutor | InProcessExecutor, stop: Stop) -> None:
@@ -71,17 +73,17 @@ async def _start(executor: RayExecutor | InProcessExecutor, stop: Stop) -> None:
     tries = 0
     while True:
         try:
-            await executor.start()
-        except OSError as error:
-            wait = backoff(tries)
-            if is_news(tries):
-                log.warning("%s Again in %.1f s.", error, wait)
-            tries += 1
-            await sleep(wait)
+            async with stop.guard():
+                await executor.start()
+        except* OSError as errors:
+            reason = str(errors.exceptions[0])
         else:
             return
-        finally:
-            stop.watch()  # Ray has put a handler of its own in front
+        wait = backoff(tries)
+        if is_news(tries):
+            log.warning("%s Again in %.1f s.", reason, wait)
+        tries += 1
+        await sleep(wait)
 
 
 class _Life:
@@ -115,14 +117,10 @@ class _Life:
 
     async def live(self) -> None:
         """Register, work until told to stop, say goodbye."""
-        self._worker = await self._store.register(
-            hostname=platform.node(),
-            pid=os.getpid(),
-            concurrency=self._slots.total,
-            ray_address=self._executor.address,
-            version=django_ray.__version__,
-            pulse=self._config.pulse,
-        )
+        with self._stop.intake:
+            self._worker = await self._register()
+        if self._stop.intake.cancel_called:
+            return
         async with create_task_group() as session:
             try:
                 async with create_task_group() as recording:
@@ -134,6 +132,29 @@ class _Life:
             finally:
                 await self._say_goodbye()
             session.cancel_scope.cancel()
+            # Whatever still waits for an answer gets none.
+            self._database.drop()
+
+    async def _register(self) -> int:
+        """Insert our row, however long that takes; one whose reply is lost is found dead by the next supervisor."""
+        tries = 0
+        while True:
+            try:
+                return await self._store.register(
+                    hostname=platform.node(),
+                    pid=os.getpid(),
+                    concurrency=self._slots.total,
+                    ray_address=self._executor.address,
+                    version=django_ray.__version__,
+                    pulse=self._config.pulse,
+                )
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
+                if is_news(tries):
+                    log.warning("Waiting for the database (%s).", one_line(error))
+            await sleep(backoff(tries))
+            tries += 1
 
     async def _work(self, living: TaskGroup) -> None:
         with self._stop.attempts:
@@ -203,7 +224,8 @@ class _Life:
             reason = await self._executor.until_gone()
             self.metrics.clusters_lost += 1
             log.warning("%s Releasing what it ran, and starting Ray again.", reason)
-            await self._executor.abandon()
+            async with self._stop.guard():
+                await self._executor.abandon()
             await _start(self._executor, self._stop)
             log.info("Ray is back: %s", self._executor.address)
             self._wakeup.look()
@@ -277,11 +299,11 @@ class _Life:
     async def _say_goodbye(self) -> None:
         if self._running or self._recorder.pending:
             return  # whoever finds our identity free takes the rest back
-        with CancelScope(shield=True):
+        with move_on_after(FLUSH_SECONDS, shield=True):
             try:
                 await self._store.sign_off(self._worker)
             except psycopg.Error as error:
-                log.warning("Could not sign off (%s).", " ".join(str(error).split()))
+                log.warning("Could not sign off (%s).", one_line(error))
 
     def _banner(self) -> str:
         queues = "any queue" if self._config.queues is None else f"queues {', '.join(self._config.queues)}"
