@@ -1,4 +1,5 @@
 import os
+from typing import Any
 
 import dj_database_url
 
@@ -11,7 +12,7 @@ DATABASES = {"default": dj_database_url.parse(database_url())}
 DATABASES["default"]["TEST"] = {"NAME": f"test_django_ray_{os.getpid()}"}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "django_ray.backends.RayTaskBackend",
         "QUEUES": ["default", "other"],
