@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from uuid import UUID
 
@@ -145,14 +146,22 @@ def task_of(task: Task[..., Any], row: Row) -> Any:
 
 def changed(task: Task[..., Any], **changes: Any) -> Any:
     """Return the task with some of its attributes changed, and not validated again."""
-    return _with(type(task), **{**{field.name: getattr(task, field.name) for field in fields(task)}, **changes})
+    if all(getattr(task, name) == value for name, value in changes.items()):
+        return task  # immutable
+    values = {name: getattr(task, name) for name in _names(type(task))}
+    return _with(type(task), **{**values, **changes})
 
 
 def _with(kind: type[Task[..., Any]], **values: Any) -> Any:
     task = object.__new__(kind)
-    for field in fields(kind):
-        object.__setattr__(task, field.name, values.get(field.name))
+    for name in _names(kind):
+        object.__setattr__(task, name, values.get(name))
     return task
+
+
+@cache
+def _names(kind: type[Task[..., Any]]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def task_result[**P, R](task: Task[P, R], row: Row) -> RayTaskResult[P, R]:

@@ -13,6 +13,8 @@ from typing import Any
 
 __all__ = ["clean_text", "dumps", "jsonable"]
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 # What people pass most often, and what to pass instead.
 _REMEDIES = (
     ("django.db.models.base.Model", "pass its primary key and fetch it in the task"),
@@ -33,7 +35,7 @@ _REMEDIES = (
 
 def dumps(value: Any, where: str) -> str:
     """Return value as JSON text that jsonb takes; TypeError or ValueError names the place below where."""
-    return json.dumps(jsonable(value, where), ensure_ascii=False, allow_nan=False)
+    return _encode(jsonable(value, where))
 
 
 def jsonable(value: Any, where: str) -> Any:

@@ -78,7 +78,7 @@ def run_tasks(
 
 def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> str | None:
     """Claim, run and record one execution, as a supervisor does; return its id."""
-    from django_ray_worker.envelope import outcome_of, refused
+    from django_ray_worker.answer import outcome_of, refused
     from django_ray_worker.policy import decide
     from django_ray_worker.statements import SQL, claim_of, record_parameters
 

@@ -7,7 +7,7 @@ import pytest
 from anyio import create_task_group
 
 from django_ray.options import Options
-from django_ray_worker.attempt import abandoned, released
+from django_ray_worker.call import abandoned, released
 from django_ray_worker.metrics import Metrics
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail, Release, Retry, Succeed

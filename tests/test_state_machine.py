@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from django_ray.options import Options
 from django_ray_worker import statements
-from django_ray_worker.attempt import abandoned, released
+from django_ray_worker.call import abandoned, released
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed
 from django_ray_worker.store import Store

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import connections, reset_queries
+from django.db import connections
 
 __all__ = ["upkeep"]
 
@@ -18,22 +18,23 @@ __all__ = ["upkeep"]
 @contextmanager
 def upkeep() -> Generator[None]:
     """Bracket one task body. A transaction that was open before it, as in a TestCase, stays open."""
-    reset_queries()
-    _close_old()
-    before = {connection.alias for connection in _opened() if connection.in_atomic_block}
+    before: set[str] = set()
+    for connection in _opened():
+        connection.queries_log.clear()
+        if connection.in_atomic_block:
+            before.add(connection.alias)
+        else:
+            connection.close_if_unusable_or_obsolete()
     try:
         yield
     finally:
         for connection in _opened():
-            if connection.alias not in before and (connection.in_atomic_block or _is_in_transaction(connection)):
+            if connection.alias in before:
+                continue
+            if connection.in_atomic_block or _is_in_transaction(connection):
                 _discard(connection)
-        _close_old()
-
-
-def _close_old() -> None:
-    for connection in _opened():
-        if not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()
+            else:
+                connection.close_if_unusable_or_obsolete()
 
 
 def _opened() -> list[Any]:

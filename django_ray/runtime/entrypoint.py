@@ -20,13 +20,26 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import django
 from asgiref.sync import async_to_sync
 from django.apps import apps
+from django.conf import settings
+from django.tasks import TaskContext, TaskResultStatus, task_backends
+from django.tasks.base import TaskError
+from django.tasks.signals import task_finished, task_started
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from django_ray.exceptions import InvalidResult
+from django_ray.results import import_task, task_result
+from django_ray.retry import class_path
+from django_ray.runtime.connections import upkeep
+from django_ray.runtime.interrupt import interruptible, was_interrupted
+from django_ray.serialization import clean_text, dumps
 
 if TYPE_CHECKING:
     from django.tasks import TaskResult
 
     from django_ray.options import Options
 
-__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "invoke", "invoke_on_ray", "prepare", "run"]
+__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "invoke", "prepare", "run"]
 
 MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
 MAX_TRACEBACK = 100_000
@@ -85,9 +98,6 @@ class ClaimedRow:
 
 
 def _moment(text: str) -> datetime:
-    from django.conf import settings
-    from django.utils import timezone
-
     moment = datetime.fromisoformat(text)
     return moment if settings.USE_TZ else timezone.make_naive(moment)
 
@@ -98,32 +108,15 @@ def prepare() -> None:
         django.setup()
 
 
-def invoke_on_ray(payload: str) -> Envelope:
-    """Run one attempt on the main thread of a Ray worker, where it can be interrupted."""
-    from django_ray.runtime.interrupt import protected
-
-    prepare()
-    with protected():
-        return invoke(payload)
-
-
 def invoke(payload: str) -> Envelope:
     """Run one attempt; payload is the JSON of the claim."""
     prepare()
-    from django_ray.runtime.connections import upkeep
-
     with upkeep():
         return run(ClaimedRow(**json.loads(payload)))
 
 
 def run(row: ClaimedRow) -> Envelope:
     """Run one attempt in a process where Django is set up."""
-    from django.tasks import TaskResultStatus, task_backends
-    from django.tasks.signals import task_finished, task_started
-
-    from django_ray.results import import_task, task_result
-    from django_ray.runtime.interrupt import was_interrupted
-
     try:
         task = import_task(row.callable_path)
         backend = task_backends[row.backend]
@@ -156,23 +149,17 @@ def run(row: ClaimedRow) -> Envelope:
 
 
 def _call(result: TaskResult[..., Any]) -> Any:
-    from django.tasks import TaskContext
-
-    from django_ray.runtime.interrupt import interruptible
-
     task = result.task
     context: tuple[Any, ...] = (TaskContext(task_result=result),) if task.takes_context else ()
     if iscoroutinefunction(task.func):
         # Through async_to_sync, which keeps database connections with this thread.
         return async_to_sync(_awaited)(task.func(*context, *result.args, **result.kwargs))
     with interruptible():
-        return task.call(*context, *result.args, **result.kwargs)
+        return task.func(*context, *result.args, **result.kwargs)
 
 
 async def _awaited(body: Coroutine[Any, Any, Any]) -> Any:
     """Await the body in a task that an interrupt cancels."""
-    from django_ray.runtime.interrupt import interruptible
-
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101
     with interruptible(lambda: loop.call_soon_threadsafe(task.cancel)):
@@ -180,9 +167,6 @@ async def _awaited(body: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _encode(returned: Any, options: Options | None) -> str:
-    from django_ray.exceptions import InvalidResult
-    from django_ray.serialization import dumps
-
     encoded = dumps(returned, "The result")
     size = len(encoded.encode())
     if options is not None and size > options.max_result_bytes:
@@ -210,10 +194,6 @@ def _classes_named(row: ClaimedRow, options: Options | None) -> tuple[str, ...]:
 
 def _bases(error: BaseException, named: Sequence[str]) -> list[str]:
     """Return the paths of the bases, and those by which the policy names one of them from elsewhere."""
-    from django.utils.module_loading import import_string
-
-    from django_ray.retry import class_path
-
     paths = [class_path(base) for base in type(error).__mro__]
     for path in set(named).difference(paths):
         with suppress(Exception):  # a path of the policy's that leads nowhere names no base
@@ -223,23 +203,16 @@ def _bases(error: BaseException, named: Sequence[str]) -> list[str]:
 
 
 def _finish(result: TaskResult[..., Any], status: Any) -> None:
-    from django.utils import timezone
-
     # For receivers in this process; the row gets the database's time.
     object.__setattr__(result, "finished_at", timezone.now())
     object.__setattr__(result, "status", status)
 
 
 def _task_error(envelope: ErrorEnvelope) -> Any:
-    from django.tasks.base import TaskError
-
     return TaskError(exception_class_path=envelope["exception_class_path"], traceback=envelope["traceback"])
 
 
 def _error(kind: Literal["raised", "refused"], error: BaseException, named: Sequence[str] = ()) -> ErrorEnvelope:
-    from django_ray.retry import class_path
-    from django_ray.serialization import clean_text
-
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a __str__ of the user's may raise anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import override
 from uuid import UUID
 
 from django_ray.requirements import TaskOptions
@@ -24,6 +25,15 @@ class Claim:
     failures: int  # Before this attempt.
     losses: int
     payload: str  # The row as JSON, for the Ray worker; the supervisor never looks inside.
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.callable_path} {self.task_id}"
+
+    @property
+    def fence(self) -> tuple[UUID, int, int]:
+        """What every write must find unchanged."""
+        return self.task_id, self.attempt, self.worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Free slots become running attempts. Between the work it sleeps on the doorbell and sends nothing.
+"""Free slots are filled from the queues. Between the work it sleeps on the doorbell and sends nothing.
 
 A notification means "claim until a claim comes back short". Everything that may concern the claimer sets the same
 event: a bell, a freed slot, a due time, a new session. It then looks at the state; so no order of events can be missed.
@@ -17,9 +17,8 @@ from django_ray_worker.errors import is_transient, one_line
 from django_ray_worker.listener import backoff, is_news
 
 if TYPE_CHECKING:
-    from django_ray_worker.claim import Claim
+    from django_ray_worker.dispatcher import Dispatcher
     from django_ray_worker.doorbell import Doorbell
-    from django_ray_worker.slots import Slots
     from django_ray_worker.store import Store
 
 __all__ = ["Claimer", "Wakeup"]
@@ -63,21 +62,19 @@ class Claimer:
         worker: int,
         may_claim: Callable[[], bool],
         doorbell: Doorbell,
-        slots: Slots,
+        dispatcher: Dispatcher,
         wakeup: Wakeup,
         claiming: Lock,
         on_doubt: Callable[[], None],
-        start: Callable[[Claim], None],
     ) -> None:
         self._store = work
         self._worker = worker
         self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
-        self._slots = slots
+        self._dispatcher = dispatcher
         self._wakeup = wakeup
         self._claiming = claiming  # Held from the claim until its attempts have started: who reconciles waits for it.
         self._on_doubt = on_doubt  # A claim has failed, and may have been committed all the same.
-        self._start = start
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
         self._again = float("inf")  # When to look again for rows that somebody else had locked.
@@ -110,7 +107,7 @@ class Claimer:
             self._again, self._wakeup.is_hungry = float("inf"), True
         if not self._wakeup.is_hungry or not self._may_claim():
             return
-        if not self._slots.free:
+        if not self._dispatcher.room:
             if self._wakeup.has_heard:
                 # Rings that we cannot use only cost the enqueuers.
                 self._wakeup.has_heard = False
@@ -133,23 +130,22 @@ class Claimer:
             self._wakeup.nudge()
 
     async def _claim(self) -> bool:
-        """Claim into the free slots; tell whether it came back short."""
+        """Claim what there is room for; tell whether it came back short."""
         # Nothing may come between the claim and the start of its attempts.
         with CancelScope(shield=True), move_on_after(CLAIM_SECONDS):
             if has_promoted := self._has_due:
                 await self._store.promote()
                 self._has_due = False
-            free = self._slots.free
+            room = self._dispatcher.room
             async with self._claiming:
-                batch = await self._store.claim(self._worker, free)
-                for claim in batch.claims:
-                    self._start(claim)
+                batch = await self._store.claim(self._worker, room)
+                self._dispatcher.start(batch.claims)
             next_due = float("inf") if batch.next_due is None else batch.next_due
             # What is still overdue after it was promoted is locked by somebody, too.
             is_locked = has_promoted and next_due <= 0
             self._due = float("inf") if is_locked else current_time() + next_due
             self._mind_skipped(batch.has_skipped or is_locked)
-            return len(batch.claims) < free
+            return len(batch.claims) < room
         log.warning("A claim took longer than %.0f s and was given up.", CLAIM_SECONDS)
         self._on_doubt()
         return False

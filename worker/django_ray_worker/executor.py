@@ -1,7 +1,7 @@
-"""The only door to Ray: a Claim goes in, an Outcome comes out. Knows nothing of the database.
+"""The only door to Ray: claims go in, their outcomes come out. Knows nothing of the database.
 
-One Ray task per execution, never retried by Ray: the database counts. What Ray's exceptions mean stands in one function
-at the end.
+One Ray task per call, which carries one claim or several short ones, and is never retried by Ray: the database counts.
+What Ray's exceptions mean stands in one function at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -20,9 +20,10 @@ from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_
 from ray import exceptions
 
 from django_ray.runtime import entrypoint
-from django_ray_worker.envelope import outcome_of, refused
+from django_ray.runtime.call import Payload, invoke_on_ray
+from django_ray_worker.answer import Answer, NoAnswer, answer_of, refused
 from django_ray_worker.listener import Misconfigured
-from django_ray_worker.outcome import Interrupted, Lost, Outcome, Returned
+from django_ray_worker.outcome import Interrupted, Lost, Outcome
 from django_ray_worker.sockets import Address, until_gone
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ log = logging.getLogger("django_ray.executor")
 
 COOPERATE_SECONDS = 2.0  # That a cancelled body gets before its process is killed.
 PREFLIGHT_SECONDS = 5.0
+MOST_PER_CALL = 250  # Claims; more gain nothing.
 
 
 class RayExecutor:
@@ -48,6 +50,7 @@ class RayExecutor:
         self._resources: dict[str, float] = {}
         self.address = ""
         self.is_usable = False
+        self.most_per_call = MOST_PER_CALL
         self.cpus = 1
 
     async def start(self) -> None:
@@ -95,58 +98,53 @@ class RayExecutor:
         missing = {name: number for name, number in wanted.items() if self._resources.get(name, 0) < number}
         if missing:
             log.warning(
-                "%s %s asks for %s, and the cluster has less in all: it waits for a node that has it.",
-                claim.callable_path, claim.task_id, missing,
+                "%s asks for %s, and the cluster has less in all: it waits for a node that has it.", claim, missing,
             )  # fmt: skip
         return not missing
 
-    async def run(self, claim: Claim) -> Outcome:
-        """Run the claim. Cancelled: stop the body, return its outcome if it was faster, else raise."""
+    async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
+        """Run the claims in one call. Cancelled: stop what runs, and still return what the others became."""
         with CancelScope() as awaiting:
             self._awaiting.add(awaiting)
             try:
-                return await self._run(claim)
+                return await self._run(claims)
             finally:
                 self._awaiting.discard(awaiting)
-        return Interrupted()  # the cluster is gone
+        return NoAnswer(Interrupted())  # the cluster is gone
 
-    async def _run(self, claim: Claim) -> Outcome:
+    async def _run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
+        options = claims[0].options.ray
+        payloads: list[Payload] = [{"row": claim.payload, "fence": claim.fence} for claim in claims]
         try:
-            ref = self._remote(claim.options.ray).remote(claim.payload)
+            ref = self._remote(options).remote(payloads)
         except (TypeError, ValueError) as error:
-            return refused(f"Ray refuses the options {dict(claim.options.ray)}: {error}")
+            return NoAnswer(refused(f"Ray refuses the options {dict(options)}: {error}"))
         try:
-            return outcome_of(await ref)
+            return answer_of(await ref)
         except exceptions.RayError as error:
-            return _meaning(error)
+            return NoAnswer(_meaning(error))
         except get_cancelled_exc_class():
-            finished: Outcome | None = None
-            with CancelScope(shield=True):
-                finished = await self._stop(ref)
-            if finished is not None:
-                return finished
-            raise
+            return await self._stop(ref)
 
-    async def _stop(self, ref: Any) -> Outcome | None:
-        """End the body, gently and then not; return its outcome if it had one of its own."""
+    async def _stop(self, ref: Any) -> Answer | NoAnswer:
+        """End what runs, gently and then not."""
         for force in (False, True):
             if not self.is_usable:
-                return None
+                break
             ray.cancel(ref, force=force)
-            with move_on_after(COOPERATE_SECONDS):
+            with move_on_after(COOPERATE_SECONDS, shield=True):
                 try:
-                    outcome = outcome_of(await ref)
+                    return answer_of(await ref).without_stopped()
                 except exceptions.RayError:
-                    return None
-                return outcome if isinstance(outcome, Returned) else None
-        return None
+                    break
+        return NoAnswer(Interrupted())
 
     def _remote(self, options: Mapping[str, Any]) -> Any:
         """Return the remote function for one shape of options; Ray wants few of them, and so do we."""
         key = json.dumps(options, sort_keys=True)
         if (remote := self._remotes.get(key)) is None:
             chosen: Any = {"num_cpus": 1, **options, "max_retries": 0}
-            remote = ray.remote(**chosen)(entrypoint.invoke_on_ray)
+            remote = ray.remote(**chosen)(invoke_on_ray)
             self._remotes[key] = remote
         return remote
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from anyio import sleep_forever, to_thread
 
 from django_ray.runtime.entrypoint import invoke
-from django_ray_worker.envelope import outcome_of
+from django_ray_worker.answer import Answer, NoAnswer, outcome_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from django_ray_worker.claim import Claim
-    from django_ray_worker.outcome import Outcome
 
 __all__ = ["InProcessExecutor"]
 
@@ -27,6 +28,7 @@ class InProcessExecutor:
     cpus = 1
 
     is_usable = True
+    most_per_call = 1
 
     def can_place(self, claim: Claim) -> bool:  # noqa: ARG002
         """There is one process, and it is here."""
@@ -46,6 +48,8 @@ class InProcessExecutor:
     async def close(self) -> None:
         """Nothing to close."""
 
-    async def run(self, claim: Claim) -> Outcome:
+    async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claim in a thread."""
-        return outcome_of(await to_thread.run_sync(invoke, claim.payload, abandon_on_cancel=True))
+        (claim,) = claims
+        envelope = await to_thread.run_sync(invoke, claim.payload, abandon_on_cancel=True)
+        return Answer(outcomes=[outcome_of(envelope)], seconds=[0.0])

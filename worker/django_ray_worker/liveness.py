@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import CancelScope, Event, sleep, sleep_forever
 
-from django_ray_worker.attempt import abandoned
+from django_ray_worker.call import abandoned
 from django_ray_worker.errors import is_transient
 from django_ray_worker.listener import SessionLost, backoff
 

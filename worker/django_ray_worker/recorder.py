@@ -107,8 +107,7 @@ class Recorder:
                     if claim.task_id not in written:
                         self._metrics.refused += 1
                         log.warning(
-                            "Attempt %d of %s %s is not ours any more; its outcome is dropped.",
-                            claim.attempt, claim.callable_path, claim.task_id,
+                            "Attempt %d of %s is not ours any more; its outcome is dropped.", claim.attempt, claim,
                         )  # fmt: skip
                 return
 
@@ -120,7 +119,7 @@ class Recorder:
             return
         ((claim, verdict),) = batch
         reason = f"The outcome cannot be stored: {one_line(error)}"
-        log.error("%s %s: %s", claim.callable_path, claim.task_id, reason)
+        log.error("%s: %s", claim, reason)
         if isinstance(verdict, Fail) and verdict.error.exception_class_path == UNSTORABLE:
             return  # not even that: the row stays as it is until somebody looks at what refuses it
         refusal = Error(exception_class_path=UNSTORABLE, message=reason, traceback=f"{UNSTORABLE}: {reason}\n")

@@ -1,23 +1,20 @@
-"""Units of concurrency: an attempt holds one from its claim until its outcome is known."""
+"""Units of concurrency: a call holds one from its submission until its outcomes are known."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 __all__ = ["Slots"]
 
 
 class Slots:
-    """So many executions at a time."""
+    """So many calls at a time."""
 
-    def __init__(self, total: int, *, on_free: Callable[[], None]) -> None:
+    def __init__(self, total: int) -> None:
         self.total = total
         self.taken = 0
-        self._on_free = on_free
 
     @property
     def free(self) -> int:
-        """How many more executions may be claimed."""
+        """How many more calls may run."""
         return self.total - self.taken
 
     def take(self) -> None:
@@ -27,4 +24,3 @@ class Slots:
     def release(self) -> None:
         """Give one back."""
         self.taken -= 1
-        self._on_free()

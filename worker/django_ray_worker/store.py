@@ -1,7 +1,8 @@
 """The only door to SQL: one method per file in sql/.
 
-Each method is one transaction on a connection of the pool, or one statement on the session it is given. Errors are
-psycopg's; errors.py says which are worth waiting for.
+Each method is one transaction on a connection of the pool, or one statement on the session it is given. A statement
+that is alone needs no BEGIN and COMMIT, which saves two round trips. Errors are psycopg's; errors.py says which are
+worth waiting for.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Store:
 
     async def claim(self, worker: int, limit: int) -> Batch:
         """Take up to limit executions for worker."""
-        async with self._transaction() as connection:
+        async with self._pool.connection() as connection:
             cursor = await connection.execute(SQL["claim"], {**self._scope, "worker": worker, "limit": limit})
             rows = await cursor.fetchall()
         return Batch(
@@ -98,7 +99,7 @@ class Store:
 
     async def record(self, records: Iterable[Record]) -> set[UUID]:
         """Write verdicts and return the ids that the fence let pass."""
-        async with self._transaction() as connection:
+        async with self._pool.connection() as connection:
             return await _record(connection, records)
 
     async def reconcile(

@@ -12,31 +12,27 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
 from anyio import CancelScope, Event, Lock, create_task_group, current_time, move_on_after, sleep
 
 import django_ray
-from django_ray_worker.attempt import Attempt, abandoned, released
+from django_ray_worker.call import abandoned, released
 from django_ray_worker.claimer import Claimer, Wakeup
+from django_ray_worker.dispatcher import Dispatcher
 from django_ray_worker.doorbell import Doorbell
 from django_ray_worker.errors import is_transient, one_line
 from django_ray_worker.listener import Session, backoff, is_news
 from django_ray_worker.liveness import Liveness
 from django_ray_worker.metrics import Metrics
 from django_ray_worker.recorder import Recorder
-from django_ray_worker.slots import Slots
 from django_ray_worker.stop import Stop
 from django_ray_worker.store import Store
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from anyio.abc import TaskGroup
 
-    from django_ray_worker.claim import Claim
     from django_ray_worker.config import Config
     from django_ray_worker.database import Database
     from django_ray_worker.executor import RayExecutor
@@ -106,9 +102,8 @@ class _Life:
         self._wakeup = Wakeup()
         self._claiming = Lock()
         total = 1 if config.sync else config.concurrency or executor.cpus
-        self._slots = Slots(total, on_free=self._wakeup.nudge)
         self._recorder = Recorder(store, self.metrics, on_recorded=self._wakeup.nudge)
-        self._running: dict[UUID, Attempt] = {}
+        self._dispatcher = Dispatcher(executor, total, record=self._recorder.put, on_free=self._wakeup.nudge)
         self._requests = Event()  # Somebody may want one of ours cancelled.
         self._worker: int
         self._session: Session
@@ -143,7 +138,7 @@ class _Life:
                 return await self._store.register(
                     hostname=platform.node(),
                     pid=os.getpid(),
-                    concurrency=self._slots.total,
+                    concurrency=self._dispatcher.slots,
                     ray_address=self._executor.address,
                     version=django_ray.__version__,
                     pulse=self._config.pulse,
@@ -165,12 +160,12 @@ class _Life:
                     worker=self._worker,
                     may_claim=lambda: self._session.is_open and self._executor.is_usable,
                     doorbell=self._doorbell,
-                    slots=self._slots,
+                    dispatcher=self._dispatcher,
                     wakeup=self._wakeup,
                     claiming=self._claiming,
                     on_doubt=self._hear_request,
-                    start=partial(self._start, attempts),
                 )
+                self._dispatcher.open(attempts, waits)
                 with self._stop.intake:
                     await living.start(self._session.run)
                     living.start_soon(self._liveness.pulse)
@@ -180,6 +175,7 @@ class _Life:
                     log.info("%s", self._banner())
                     await self._claim(claimer)
                 waits.cancel_scope.cancel()
+                self._dispatcher.clear()
                 self._stop.attempts.deadline = current_time() + self._config.grace
 
     def _connect(self, waits: TaskGroup) -> None:
@@ -224,6 +220,7 @@ class _Life:
             reason = await self._executor.until_gone()
             self.metrics.clusters_lost += 1
             log.warning("%s Releasing what it ran, and starting Ray again.", reason)
+            self._dispatcher.clear()
             async with self._stop.guard():
                 await self._executor.abandon()
             await _start(self._executor, self._stop)
@@ -245,28 +242,9 @@ class _Life:
 
     async def _claim(self, claimer: Claimer) -> None:
         if self._config.burst:
-            await claimer.drain(is_idle=lambda: not (self._running or self._recorder.pending))
+            await claimer.drain(is_idle=lambda: not (self._dispatcher.held or self._recorder.pending))
         else:
             await claimer.run()
-
-    def _start(self, attempts: TaskGroup, claim: Claim) -> None:
-        self._slots.take()
-        attempt = Attempt(claim, self._executor, lambda claim, verdict: self._recorder.put((claim, verdict)))
-        self._running[claim.task_id] = attempt
-        attempts.start_soon(self._attempt, attempt)
-
-    async def _attempt(self, attempt: Attempt) -> None:
-        has_slot = self._executor.can_place(attempt.claim)
-        if not has_slot:
-            # It waits for a node that may never come, which is no reason to hold up the others.
-            self._slots.release()
-        try:
-            await attempt.run()
-        finally:
-            if self._running.get(attempt.claim.task_id) is attempt:
-                del self._running[attempt.claim.task_id]
-            if has_slot:
-                self._slots.release()
 
     async def _look_around(self) -> None:
         """On every new session, before it counts as open: settle what happened while nobody looked."""
@@ -286,18 +264,14 @@ class _Life:
     async def _reconcile(self) -> None:
         """Compare the rows that run in our name with what we hold, and make them agree."""
         async with self._claiming:
-            held = self._running.keys() | self._recorder.pending
+            held = self._dispatcher.held | self._recorder.pending
             ours, unheld = await self._store.reconcile(self._worker, held, released)
-            for task_id, attempt in self._running.items():
-                number, is_unwanted = ours.get(task_id, (None, False))
-                if is_unwanted or number != attempt.claim.attempt:
-                    # Somebody wants it cancelled, or it is not ours any more: then the fence refuses what it reports.
-                    attempt.cancel()
+            self._dispatcher.reconcile(ours)
         if unheld:
             log.warning("%d claims never reached us and are released.", unheld)
 
     async def _say_goodbye(self) -> None:
-        if self._running or self._recorder.pending:
+        if self._dispatcher.held or self._recorder.pending:
             return  # whoever finds our identity free takes the rest back
         with move_on_after(FLUSH_SECONDS, shield=True):
             try:
@@ -307,7 +281,7 @@ class _Life:
 
     def _banner(self) -> str:
         queues = "any queue" if self._config.queues is None else f"queues {', '.join(self._config.queues)}"
-        slots = f"{self._slots.total} slot{'s' if self._slots.total > 1 else ''}"
+        slots = f"{self._dispatcher.slots} slot{'s' if self._dispatcher.slots > 1 else ''}"
         return (
             f"Supervisor {self._worker} is ready: backend {self._config.backend}, {queues}, {slots}, "
             f"{self._database}, Ray {self._executor.address}"

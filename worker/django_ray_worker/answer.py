@@ -1,0 +1,66 @@
+"""What comes back from a call, as outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from django_ray_worker.outcome import Error, Outcome, Raised, Refused, Returned
+
+if TYPE_CHECKING:
+    from django_ray.runtime.call import Report
+    from django_ray.runtime.entrypoint import Envelope
+
+__all__ = ["Answer", "NoAnswer", "answer_of", "outcome_of", "refused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The outcomes of the first claims of a call, in order; the others were not started, or the first one stopped."""
+
+    outcomes: list[Outcome]
+    seconds: list[float]  # How long each took.
+    is_interrupted: bool = False  # The last of these was stopped by an interrupt, unless it had returned.
+    is_rest_given_back: bool = False  # The others are READY already, and not ours any more.
+
+    def without_stopped(self) -> Answer:
+        """Return the answer without the one that we stopped: only who stopped it knows what that means."""
+        if not self.is_interrupted or not self.outcomes or isinstance(self.outcomes[-1], Returned):
+            return self
+        return replace(self, outcomes=self.outcomes[:-1], seconds=self.seconds[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """The call ended without a word of its own; the outcome is that of a claim that was alone in it."""
+
+    outcome: Outcome
+
+
+def answer_of(report: Report) -> Answer:
+    """Return what a report says."""
+    return Answer(
+        outcomes=[outcome_of(envelope) for envelope in report["envelopes"]],
+        seconds=report["seconds"],
+        is_interrupted=report["is_interrupted"],
+        is_rest_given_back=report["is_rest_given_back"],
+    )
+
+
+def outcome_of(envelope: Envelope) -> Outcome:
+    """Return what an envelope says."""
+    if envelope["kind"] == "returned":
+        return Returned(envelope["result"])
+    error = Error(
+        exception_class_path=envelope["exception_class_path"],
+        message=envelope["message"],
+        traceback=envelope["traceback"],
+        mro=tuple(envelope["mro"]),
+    )
+    return Raised(error) if envelope["kind"] == "raised" else Refused(error)
+
+
+def refused(reason: str) -> Refused:
+    """Return the outcome of an execution that cannot be run at all."""
+    path = "django_ray.exceptions.TaskRefused"
+    return Refused(Error(exception_class_path=path, message=reason, traceback=f"{path}: {reason}\n", mro=(path,)))

@@ -1,0 +1,125 @@
+"""Claims that wait for a slot, and how they share calls.
+
+A claim costs a round trip, so that short executions are claimed some way ahead: as many as will run soon. What has to
+wait all the same, because a slot is taken by something long, goes back to the queue, where another supervisor finds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from anyio import Event, move_on_after
+
+from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from django_ray_worker.claim import Claim
+    from django_ray_worker.pace import Pace
+    from django_ray_worker.slots import Slots
+
+__all__ = ["Backlog"]
+
+# Calls to have claims for, per slot: one that may start, one that waits, and one for the error of the estimate.
+AHEAD = 3
+# A call of several stops whoever runs at its timeout: it must be far longer than what came before in the call.
+SHORTEST_SHARED_TIMEOUT = 1.0
+
+
+class Backlog:
+    """Of one supervisor."""
+
+    def __init__(self, slots: Slots, pace: Pace, *, most_per_call: int, give_back: Callable[[Claim], None]) -> None:
+        self._slots = slots
+        self._pace = pace
+        self._most = most_per_call
+        self._give_back = give_back
+        self._claims: deque[Claim] = deque()
+        self._per_call = 1  # Of those claimed last, so many would fit.
+        self._filled = Event()
+        self._moved = Event()
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def room(self) -> int:
+        """Return how many more to claim; 0 for not yet."""
+        ahead = self._slots.total * self._per_call if self._per_call > 1 else 0
+        room = self._slots.free * self._per_call + ahead - len(self._claims)
+        # Not a few at a time: each claim is a statement.
+        return room if room > ahead // 2 else 0
+
+    def put(self, claims: Sequence[Claim]) -> None:
+        """Take over what was claimed."""
+        if not claims:
+            return
+        expected = sum(map(self._pace.of, claims)) / len(claims)
+        self._per_call = max(1, min(self._most, int(BUDGET_SECONDS / expected)))
+        self._claims.extend(claims)
+        # They are longer than those before: what will not run soon is for whoever can run it.
+        most = max(self._slots.free, AHEAD * self._slots.total * self._per_call)
+        while len(self._claims) > most:
+            self._give_back(self._claims.pop())
+        self._filled.set()
+
+    def take(self) -> list[Claim]:
+        """Return the next claims for one call, when a slot is free: what fits, spread over the free slots."""
+        share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free)))
+        first = self._claims.popleft()
+        chosen, seconds = [first], self._pace.of(first)
+        while self._claims and len(chosen) < share:
+            seconds += self._pace.of(self._claims[0])
+            if seconds > BUDGET_SECONDS or not _fits(first, self._claims[0]):
+                break
+            chosen.append(self._claims.popleft())
+        self._moved.set()
+        return chosen
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What waits."""
+        return tuple(self._claims)
+
+    @property
+    def ids(self) -> frozenset[UUID]:
+        """The executions that wait."""
+        return frozenset(claim.task_id for claim in self._claims)
+
+    def remove(self, claim: Claim) -> None:
+        """Forget a claim."""
+        self._claims.remove(claim)
+
+    def clear(self) -> None:
+        """Give everything back."""
+        self._per_call = 1
+        while self._claims:
+            self._give_back(self._claims.popleft())
+
+    async def watch(self) -> None:
+        """Give back what waits while nothing moves."""
+        while True:
+            await self._filled.wait()
+            self._filled = Event()
+            while self._claims:
+                self._moved = Event()
+                with move_on_after(PATIENCE_SECONDS):
+                    await self._moved.wait()
+                    continue
+                self.clear()
+
+
+def _fits(first: Claim, other: Claim) -> bool:
+    """Tell whether both may run in one call: a fresh process is for one, and a timeout for all or none."""
+    timeout = first.options.timeout
+    return (
+        first.options.ray == other.options.ray
+        and timeout == other.options.timeout
+        and (timeout is None or timeout >= SHORTEST_SHARED_TIMEOUT)
+        and not first.options.ray.get("max_calls")
+        and not (first.unfit or other.unfit)
+    )

@@ -1,0 +1,173 @@
+"""One call: one claim, or several short ones, run on the executor, judged by the policy and handed to the recorder.
+
+Whatever happens, each claim of a call is reported exactly once, unless this process dies or the Ray worker gave it
+back. Being cancelled is being interrupted: what runs is stopped on the executor first, and its execution released.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from anyio import CancelScope, current_time, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from django_ray.runtime.call import PATIENCE_SECONDS
+from django_ray_worker.answer import Answer, NoAnswer, refused
+from django_ray_worker.outcome import Cancelled, Interrupted, Lost, Outcome, TimedOut
+from django_ray_worker.policy import Fail, Retry, Verdict, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from uuid import UUID
+
+    from django_ray_worker.claim import Claim
+    from django_ray_worker.pace import Pace
+
+__all__ = ["Call", "Executor", "abandoned", "judge", "released"]
+
+log = logging.getLogger("django_ray.attempt")
+
+FOREVER = float("inf")
+
+
+class Executor(Protocol):
+    """Where claims run: on Ray, or in this process."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Tell whether there is anything to run on."""
+        ...
+
+    @property
+    def most_per_call(self) -> int:
+        """How many claims one call may carry."""
+        ...
+
+    def can_place(self, claim: Claim) -> bool:
+        """Tell whether there is, in all, what the claim asks for."""
+        ...
+
+    async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
+        """Run the claims one after the other. When cancelled: stop what runs, and return what the others became."""
+        ...
+
+
+class Call:
+    """Claims of one shape on their way to their verdicts: all of them in one call, or what that leaves in another."""
+
+    def __init__(
+        self, claims: Sequence[Claim], executor: Executor, pace: Pace, report: Callable[[Claim, Outcome], None]
+    ) -> None:
+        self._left = deque(claims)  # In the order in which they run.
+        self._executor = executor
+        self._pace = pace
+        self._report = report
+        self._unwanted: set[UUID] = set()
+        self._scope = CancelScope()
+
+    def cancel(self, claim: Claim) -> None:
+        """Stop the body of one; its verdict is Cancel, unless the body is faster."""
+        self._unwanted.add(claim.task_id)
+        self._scope.deadline = min(self._scope.deadline, current_time() + self._patience)
+
+    def disown(self) -> None:
+        """Stop what is not ours any more: its outcome would be refused. Where several share a call, it soon ends."""
+        if len(self._left) == 1:
+            self._unwanted.add(self._left[0].task_id)
+            self._scope.cancel()
+
+    @property
+    def _patience(self) -> float:
+        # We do not know which of several runs. If none of them is long, all have ended soon; if one is, the others have
+        # been given back: then whoever is interrupted is the one that we mean.
+        return PATIENCE_SECONDS if len(self._left) > 1 else 0
+
+    async def run(self) -> None:
+        """Run to the verdicts and report them."""
+        try:
+            while self._left:
+                await checkpoint_if_cancelled()
+                await self._run()
+        except get_cancelled_exc_class():
+            self._report_left(Interrupted())
+            raise
+        except Exception as error:
+            # No execution may stop the supervisor; the loss limit ends one that always does this.
+            log.exception("The executor failed at %s.", ", ".join(str(claim) for claim in self._left))
+            self._report_left(Lost(f"The executor failed: {type(error).__qualname__}: {error}"))
+
+    async def _run(self) -> None:
+        for claim in [claim for claim in self._left if claim.task_id in self._unwanted]:
+            self._left.remove(claim)
+            self._report(claim, Cancelled())
+        if self._left and self._left[0].unfit:
+            self._report_next(refused(self._left[0].unfit))
+        elif self._left:
+            await self._ask()
+
+    async def _ask(self) -> None:
+        began, timeout = current_time(), self._left[0].options.timeout
+        answer: Answer | NoAnswer = NoAnswer(Interrupted())
+        with CancelScope(deadline=FOREVER if timeout is None else began + timeout) as self._scope:
+            answer = await self._executor.run(tuple(self._left))
+        if isinstance(answer, Answer):
+            for outcome, seconds in zip(answer.outcomes, answer.seconds, strict=True):
+                self._pace.observe(self._left[0], seconds)
+                self._report_next(outcome)
+            if answer.is_rest_given_back:
+                self._left.clear()
+        elif len(self._left) > 1:
+            # It is not known how far it came, so that nobody is charged; the next time each of them runs alone.
+            if not isinstance(answer.outcome, Interrupted):
+                for claim in self._left:
+                    self._pace.distrust(claim)
+            self._report_left(Interrupted())
+        elif not self._scope.cancel_called:
+            self._report_next(answer.outcome)
+        if self._left and self._scope.cancel_called:
+            self._report_next(self._why_stopped(current_time() - began))
+
+    def _why_stopped(self, seconds: float) -> Outcome:
+        claim = self._left[0]
+        if claim.task_id in self._unwanted:
+            return Cancelled()
+        if claim.options.timeout is not None and seconds >= claim.options.timeout:
+            return TimedOut(claim.options.timeout)
+        return Interrupted()  # somebody else was meant
+
+    def _report_next(self, outcome: Outcome) -> None:
+        self._report(self._left.popleft(), outcome)
+
+    def _report_left(self, outcome: Outcome) -> None:
+        while self._left:
+            unwanted = self._left[0].task_id in self._unwanted
+            self._report_next(Cancelled() if unwanted else outcome)
+
+
+def abandoned(claim: Claim) -> Verdict:
+    """Return the verdict on an attempt whose supervisor died."""
+    return judge(claim, Lost(f"The supervisor {claim.worker} that ran the attempt died."))
+
+
+def released(claim: Claim) -> Verdict:
+    """Return the verdict on a claim that never reached us."""
+    return judge(claim, Interrupted())
+
+
+def judge(claim: Claim, outcome: Outcome) -> Verdict:
+    """Return what becomes of the execution, and log what somebody should know."""
+    verdict = decide(claim, outcome, random.random())  # noqa: S311 - the jitter of a backoff
+    match verdict:
+        case Retry(error=error, after=after):
+            log.warning(
+                "Attempt %d of %s failed, again in %.1f s: %s: %s",
+                claim.attempt, claim, after, error.exception_class_path, error.message,
+            )  # fmt: skip
+        case Fail(error=error):
+            log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback)
+        case _:
+            log.debug("Attempt %d of %s: %s", claim.attempt, claim, verdict)
+    return verdict

@@ -1,0 +1,124 @@
+"""Claims become calls, as many at a time as there are slots; what they become goes to the recorder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from django_ray_worker.backlog import Backlog
+from django_ray_worker.call import Call, Executor, judge
+from django_ray_worker.outcome import Cancelled, Interrupted
+from django_ray_worker.pace import Pace
+from django_ray_worker.slots import Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from anyio.abc import TaskGroup
+
+    from django_ray_worker.claim import Claim
+    from django_ray_worker.outcome import Outcome
+    from django_ray_worker.statements import Record
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger("django_ray.dispatcher")
+
+
+class Dispatcher:
+    """Of one supervisor."""
+
+    def __init__(
+        self, executor: Executor, total: int, *, record: Callable[[Record], None], on_free: Callable[[], None]
+    ) -> None:
+        self._executor = executor
+        self._record = record
+        self._on_free = on_free
+        self._pace = Pace()
+        self._slots = Slots(total)
+        self._backlog = Backlog(
+            self._slots,
+            self._pace,
+            most_per_call=executor.most_per_call,
+            give_back=lambda claim: self._report(claim, Interrupted()),
+        )
+        self._running: dict[UUID, tuple[Claim, Call]] = {}
+        self._calls: TaskGroup
+
+    def open(self, calls: TaskGroup, waits: TaskGroup) -> None:
+        """Take claims from now on: calls run in one task group, and what is cancelled with intake in the other."""
+        self._calls = calls
+        waits.start_soon(self._backlog.watch)
+
+    @property
+    def slots(self) -> int:
+        """How many calls run at a time."""
+        return self._slots.total
+
+    @property
+    def room(self) -> int:
+        """How many more executions to claim now."""
+        return self._backlog.room()
+
+    @property
+    def held(self) -> frozenset[UUID]:
+        """The executions that are here."""
+        return frozenset(self._running) | self._backlog.ids
+
+    def start(self, claims: Sequence[Claim]) -> None:
+        """Run them, in this order, or as soon as a slot is free."""
+        self._backlog.put(claims)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Fill the free slots."""
+        while self._backlog and self._slots.free and self._executor.is_usable:
+            claims = self._backlog.take()
+            call = Call(claims, self._executor, self._pace, self._report)
+            for claim in claims:
+                self._running[claim.task_id] = claim, call
+            # It waits for a node that may never come, which is no reason to hold up the others.
+            has_slot = self._executor.can_place(claims[0])
+            if has_slot:
+                self._slots.take()
+            self._calls.start_soon(self._run, call, claims, has_slot)
+
+    async def _run(self, call: Call, claims: Sequence[Claim], has_slot: bool) -> None:  # noqa: FBT001
+        try:
+            await call.run()
+        finally:
+            for claim in claims:
+                self._forget(claim)  # what was given back was never reported
+            if has_slot:
+                self._slots.release()
+                self.dispatch()
+                self._on_free()
+
+    def clear(self) -> None:
+        """Give back what has not started."""
+        self._backlog.clear()
+
+    def reconcile(self, ours: Mapping[UUID, tuple[int, bool]]) -> None:
+        """Heed what the rows say: ours are those that run in our name, with attempt and whether to cancel it."""
+        for task_id, (claim, call) in list(self._running.items()):
+            attempt, is_unwanted = ours.get(task_id, (None, False))
+            if attempt != claim.attempt:
+                call.disown()
+            elif is_unwanted:
+                call.cancel(claim)
+        for claim in self._backlog.claims:
+            attempt, is_unwanted = ours.get(claim.task_id, (None, False))
+            if attempt != claim.attempt or is_unwanted:
+                self._backlog.remove(claim)
+                self._report(claim, Cancelled())
+
+    def _report(self, claim: Claim, outcome: Outcome) -> None:
+        self._forget(claim)
+        self._record((claim, judge(claim, outcome)))
+
+    def _forget(self, claim: Claim) -> None:
+        held = self._running.get(claim.task_id)
+        if held is not None and held[0].attempt == claim.attempt:
+            del self._running[claim.task_id]
