@@ -61,7 +61,11 @@ class Database:
         """Open a session of its own."""
         parameters: Any = {**self._parameters, "autocommit": True, "row_factory": dict_row}
         connection: Connection = await AsyncConnection[DictRow].connect(**parameters)
-        await self._prepare(connection)
+        try:
+            await self._prepare(connection)
+        except BaseException:
+            await connection.close()  # which sends nothing, and needs no answer
+            raise
         return connection
 
     @asynccontextmanager
