@@ -10,7 +10,7 @@ class TaskLost(Exception):  # noqa: N818
 
 
 class TaskCancelled(Exception):  # noqa: N818
-    """The task was cancelled while it ran."""
+    """The execution was cancelled, before it ran or meanwhile."""
 
 
 class TaskRefused(Exception):  # noqa: N818

@@ -11,7 +11,7 @@ from typing import Any, override
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.fields.json import KT
-from django.db.models.functions import Now
+from django.db.models.functions import JSONObject, Now
 from django.db.models.lookups import Exact
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
@@ -79,8 +79,8 @@ class _Appended(models.Func):
     template = "(%(expressions)s)"
     arg_joiner = " || "
 
-    def __init__(self, field: str, element: dict[str, Any]) -> None:
-        super().__init__(F(field), models.Value([element], models.JSONField()), output_field=models.JSONField())
+    def __init__(self, field: str, **element: Any) -> None:
+        super().__init__(F(field), JSONObject(**element), output_field=models.JSONField())
 
 
 class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
@@ -95,16 +95,19 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         is_ready = Q(state=State.READY)
         now = Now()
         error = {
-            "exception_class_path": "django_ray.exceptions.TaskCancelled",
-            "message": "The execution was cancelled.",
-            "traceback": "django_ray.exceptions.TaskCancelled: The execution was cancelled.\n",
+            "exception_class_path": Value("django_ray.exceptions.TaskCancelled"),
+            "message": Value("The execution was cancelled."),
+            "traceback": Value("django_ray.exceptions.TaskCancelled: The execution was cancelled.\n"),
+            "attempt": F("attempt_number"),
+            "worker_id": Value(None, models.TextField()),
+            "at": now,
         }
         # One statement, so that none slips from one state to the other between two.
         return self.filter(state__in=(State.READY, State.RUNNING)).update(
             state=Case(When(is_ready, then=Value(State.CANCELLED)), default=F("state")),
             finished_at=Case(When(is_ready, then=now), default=F("finished_at")),
             due_at=None,
-            errors=Case(When(is_ready, then=_Appended("errors", error)), default=F("errors")),
+            errors=Case(When(is_ready, then=_Appended("errors", **error)), default=F("errors")),
             cancel_requested_at=now,
         )
 

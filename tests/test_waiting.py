@@ -62,8 +62,8 @@ def test_a_waiter_is_woken_by_the_end(elsewhere):
     ended = []
 
     def end():
-        finish(result)
         ended.append(time.monotonic())
+        finish(result)
 
     elsewhere(when_awaited(result, end))
     assert result.wait(timeout=20) is result

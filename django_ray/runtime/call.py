@@ -8,30 +8,22 @@ be long, the supervisor would hear of that too late; so the call itself makes wh
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from django_ray.runtime.entrypoint import Envelope, invoke, prepare
+from django_ray.runtime.entrypoint import ClaimedRow, Envelope, invoke, prepare
 from django_ray.runtime.interrupt import protected, was_interrupted
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
 __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Payload", "Report", "invoke_on_ray"]
 
 BUDGET_SECONDS = 0.02  # A call starts no body after that.
 PATIENCE_SECONDS = 0.1  # What waits in a call for longer than that is given back.
 MOST_RESULT_CHARACTERS = 1_000_000  # A call that has so many in its results is over: they travel together.
-
-
-class Payload(TypedDict):
-    """An attempt: the row as JSON, and the fence by which it can be given back."""
-
-    row: str
-    fence: tuple[UUID, int, int]  # task_id, attempt, worker
 
 
 class Report(TypedDict):
@@ -43,16 +35,16 @@ class Report(TypedDict):
     is_rest_given_back: bool  # The others are READY in the database already.
 
 
-def invoke_on_ray(payloads: Sequence[Payload]) -> Report:
-    """Run attempts on the main thread of a Ray worker, where they can be interrupted."""
+def invoke_on_ray(rows: Sequence[str]) -> Report:
+    """Run attempts, each the JSON of its row, on the main thread of a Ray worker, where they can be interrupted."""
     prepare()
     with protected():
-        return _Call(payloads).run()
+        return _Call(rows).run()
 
 
 class _Call:
-    def __init__(self, payloads: Sequence[Payload]) -> None:
-        self._rest = deque(payloads)
+    def __init__(self, rows: Sequence[str]) -> None:
+        self._rest = deque(rows)
         self._lock = threading.Lock()  # Around what takes from the rest.
         self._is_given_back = False
 
@@ -65,8 +57,8 @@ class _Call:
         watch.daemon = True
         if len(self._rest) > 1:
             watch.start()
-        while not was_interrupted() and (payload := self._next()) is not None:
-            envelope = invoke(payload["row"])
+        while not was_interrupted() and (row := self._next()) is not None:
+            envelope = invoke(row)
             envelopes.append(envelope)
             now = time.monotonic()
             seconds.append(now - before)
@@ -83,7 +75,7 @@ class _Call:
                 "is_rest_given_back": self._is_given_back,
             }
 
-    def _next(self) -> Payload | None:
+    def _next(self) -> str | None:
         with self._lock:
             return self._rest.popleft() if self._rest else None
 
@@ -105,7 +97,7 @@ class _Call:
                 connections.close_all()
 
 
-def _release(rest: Sequence[Payload]) -> None:
+def _release(rest: Sequence[str]) -> None:
     from functools import reduce
     from operator import or_
 
@@ -116,8 +108,13 @@ def _release(rest: Sequence[Payload]) -> None:
 
     alias = router.db_for_write(RayTaskExecution)
     rows: Any = RayTaskExecution.objects.using(alias)
-    fences = [payload["fence"] for payload in rest]
-    ours = reduce(or_, (Q(task_id=id_, attempt_number=attempt, claimed_by=worker) for id_, attempt, worker in fences))
+    claims = [ClaimedRow(**json.loads(row)) for row in rest]
+    # Fenced as every write: somebody else may own some of them by now.
+    fences = [
+        Q(task_id=claim.task_id, attempt_number=claim.attempt_number, claimed_by=int(claim.worker_ids[-1]))
+        for claim in claims
+    ]
+    ours = reduce(or_, fences)
     with transaction.atomic(using=alias):
         # In the order of every writer.
         ids = list(rows.filter(ours).order_by("task_id").select_for_update().values_list("task_id", flat=True))

@@ -74,6 +74,17 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
+-- The ring of a backend's supervisors: those that have not ended, and whoever owns what runs, however it ended.
+CREATE FUNCTION django_ray_members(of_backend text) RETURNS SETOF int LANGUAGE plpgsql STABLE ROWS 10
+SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY
+    SELECT id::int FROM django_ray_worker WHERE stopped_at IS NULL AND lost_at IS NULL AND backend = of_backend
+    UNION
+    SELECT claimed_by_id::int FROM django_ray_execution WHERE state = 'RUNNING' AND backend = of_backend;
+END
+$$;
+
 CREATE FUNCTION django_ray_ring_queue(backend text, queue_name text) RETURNS void LANGUAGE plpgsql VOLATILE
 SET search_path FROM CURRENT AS $$
 BEGIN
@@ -109,6 +120,40 @@ BEGIN
         FROM due WHERE due.name IS NOT NULL
     )
     SELECT name FROM ready WHERE name IS NOT NULL UNION SELECT name FROM due WHERE name IS NOT NULL;
+END
+$$;
+
+-- Since when the oldest claimable row of the queues has been waiting. One index probe per queue and priority, and one for
+-- what has fallen due.
+CREATE FUNCTION django_ray_oldest(of_backend text, given text[]) RETURNS timestamptz LANGUAGE plpgsql STABLE
+SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN (
+        WITH RECURSIVE queue(name) AS MATERIALIZED (
+            SELECT * FROM django_ray_queues(of_backend, given)
+        ), head(name, priority, since) AS (
+            SELECT queue.name, first.* FROM queue CROSS JOIN LATERAL (
+                SELECT priority, greatest(enqueued_at, run_after, last_attempted_at) FROM django_ray_execution
+                WHERE backend = of_backend AND queue_name = queue.name AND state = 'READY' AND due_at IS NULL
+                ORDER BY priority DESC, task_id LIMIT 1
+            ) AS first
+            UNION ALL
+            SELECT head.name, next.* FROM head CROSS JOIN LATERAL (
+                SELECT priority, greatest(enqueued_at, run_after, last_attempted_at) FROM django_ray_execution
+                WHERE backend = of_backend AND queue_name = head.name AND state = 'READY' AND due_at IS NULL
+                    AND priority < head.priority
+                ORDER BY priority DESC, task_id LIMIT 1
+            ) AS next
+        ), due(since) AS (
+            SELECT first.due_at FROM queue CROSS JOIN LATERAL (
+                SELECT due_at FROM django_ray_execution
+                WHERE backend = of_backend AND queue_name = queue.name AND state = 'READY' AND due_at IS NOT NULL
+                    AND due_at <= statement_timestamp()
+                ORDER BY due_at LIMIT 1
+            ) AS first
+        )
+        SELECT min(since) FROM (SELECT since FROM head UNION ALL SELECT since FROM due) AS waiting
+    );
 END
 $$;
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django_ray.requirements import TaskOptions
 
-__all__ = ["Batch", "Claim"]
+__all__ = ["Batch", "Claim", "Pulse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,6 @@ class Claim:
     def __str__(self) -> str:
         return f"{self.callable_path} {self.task_id}"
 
-    @property
-    def fence(self) -> tuple[UUID, int, int]:
-        """What every write must find unchanged."""
-        return self.task_id, self.attempt, self.worker
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -43,3 +38,13 @@ class Batch:
     claims: tuple[Claim, ...]
     has_skipped: bool  # Rows of our queues are locked by somebody else, and may stay READY.
     next_due: float | None  # Seconds until a row of our queues falls due, by the database's clock; 0 or less is now.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """The answer to one pulse."""
+
+    is_lost: bool  # A peer took us for dead.
+    oldest: float | None  # Seconds that the oldest claimable row of our queues has been waiting.
+    running: int  # Rows that run in our name.
+    has_unwanted: bool  # Somebody wants one of them cancelled.

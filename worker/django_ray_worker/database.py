@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, override
 from weakref import WeakSet
 
+from anyio import fail_after
 from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["Database"]
+__all__ = ["OPEN_SECONDS", "Database"]
 
 # Waits for transactions in flight, each behind a bell of its own; more of them stand in line.
 MOST_WAITS = 8
@@ -30,6 +31,7 @@ POOL_SIZE = 6 + MOST_WAITS
 POOL_TIMEOUT = 5.0
 
 RECONNECT_TIMEOUT = 0.5
+OPEN_SECONDS = 15.0  # To open a connection and prepare it, or to open the session: longer means that nobody answers.
 
 # Django's own, which make no sense outside its cursors.
 _DJANGO_ONLY = ("context", "cursor_factory", "prepare_threshold")
@@ -57,16 +59,18 @@ class Database:
         place = self._parameters.get("host") or "local socket"
         return f"PostgreSQL at {place}, database {self._parameters.get('dbname', '')}"
 
-    async def connect(self) -> Connection:
-        """Open a session of its own."""
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[Connection]:
+        """Open a connection of its own, for as long as the block lasts."""
         parameters: Any = {**self._parameters, "autocommit": True, "row_factory": dict_row}
-        connection: Connection = await AsyncConnection[DictRow].connect(**parameters)
+        with fail_after(OPEN_SECONDS):
+            connection: Connection = await AsyncConnection[DictRow].connect(**parameters)
+        # Not psycopg's own block: that says goodbye first, and leaves the connection open when that is cancelled.
         try:
             await self._prepare(connection)
-        except BaseException:
+            yield connection
+        finally:
             await connection.close()  # which sends nothing, and needs no answer
-            raise
-        return connection
 
     @asynccontextmanager
     async def pool(self) -> AsyncGenerator[AsyncConnectionPool[AsyncConnection[DictRow]]]:
@@ -95,6 +99,7 @@ class Database:
 
     async def _prepare(self, connection: Connection) -> None:
         self._opened.add(connection)
-        if self._role:
-            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self._role)))
-        await apply_settings(connection)
+        with fail_after(OPEN_SECONDS):
+            if self._role:
+                await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self._role)))
+            await apply_settings(connection)

@@ -12,6 +12,12 @@ from psycopg_pool import PoolTimeout
 
 __all__ = ["is_data_fault", "is_transient", "one_line"]
 
+_TRANSIENT = (
+    errors.ReadOnlySqlTransaction,
+    errors.LockNotAvailable,
+    errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
+)
 # Classes of SQLSTATE: connection, rollback (serialization, deadlock), resources, operator intervention.
 _TRANSIENT_CLASSES = ("08", "40", "53", "57")
 
@@ -20,8 +26,9 @@ def is_transient(error: BaseException) -> bool:
     """Tell whether the same statement may work later: outage, failover, restart, deadlock, lock timeout."""
     if isinstance(error, PoolTimeout | psycopg.InterfaceError):
         return True
-    # During a failover the server answers as a read-only standby for a while.
-    if isinstance(error, errors.ReadOnlySqlTransaction | errors.LockNotAvailable):
+    # During a failover the server answers as a read-only standby for a while. Who stood still inside a transaction has
+    # lost it and its connection.
+    if isinstance(error, _TRANSIENT):
         return True
     if not isinstance(error, psycopg.Error):
         return isinstance(error, OSError)

@@ -20,10 +20,10 @@ from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_
 from ray import exceptions
 
 from django_ray.runtime import entrypoint
-from django_ray.runtime.call import Payload, invoke_on_ray
+from django_ray.runtime.call import invoke_on_ray
 from django_ray_worker.answer import Answer, NoAnswer, answer_of, refused
 from django_ray_worker.listener import Misconfigured
-from django_ray_worker.outcome import Interrupted, Lost, Outcome
+from django_ray_worker.outcome import Interrupted, Lost, Outcome, Refused
 from django_ray_worker.sockets import Address, until_gone
 
 if TYPE_CHECKING:
@@ -58,7 +58,50 @@ class RayExecutor:
         # In a thread: on the main thread ray.init takes the signal handlers and stalls the loop for seconds. Not to be
         # abandoned: a stop waits until Ray is there to be shut down.
         await to_thread.run_sync(self._start)
+        if (failure := await self._prepare()) is not None:
+            await self.close()
+            raise failure
         self.is_usable = True
+
+    async def _prepare(self) -> Exception | None:
+        """Export the function, start the processes and set Django up before the first claim needs them.
+
+        Where no node is yet, the first one is waited for, as long as there is a cluster. Return why it came to nothing.
+        """
+        failure: Exception | None = None
+        async with create_task_group() as race:
+
+            async def watch() -> None:
+                nonlocal failure
+                failure = OSError(await self.until_gone())
+                race.cancel_scope.cancel()
+
+            race.start_soon(watch)
+            try:
+                await self._start_workers()
+            except exceptions.RayError as error:
+                failure = self._unprepared(error)
+            race.cancel_scope.cancel()
+        return failure
+
+    async def _start_workers(self) -> None:
+        prepare = ray.remote(num_cpus=1, max_retries=0)(entrypoint.prepare)
+        cpus = int(self._resources.get("CPU", 0))
+        if not cpus:
+            log.info("The Ray cluster has no CPU yet: waiting for a node.")
+        for ref in [prepare.remote() for _ in range(max(1, min(cpus, 16)))]:
+            await ref
+        self._resources = await to_thread.run_sync(_cluster_resources, abandon_on_cancel=True)
+        self.cpus = max(1, int(self._resources.get("CPU", 1)))
+
+    def _unprepared(self, error: exceptions.RayError) -> Exception:
+        """Return OSError when it was a node that went away."""
+        if self._config.cluster is not None and not isinstance(_meaning(error), Refused):
+            return OSError(f"A Ray worker of {self._config.cluster} is gone: {' '.join(str(error).split())}")
+        return Misconfigured(
+            f"A Ray worker could not set Django up (settings {self._config.settings_module!r}, project folder "
+            f"{self._config.project}): {error}"
+        )
 
     async def until_gone(self) -> str:
         """Return when the raylet of this driver or the head of the cluster is gone; says which."""
@@ -114,9 +157,8 @@ class RayExecutor:
 
     async def _run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         options = claims[0].options.ray
-        payloads: list[Payload] = [{"row": claim.payload, "fence": claim.fence} for claim in claims]
         try:
-            ref = self._remote(options).remote(payloads)
+            ref = self._remote(options).remote([claim.payload for claim in claims])
         except (TypeError, ValueError) as error:
             return NoAnswer(refused(f"Ray refuses the options {dict(options)}: {error}"))
         try:
@@ -167,16 +209,6 @@ class RayExecutor:
             ) from error
         self.address = ray.get_runtime_context().gcs_address
         self._resources = _cluster_resources()
-        self.cpus = max(1, int(self._resources.get("CPU", 1)))
-        # Export the function, start the processes and set Django up before the first claim needs them.
-        prepare = ray.remote(num_cpus=1, max_retries=0)(entrypoint.prepare)
-        try:
-            ray.get([prepare.remote() for _ in range(min(self.cpus, 16))])
-        except exceptions.RayError as error:
-            raise Misconfigured(
-                f"A Ray worker could not set Django up (settings {self._config.settings_module!r}, project folder "
-                f"{self._config.project}): {error}"
-            ) from None
 
     def _start_local(self) -> None:
         # Inherited by every process of this cluster; a runtime_env would cost each first task a second.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from anyio import TASK_STATUS_IGNORED, CancelScope, Event, fail_after, sleep, wait_readable
 
 from django_ray_worker import store
+from django_ray_worker.database import OPEN_SECONDS
 from django_ray_worker.errors import is_transient, one_line
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ log = logging.getLogger("django_ray.listener")
 
 ECHO_SECONDS = 5.0  # A NOTIFY of our own that takes longer will not come.
 ECHO = "echo"
-OPEN_SECONDS = 15.0  # For everything that comes before a session counts as open.
 
 
 class Misconfigured(Exception):  # noqa: N818 - it says what to change
@@ -106,7 +106,7 @@ class Session:
             wait = 0.0
             try:
                 # The connection is opened under a shield of its own statements only: connecting may be cut short.
-                async with await self._database.connect() as session:
+                async with self._database.session() as session:
                     with fail_after(OPEN_SECONDS):
                         await self._open(session)
                     tries = 0

@@ -17,13 +17,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
-from anyio import CancelScope, Event, sleep, sleep_forever
+from anyio import CancelScope, Event, move_on_after, sleep, sleep_forever
 
 from django_ray_worker.call import abandoned
 from django_ray_worker.errors import is_transient
 from django_ray_worker.listener import SessionLost, backoff
 
 if TYPE_CHECKING:
+    from django_ray_worker.claim import Pulse
     from django_ray_worker.listener import Session
     from django_ray_worker.metrics import Metrics
     from django_ray_worker.store import Store
@@ -49,7 +50,7 @@ class Liveness:
         *,
         worker: int,
         period: float,
-        look: Callable[[], None],
+        heed: Callable[[Pulse], None],
         come_back: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = work
@@ -57,7 +58,7 @@ class Liveness:
         self._metrics = metrics
         self._worker = worker
         self._period = period  # Seconds between two pulses; 0 is none.
-        self._look = look
+        self._heed = heed
         self._come_back = come_back
         self._members_changed = Event()
         self._slice = CancelScope()
@@ -74,7 +75,7 @@ class Liveness:
         while True:
             await sleep(self._period)
             try:
-                is_lost = await self._session.echo(partial(self._store.pulse, self._worker))
+                pulse = await self._session.echo(partial(self._store.pulse, self._worker))
             except SessionLost:
                 continue  # it is being opened, which is a sign of life
             except (TimeoutError, psycopg.Error) as error:
@@ -84,11 +85,12 @@ class Liveness:
                 log.warning("Our pulse does not come back (%s): dropping every connection.", type(error).__name__)
                 self._session.drop()
                 continue
-            if is_lost:
+            if pulse.is_lost:
                 log.warning("A peer took us for dead.")
                 await self._come_back()
+            self._metrics.oldest = pulse.oldest or 0
             # Whatever a wake-up was lost to, this finds it.
-            self._look()
+            self._heed(pulse)
 
     async def watch(self) -> None:
         """Watch the neighbour in the ring, and take its work back when it is gone."""
@@ -109,7 +111,8 @@ class Liveness:
     async def _watch_neighbour(self) -> None:
         neighbour = await self._store.neighbour(self._worker)
         if neighbour is None:
-            await self._members_changed.wait()
+            with move_on_after(SLICE_SECONDS):
+                await self._members_changed.wait()
             return
         peer, is_frozen = neighbour
         if not is_frozen:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "main", "run"]
 
-EX_FAILED = 1
 EX_CONFIG = 78  # sysexits.h
 
 

@@ -19,7 +19,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
-from django_ray_worker.claim import Batch, Claim
+from django_ray_worker.claim import Batch, Claim, Pulse
 from django_ray_worker.policy import Verdict
 from django_ray_worker.statements import SQL, Record, claim_of, record_parameters
 
@@ -77,7 +77,7 @@ class Store:
         return cast("int", row["id"])
 
     async def sign_off(self, worker: int) -> None:
-        """Say that this supervisor ended by itself and leaves nothing behind."""
+        """Say that this supervisor ended by itself, if it leaves nothing behind."""
         async with self._transaction() as connection:
             await connection.execute(SQL["sign_off"], {"worker": worker})
 
@@ -125,11 +125,12 @@ class Store:
         async with self._transaction() as connection:
             await connection.execute(SQL["revive"], {"worker": worker})
 
-    async def pulse(self, worker: int) -> bool:
-        """Give a sign of life and NOTIFY our own session; tell whether we were found dead."""
+    async def pulse(self, worker: int) -> Pulse:
+        """Give a sign of life, NOTIFY our own session, and return what no one may have told us."""
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(SQL["pulse"], {"worker": worker})).fetchone()
-        return row is not None and row["is_lost"]
+            row = await (await connection.execute(SQL["pulse"], {**self._scope, "worker": worker})).fetchone()
+        assert row is not None  # noqa: S101 - no FROM
+        return Pulse(**row)
 
     async def notify(self, bell: str, payload: str) -> None:
         """NOTIFY the channel of a bell."""

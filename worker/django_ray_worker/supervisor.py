@@ -23,7 +23,7 @@ from django_ray_worker.claimer import Claimer, Wakeup
 from django_ray_worker.dispatcher import Dispatcher
 from django_ray_worker.doorbell import Doorbell
 from django_ray_worker.errors import is_transient, one_line
-from django_ray_worker.listener import Session, backoff, is_news
+from django_ray_worker.listener import Misconfigured, Session, backoff, is_news
 from django_ray_worker.liveness import Liveness
 from django_ray_worker.metrics import Metrics
 from django_ray_worker.recorder import Recorder
@@ -33,6 +33,7 @@ from django_ray_worker.store import Store
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from django_ray_worker.claim import Pulse
     from django_ray_worker.config import Config
     from django_ray_worker.database import Database
     from django_ray_worker.executor import RayExecutor
@@ -64,14 +65,16 @@ async def supervise(config: Config, database: Database, executor: RayExecutor | 
                 await executor.close()
 
 
-async def _start(executor: RayExecutor | InProcessExecutor, stop: Stop) -> None:
+async def _start(
+    executor: RayExecutor | InProcessExecutor, stop: Stop, *, waits_out: tuple[type[Exception], ...] = (OSError,)
+) -> None:
     """Start it, however long that takes."""
     tries = 0
     while True:
         try:
             async with stop.guard():
                 await executor.start()
-        except* OSError as errors:
+        except* waits_out as errors:
             reason = str(errors.exceptions[0])
         else:
             return
@@ -199,17 +202,19 @@ class _Life:
             self.metrics,
             worker=self._worker,
             period=self._config.pulse,
-            look=self._look_again,
+            heed=self._heed_pulse,
             come_back=self._come_back,
         )
 
     def _hear_request(self) -> None:
         self._requests.set()
 
-    def _look_again(self) -> None:
+    def _heed_pulse(self, pulse: Pulse) -> None:
         """Find what no one thought of: rows that nobody rang for, requests and claims that never reached us."""
-        self._wakeup.look()
-        self._requests.set()
+        if pulse.oldest is not None:
+            self._wakeup.look()
+        if pulse.has_unwanted or pulse.running > len(self._dispatcher.held | self._recorder.pending):
+            self._requests.set()
 
     def _hear_members(self) -> None:
         self._liveness.members_changed()
@@ -223,7 +228,8 @@ class _Life:
             self._dispatcher.clear()
             async with self._stop.guard():
                 await self._executor.abandon()
-            await _start(self._executor, self._stop)
+            # What may be wrong with it now was not when it started first.
+            await _start(self._executor, self._stop, waits_out=(OSError, Misconfigured))
             log.info("Ray is back: %s", self._executor.address)
             self._wakeup.look()
 
@@ -250,6 +256,7 @@ class _Life:
         """On every new session, before it counts as open: settle what happened while nobody looked."""
         self._doorbell.forget()
         if not self._session.opened:
+            await self._store.revive(self._worker)  # a peer may have missed us until now
             for dead, rows in (await self._store.rescue(self._worker, abandoned)).items():
                 self.metrics.rescued += rows
                 log.warning("Supervisor %d died; %d executions of it are taken back.", dead, rows)

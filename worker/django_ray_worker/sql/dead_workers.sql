@@ -1,11 +1,15 @@
--- Supervisors of our backend, whose options decide, that never said goodbye, and whose session is gone or whose pulse has
--- been missing for three periods. Either one of them or all; all only when the server has been up for a while: after its
--- start everybody's session is gone for a moment.
-SELECT id FROM django_ray_worker
-WHERE stopped_at IS NULL AND lost_at IS NULL AND id <> %(worker)s AND backend = %(backend)s
+-- Supervisors of our backend, whose options decide, that never said goodbye or have left executions running, and whose
+-- session is gone or whose pulse has been missing for three periods. Either one of them or all; all only when the server has
+-- been up for a while: after its start everybody's session is gone for a moment.
+SELECT member.id FROM django_ray_members(%(backend)s) AS member(id)
+LEFT JOIN django_ray_worker AS worker ON worker.id = member.id
+WHERE member.id <> %(worker)s
     AND CASE
         WHEN %(only)s::int IS NULL THEN pg_postmaster_start_time() < statement_timestamp() - interval '10 s'
-        ELSE id = %(only)s::int
+        ELSE member.id = %(only)s::int
     END
-    AND ((pulse > 0 AND pulse_at < statement_timestamp() - make_interval(secs => 3 * pulse)) OR django_ray_is_dead(id))
-ORDER BY id
+    AND (
+        (worker.pulse > 0 AND worker.pulse_at < statement_timestamp() - make_interval(secs => 3 * worker.pulse))
+        OR django_ray_is_dead(member.id)
+    )
+ORDER BY member.id
