@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -148,19 +148,19 @@ def changed(task: Task[..., Any], **changes: Any) -> Any:
     """Return the task with some of its attributes changed, and not validated again."""
     if all(getattr(task, name) == value for name, value in changes.items()):
         return task  # immutable
-    values = {name: getattr(task, name) for name in _names(type(task))}
+    values = {name: getattr(task, name) for name in _names(cast("Any", type(task)))}
     return _with(type(task), **{**values, **changes})
 
 
 def _with(kind: type[Task[..., Any]], **values: Any) -> Any:
     task = object.__new__(kind)
-    for name in _names(kind):
+    for name in _names(cast("Any", kind)):
         object.__setattr__(task, name, values.get(name))
     return task
 
 
 @cache
-def _names(kind: type[Task[..., Any]]) -> tuple[str, ...]:
+def _names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 

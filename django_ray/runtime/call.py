@@ -13,13 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from django_ray.runtime.entrypoint import ClaimedRow, Envelope, invoke, prepare
 from django_ray.runtime.interrupt import protected, was_interrupted
 
-if TYPE_CHECKING:
-__all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Payload", "Report", "invoke_on_ray"]
+__all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 
 BUDGET_SECONDS = 0.02  # A call starts no body after that.
 PATIENCE_SECONDS = 0.1  # What waits in a call for longer than that is given back.
