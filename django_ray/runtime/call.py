@@ -1,9 +1,9 @@
 """One Ray call: one attempt, or several short ones one after the other, inside a Ray worker.
 
 Several share a call because a call costs more than a short body. None waits long for another all the same: a call
-starts no body after its first 20 ms and hands what it has not started back to the supervisor. When a body turns out to
-be long, the supervisor would hear of that too late; so the call itself makes what waits behind it READY again, after
-100 ms.
+starts no body after its first 20 ms, and hands back what it has not started. When a body turns out to be long, the
+supervisor would hear of all that too late. So after 100 ms the call settles the others itself, fenced as every write:
+what has returned is recorded, and what has not started is READY again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import Any, TypedDict
+
+from django.db import connections, router, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
 
 from django_ray.runtime.entrypoint import ClaimedRow, Envelope, invoke, prepare
 from django_ray.runtime.interrupt import protected, was_interrupted
@@ -21,7 +27,7 @@ from django_ray.runtime.interrupt import protected, was_interrupted
 __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 
 BUDGET_SECONDS = 0.02  # A call starts no body after that.
-PATIENCE_SECONDS = 0.1  # What waits in a call for longer than that is given back.
+PATIENCE_SECONDS = 0.1  # The others of a call wait no longer for a long body.
 MOST_RESULT_CHARACTERS = 1_000_000  # A call that has so many in its results is over: they travel together.
 
 
@@ -30,8 +36,9 @@ class Report(TypedDict):
 
     envelopes: list[Envelope]  # Of those that were run, in order; the others were not started.
     seconds: list[float]  # How long each took.
-    is_interrupted: bool  # The last of them was stopped, or would have been the next.
-    is_rest_given_back: bool  # The others are READY in the database already.
+    is_interrupted: bool  # The last of them was stopped, or the next one would have been.
+    settled: list[int]  # Which of them are recorded already.
+    is_rest_ready: bool  # Those that were not started are READY already.
 
 
 def invoke_on_ray(rows: Sequence[str]) -> Report:
@@ -43,79 +50,78 @@ def invoke_on_ray(rows: Sequence[str]) -> Report:
 
 class _Call:
     def __init__(self, rows: Sequence[str]) -> None:
+        self._rows = rows
         self._rest = deque(rows)
-        self._lock = threading.Lock()  # Around what takes from the rest.
-        self._is_given_back = False
+        self._lock = threading.Lock()  # Around what both threads look at.
+        self._report: Report = {
+            "envelopes": [], "seconds": [], "is_interrupted": False, "settled": [], "is_rest_ready": False
+        }  # fmt: skip
 
     def run(self) -> Report:
-        envelopes: list[Envelope] = []
-        seconds: list[float] = []
-        started = before = time.monotonic()
-        characters = 0
-        watch = threading.Timer(PATIENCE_SECONDS, self._give_back)
+        watch = threading.Timer(PATIENCE_SECONDS, self._settle)
         watch.daemon = True
         if len(self._rest) > 1:
             watch.start()
+        began = before = time.monotonic()
+        characters = 0
         while not was_interrupted() and (row := self._next()) is not None:
             envelope = invoke(row)
-            envelopes.append(envelope)
             now = time.monotonic()
-            seconds.append(now - before)
+            with self._lock:
+                self._report["envelopes"].append(envelope)
+                self._report["seconds"].append(now - before)
             before = now
             characters += len(envelope["result"]) if envelope["kind"] == "returned" else len(envelope["traceback"])
-            if now - started > BUDGET_SECONDS or characters > MOST_RESULT_CHARACTERS:
+            if now - began > BUDGET_SECONDS or characters > MOST_RESULT_CHARACTERS:
                 break
         watch.cancel()
         with self._lock:
-            return {
-                "envelopes": envelopes,
-                "seconds": seconds,
-                "is_interrupted": was_interrupted(),
-                "is_rest_given_back": self._is_given_back,
-            }
+            self._report["is_interrupted"] = was_interrupted()
+            return self._report
 
     def _next(self) -> str | None:
         with self._lock:
             return self._rest.popleft() if self._rest else None
 
-    def _give_back(self) -> None:
-        """Make the rest READY, in the watch's own thread and connection; the supervisor is told when the body ends."""
-        from django.db import connections
-
+    def _settle(self) -> None:
+        """Settle all but the body that runs, in the watch's own thread and connection."""
         with self._lock:
-            rest = list(self._rest)
-            if not rest:
-                return
+            returned = {
+                index: envelope["result"]
+                for index, envelope in enumerate(self._report["envelopes"])
+                if envelope["kind"] == "returned"
+            }
             try:
-                _release(rest)
-                self._rest.clear()
-                self._is_given_back = True
-            except Exception:  # noqa: BLE001 - without the database, the rest waits for the body
+                _write([(self._rows[index], result) for index, result in returned.items()], list(self._rest))
+            except Exception:  # noqa: BLE001 - without the database, they wait for the body
                 return
             finally:
                 connections.close_all()
+            self._report["settled"] = list(returned)
+            self._report["is_rest_ready"] = True
+            self._rest.clear()
 
 
-def _release(rest: Sequence[str]) -> None:
-    from functools import reduce
-    from operator import or_
-
-    from django.db import router, transaction
-    from django.db.models import Q
-
+def _write(returned: Sequence[tuple[str, str]], unstarted: Sequence[str]) -> None:
     from django_ray.models import RayTaskExecution, State
 
     alias = router.db_for_write(RayTaskExecution)
     rows: Any = RayTaskExecution.objects.using(alias)
-    claims = [ClaimedRow(**json.loads(row)) for row in rest]
-    # Fenced as every write: somebody else may own some of them by now.
-    fences = [
-        Q(task_id=claim.task_id, attempt_number=claim.attempt_number, claimed_by=int(claim.worker_ids[-1]))
-        for claim in claims
-    ]
-    ours = reduce(or_, fences)
     with transaction.atomic(using=alias):
         # In the order of every writer.
-        ids = list(rows.filter(ours).order_by("task_id").select_for_update().values_list("task_id", flat=True))
-        rows.filter(task_id__in=ids).update(state=State.READY, claimed_by=None)
-        rows.filter(task_id__in=ids, cancel_requested_at__isnull=False).cancel()
+        ours = reduce(or_, [*map(_fence, unstarted), *(_fence(row) for row, _ in returned)])
+        list(rows.filter(ours).order_by("task_id").select_for_update().values_list("task_id"))
+        for row, result in returned:
+            rows.filter(_fence(row)).update(
+                state=State.SUCCESSFUL, claimed_by=None, result=json.loads(result), finished_at=Now()
+            )
+        if unstarted:
+            released = rows.filter(reduce(or_, map(_fence, unstarted)))
+            ids = list(released.values_list("task_id", flat=True))
+            released.update(state=State.READY, claimed_by=None)
+            rows.filter(task_id__in=ids, cancel_requested_at__isnull=False).cancel()
+
+
+def _fence(row: str) -> Q:
+    claim = ClaimedRow(**json.loads(row))
+    return Q(task_id=claim.task_id, attempt_number=claim.attempt_number, claimed_by=int(claim.worker_ids[-1]))

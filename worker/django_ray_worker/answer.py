@@ -21,13 +21,15 @@ class Answer:
     outcomes: list[Outcome]
     seconds: list[float]  # How long each took.
     is_interrupted: bool = False  # The last of these was stopped by an interrupt, unless it had returned.
-    is_rest_given_back: bool = False  # The others are READY already, and not ours any more.
+    settled: frozenset[int] = frozenset()  # Which of these are recorded already, and not ours any more.
+    has_stopped: bool = False  # The first of the others was stopped.
+    is_rest_ready: bool = False  # Those not started are READY already, and not ours any more.
 
     def without_stopped(self) -> Answer:
         """Return the answer without the one that we stopped: only who stopped it knows what that means."""
         if not self.is_interrupted or not self.outcomes or isinstance(self.outcomes[-1], Returned):
             return self
-        return replace(self, outcomes=self.outcomes[:-1], seconds=self.seconds[:-1])
+        return replace(self, outcomes=self.outcomes[:-1], seconds=self.seconds[:-1], has_stopped=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ def answer_of(report: Report) -> Answer:
         outcomes=[outcome_of(envelope) for envelope in report["envelopes"]],
         seconds=report["seconds"],
         is_interrupted=report["is_interrupted"],
-        is_rest_given_back=report["is_rest_given_back"],
+        settled=frozenset(report["settled"]),
+        is_rest_ready=report["is_rest_ready"],
     )
 
 

@@ -1,7 +1,8 @@
 """One call: one claim, or several short ones, run on the executor, judged by the policy and handed to the recorder.
 
-Whatever happens, each claim of a call is reported exactly once, unless this process dies or the Ray worker gave it
-back. Being cancelled is being interrupted: what runs is stopped on the executor first, and its execution released.
+Whatever happens, each claim of a call is reported exactly once, unless this process dies or the call has settled it in
+the Ray worker. Being cancelled is being interrupted: what runs is stopped on the executor first, and its execution
+released.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Call:
     @property
     def _patience(self) -> float:
         # We do not know which of several runs. If none of them is long, all have ended soon; if one is, the others have
-        # been given back: then whoever is interrupted is the one that we mean.
+        # been settled: then whoever is interrupted is the one that we mean.
         return PATIENCE_SECONDS if len(self._left) > 1 else 0
 
     async def run(self) -> None:
@@ -110,25 +111,36 @@ class Call:
 
     async def _ask(self) -> None:
         began, timeout = current_time(), self._left[0].options.timeout
+        is_alone = len(self._left) == 1
         answer: Answer | NoAnswer = NoAnswer(Interrupted())
         with CancelScope(deadline=FOREVER if timeout is None else began + timeout) as self._scope:
             answer = await self._executor.run(tuple(self._left))
         if isinstance(answer, Answer):
-            for outcome, seconds in zip(answer.outcomes, answer.seconds, strict=True):
-                self._pace.observe(self._left[0], seconds)
-                self._report_next(outcome)
-            if answer.is_rest_given_back:
-                self._left.clear()
-        elif len(self._left) > 1:
-            # It is not known how far it came, so that nobody is charged; the next time each of them runs alone.
-            if not isinstance(answer.outcome, Interrupted):
-                for claim in self._left:
-                    self._pace.distrust(claim)
-            self._report_left(Interrupted())
+            self._take(answer)
+        elif not is_alone:
+            self._give_up(answer.outcome)
         elif not self._scope.cancel_called:
             self._report_next(answer.outcome)
-        if self._left and self._scope.cancel_called:
+        has_stopped = is_alone or (isinstance(answer, Answer) and answer.has_stopped)
+        if self._left and self._scope.cancel_called and has_stopped:
             self._report_next(self._why_stopped(current_time() - began))
+        if isinstance(answer, Answer) and answer.is_rest_ready:
+            self._left.clear()
+
+    def _take(self, answer: Answer) -> None:
+        for index, (outcome, seconds) in enumerate(zip(answer.outcomes, answer.seconds, strict=True)):
+            self._pace.observe(self._left[0], seconds)
+            if index in answer.settled:
+                self._left.popleft()
+            else:
+                self._report_next(outcome)
+
+    def _give_up(self, outcome: Outcome) -> None:
+        """Release all: it is not known how far they came, so nobody is charged; next time each of them runs alone."""
+        if not isinstance(outcome, Interrupted):
+            for claim in self._left:
+                self._pace.distrust(claim)
+        self._report_left(Interrupted())
 
     def _why_stopped(self, seconds: float) -> Outcome:
         claim = self._left[0]
