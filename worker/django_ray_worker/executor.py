@@ -19,7 +19,6 @@ import ray
 from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_on_after, to_thread
 from ray import exceptions
 
-from django_ray.runtime import entrypoint
 from django_ray.runtime.call import invoke_on_ray
 from django_ray_worker.answer import Answer, NoAnswer, answer_of, refused
 from django_ray_worker.listener import Misconfigured
@@ -85,14 +84,20 @@ class RayExecutor:
         return failure
 
     async def _start_workers(self) -> None:
-        prepare = ray.remote(num_cpus=1, max_retries=0)(entrypoint.prepare)
         cpus = int(self._resources.get("CPU", 0))
+        # In a thread: the first call exports the function, and blocks for as long as the head does not answer.
+        refs = await to_thread.run_sync(self._submit_nothing, max(1, min(cpus, 16)), abandon_on_cancel=True)
         if not cpus:
             log.info("The Ray cluster has no CPU yet: waiting for a node.")
-        for ref in [prepare.remote() for _ in range(max(1, min(cpus, 16)))]:
+        for ref in refs:
             await ref
         self._resources = await to_thread.run_sync(_cluster_resources, abandon_on_cancel=True)
         self.cpus = max(1, int(self._resources.get("CPU", 1)))
+
+    def _submit_nothing(self, times: int) -> list[Any]:
+        """Submit calls without claims, which set Django up."""
+        remote = self._remote({})
+        return [remote.remote([]) for _ in range(times)]
 
     def _unprepared(self, error: exceptions.RayError) -> Exception:
         """Return OSError when it was a node that went away."""
