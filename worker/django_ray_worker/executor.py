@@ -56,10 +56,13 @@ class RayExecutor:
         """Connect, and have Ray workers ready. OSError when that may work later, Misconfigured when not."""
         # In a thread: on the main thread ray.init takes the signal handlers and stalls the loop for seconds. Not to be
         # abandoned: a stop waits until Ray is there to be shut down.
-        await to_thread.run_sync(self._start)
-        if (failure := await self._prepare()) is not None:
+        try:
+            await to_thread.run_sync(self._start)
+            if (failure := await self._prepare()) is not None:
+                raise failure
+        except Exception:
             await self.close()
-            raise failure
+            raise
         self.is_usable = True
 
     async def _prepare(self) -> Exception | None:
@@ -203,7 +206,11 @@ class RayExecutor:
                 self._start_local()
             else:
                 self._join(self._config.cluster)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:
+            if type(error) is Exception:  # what Ray raises when its processes were not there in time
+                raise OSError(f"Ray did not start: {error}") from error
+            if not isinstance(error, OSError | RuntimeError):
+                raise
             if self._config.cluster is None:
                 raise Misconfigured(f"Ray cannot be started on this host: {error}") from error
             if isinstance(error, OSError):
