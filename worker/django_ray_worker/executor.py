@@ -58,17 +58,16 @@ class RayExecutor:
         # abandoned: a stop waits until Ray is there to be shut down.
         try:
             await to_thread.run_sync(self._start)
-            if (failure := await self._prepare()) is not None:
-                raise failure
+            await self._prepare()
         except Exception:
             await self.close()
             raise
         self.is_usable = True
 
-    async def _prepare(self) -> Exception | None:
+    async def _prepare(self) -> None:
         """Export the function, start the processes and set Django up before the first claim needs them.
 
-        Where no node is yet, the first one is waited for, as long as there is a cluster. Return why it came to nothing.
+        Where no node is yet, the first one is waited for, as long as there is a cluster.
         """
         failure: Exception | None = None
         async with create_task_group() as race:
@@ -84,7 +83,8 @@ class RayExecutor:
             except exceptions.RayError as error:
                 failure = self._unprepared(error)
             race.cancel_scope.cancel()
-        return failure
+        if failure is not None:
+            raise failure
 
     async def _start_workers(self) -> None:
         cpus = int(self._resources.get("CPU", 0))
