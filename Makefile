@@ -14,7 +14,7 @@ unexport PYTHONPATH
 OTHER := .venv-django-6.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint unit stress soak bench compose-test lock clean
+.PHONY: help setup demo test test-all lint unit stress soak bench compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -52,6 +52,9 @@ bench: $(STAMP) ## Benchmarks. ARGS="--parts A" selects.
 
 compose-test: ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
 	@sh example/compose_test.sh
+
+nodes-test: $(STAMP) ## Hosts of a Ray cluster killed and paused under load, in containers; COMPOSE as above.
+	@PYTHONPATH=.:example $(PY) -m tests.nodes.drive $(ARGS)
 
 lock: $(UV) ## Renew requirements.lock.
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \

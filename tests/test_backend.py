@@ -2,11 +2,12 @@ import math
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connection, connections, transaction
 from django.tasks import TaskResultStatus, task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist, TaskResultMismatch
@@ -17,7 +18,10 @@ from django.utils import timezone
 
 from django_ray import Backoff, task, task_options
 from django_ray.backends import RayTaskBackend
+from django_ray.checks import missing_triggers
 from django_ray.models import RayTaskExecution
+from django_ray.testing import run_tasks
+from django_ray_worker.preflight import find_database
 from tests import tasks
 
 pytestmark = pytest.mark.django_db
@@ -67,6 +71,8 @@ def test_one_bad_call_among_many_enqueues_none():
 
 
 def test_a_rolled_back_enqueue_never_was():
+    """B4."""
+
     class Oops(Exception): ...
 
     with pytest.raises(Oops), transaction.atomic():
@@ -101,6 +107,7 @@ def test_a_result_of_another_task_is_a_mismatch():
     ],
 )
 def test_what_json_or_postgresql_cannot_hold_is_refused_before_sql(argument, says):
+    """D1."""
     with transaction.atomic():
         with pytest.raises((TypeError, ValueError)) as refusal:
             tasks.add.enqueue(argument, 2)
@@ -249,6 +256,83 @@ def test_a_naive_moment_without_time_zones_is_the_servers(time_zone):
         assert result.task.run_after == moment
     due = RayTaskExecution.objects.get(task_id=result.id).due_at
     assert due == moment.replace(tzinfo=ZoneInfo(time_zone))
+
+
+@pytest.fixture
+def session_time_zone(monkeypatch):
+    """Have Django's sessions begin in a time zone of the test's choice."""
+
+    def begin_again():
+        connection.close()
+        for name in ("timezone", "timezone_name"):
+            connections["default"].__dict__.pop(name, None)
+
+    def choose(time_zone):
+        monkeypatch.setitem(connection.settings_dict, "TIME_ZONE", time_zone)
+        begin_again()
+
+    yield choose
+    monkeypatch.undo()
+    begin_again()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("time_zone", ["Asia/Tokyo", "America/New_York"])
+def test_the_time_zone_of_the_session_changes_no_moment(session_time_zone, time_zone):
+    """F2: neither does the one of the moment that is given."""
+    session_time_zone(time_zone)
+    moment = datetime(2030, 1, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))
+    at = tasks.add.using(run_after=moment).enqueue(1, 2)
+    later = tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW timezone")
+        assert cursor.fetchone() == (time_zone,)
+        cursor.execute("SELECT due_at AT TIME ZONE 'UTC' FROM django_ray_execution WHERE run_after = %s", [moment])
+        assert cursor.fetchone() == (datetime(2030, 1, 1, 11),)  # noqa: DTZ001
+    assert later.task.run_after - later.enqueued_at == timedelta(hours=1)
+    assert abs(later.enqueued_at - timezone.now()) < timedelta(minutes=1)
+    assert tasks.add.get_result(at.id) == at
+    assert tasks.add.get_result(later.id) == later
+
+
+def test_a_naive_moment_is_refused_at_enqueue_too():
+    """F2: with time zones in use, by whatever way it came into the task."""
+    naive = replace(tasks.add.using(run_after=timezone.now()), run_after=None)
+    object.__setattr__(naive, "run_after", datetime(2030, 1, 1))  # noqa: DTZ001
+    with transaction.atomic():
+        with pytest.raises(InvalidTask, match="aware"):
+            naive.enqueue(1, 2)
+        tasks.add.enqueue(1, 2)
+
+
+class Lagging:
+    """A router with a replica to read from, which here is not even there."""
+
+    def db_for_read(self, model, **hints):
+        return "replica"
+
+    def db_for_write(self, model, **hints):
+        return "default"
+
+
+@pytest.mark.django_db(transaction=True)
+@override_settings(DATABASE_ROUTERS=[Lagging()])
+def test_our_own_reads_go_where_the_writes_go():
+    """F5: a replica may not know yet what has just been enqueued."""
+    assert RayTaskExecution.objects.db == "replica"
+    first, second = task_backends["default"].enqueue_many([(tasks.add, (1, 2), {}), (tasks.add, (3, 4), {})])
+    assert tasks.add.get_result(first.id) == first
+    assert first.cancel()
+    assert not first.cancel()
+    first.refresh()
+    assert first.status == TaskResultStatus.FAILED
+    (ran,) = run_tasks()
+    assert ran.return_value == 7
+    second.refresh()
+    assert second.wait(timeout=1).return_value == 7
+    assert async_to_sync(second.await_result)(timeout=1).return_value == 7
+    assert missing_triggers(connection) == []
+    assert find_database() is not None
 
 
 @pytest.mark.parametrize("options", [{}, {"timeout": 3, "backoff": Backoff(base=1), "retry_on": [ValueError]}])

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import time
+from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
-from anyio import create_task_group
+from anyio import create_task_group, fail_after, sleep
 
 from django_ray.options import Options
 from django_ray_worker.attempt import abandoned, released
@@ -178,6 +181,163 @@ async def test_the_fence_refuses_an_older_attempt_and_another_owner(open_store, 
     assert rows("result")[0]["result"] == 2
 
 
+async def test_the_fence_refuses_an_older_attempt_of_the_same_owner(open_store, insert, rows):
+    """C3: taken away and claimed again by the one that had it, whose owner is right and whose attempt is not."""
+    store, worker = await open_store()
+    insert()
+    (late,) = (await store.claim(worker, 1)).claims
+    await store.record([(late, Release())])
+    (current,) = (await store.claim(worker, 1)).claims
+    assert await store.record([(late, Succeed(result="1"))]) == set()
+    assert await store.record([(current, Succeed(result="2"))]) == {current.task_id}
+    assert rows("result, attempt_number") == [{"result": 2, "attempt_number": 2}]
+
+
+async def test_the_fence_refuses_an_attempt_that_nobody_has_claimed_since(open_store, insert, rows):
+    """C3: taken away and READY again, so that its attempt is still the last and only its owner is not."""
+    store, worker = await open_store()
+    insert()
+    (late,) = (await store.claim(worker, 1)).claims
+    await store.record([(late, Release())])
+    assert await store.record([(late, Succeed(result="1"))]) == set()
+    assert rows("state, attempt_number") == [{"state": "READY", "attempt_number": 1}]
+
+
+BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'django-ray-listen'"
+    " AND datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+)
+
+
+async def blocked(session, number):
+    """Return when so many sessions wait for a lock of a row."""
+    with fail_after(20):
+        while session.execute(BLOCKED).fetchone()["count"] < number:  # noqa: ASYNC110 - it is the server's
+            await sleep(0.005)
+
+
+@pytest.fixture
+def database_settings(connect):
+    """Change what sessions that are opened from now on begin with."""
+    session = connect()
+    name = psycopg.sql.Identifier(session.info.dbname)
+
+    def change(**settings):
+        for key, value in settings.items():
+            change = psycopg.sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, psycopg.sql.Identifier(key), value)
+            session.execute(change)
+
+    yield change
+    session.execute(psycopg.sql.SQL("ALTER DATABASE {} RESET ALL").format(name))
+
+
+async def test_two_writers_with_the_same_rows_in_another_order_do_not_deadlock(
+    database_settings, open_store, insert, connect
+):
+    """C7: both meet at the row in the middle, whose lock somebody else holds; what each holds by then decides."""
+    # The plan that a table of any size has. A table of three rows is read as a whole, in one order for all.
+    database_settings(enable_seqscan="off", enable_hashjoin="off", enable_mergejoin="off")
+    store, worker = await open_store()
+    other, _ = await open_store()
+    for _ in range(3):
+        insert()
+    claims = (await store.claim(worker, 3)).claims
+    holder, monitor = connect(autocommit=False), connect()
+    holder.execute("SELECT 1 FROM django_ray_execution WHERE task_id = %s FOR UPDATE", [claims[1].task_id])
+    records = [(claim, Succeed(result="1")) for claim in claims]
+    written = []
+
+    async def write(store, records):
+        written.append(await store.record(records))
+
+    async with create_task_group() as writers:
+        writers.start_soon(write, store, records)
+        await blocked(monitor, 1)
+        writers.start_soon(write, other, records[::-1])
+        await blocked(monitor, 2)
+        holder.rollback()
+    assert sorted(map(len, written)) == [0, 3]
+
+
+async def test_a_deadlock_is_recorded_at_once_and_once(recorder, insert, rows, connect, caplog):
+    """C7: 40P01, for real. An operator's transaction holds the second row and wants the first."""
+    recorder, store, worker = recorder
+    insert(), insert()
+    first, second = (await store.claim(worker, 2)).claims
+    operator, monitor = connect(autocommit=False), connect()
+    operator.execute("SET deadlock_timeout = '15s'")  # so that the recorder is the one that gives way
+    touch = "UPDATE django_ray_execution SET priority = 1 WHERE task_id = %s"
+    operator.execute(touch, [second.task_id])
+    for claim in (first, second):
+        recorder.put((claim, Succeed(result="1")))
+    await blocked(monitor, 1)
+    await asyncio.to_thread(operator.execute, touch, [first.task_id])
+    operator.commit()
+    await recorder.close(10)
+    assert "2 outcomes wait for the database (deadlock detected" in caplog.text
+    assert "is not ours any more" not in caplog.text
+    assert rows("state, priority, attempt_number") == [{"state": "SUCCESSFUL", "priority": 1, "attempt_number": 1}] * 2
+
+
+@pytest.mark.parametrize("kind", [psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected])
+async def test_a_record_that_lost_against_another_transaction_is_repeated(recorder, insert, rows, monkeypatch, kind):
+    """C7, A4: 40001 and 40P01."""
+    recorder, store, worker = recorder
+    insert()
+    (claim,) = (await store.claim(worker, 1)).claims
+    record, refusals = store.record, [kind("no"), kind("again no")]
+
+    async def refuse(records):
+        if refusals:
+            raise refusals.pop()
+        return await record(records)
+
+    monkeypatch.setattr(store, "record", refuse)
+    recorder.put((claim, Succeed(result="1")))
+    await recorder.close(10)
+    assert refusals == []
+    assert rows("state, attempt_number") == [{"state": "SUCCESSFUL", "attempt_number": 1}]
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_a_stricter_default_of_the_database_changes_nothing(database_settings, open_store, connect, isolation):
+    """C6: twelve claimers that meet all the time, and not one 40001. A4: neither does a read-only default."""
+    session = connect()
+    session.execute("INSERT INTO django_ray_execution (callable_path) SELECT 'x.y' FROM generate_series(1, 300)")
+    database_settings(default_transaction_isolation=isolation, default_transaction_read_only="on")
+    try:
+        assert connect().execute("SHOW transaction_isolation").fetchone() == {"transaction_isolation": isolation}
+
+        async def work(store, worker):
+            while claims := (await store.claim(worker, 7)).claims:
+                await store.record([(claim, Succeed(result="1")) for claim in claims])
+
+        async with create_task_group() as workers:
+            for store, worker in [await open_store() for _ in range(12)]:
+                workers.start_soon(work, store, worker)
+    finally:
+        database_settings(default_transaction_read_only="off")  # the end of the test flushes the table
+    counts = "SELECT state, attempt_number, count(*) FROM django_ray_execution GROUP BY 1, 2"
+    assert session.execute(counts).fetchall() == [{"state": "SUCCESSFUL", "attempt_number": 1, "count": 300}]
+
+
+@pytest.mark.parametrize("time_zone", ["Asia/Tokyo", "America/New_York"])
+async def test_the_time_zone_of_the_session_changes_no_moment(database_settings, open_store, insert, rows, time_zone):
+    """F2: of the database, or of the role; what the body is told is the same moment."""
+    moment = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    insert(run_after=moment)
+    database_settings(timezone=time_zone)
+    store, worker = await open_store()
+    (claim,) = (await store.claim(worker, 1)).claims
+    await store.record([(claim, Retry(error=ERROR, after=60, failures=1))])
+    assert 59 < (await store.claim(worker, 1)).next_due <= 60
+    payload = json.loads(claim.payload)
+    assert datetime.fromisoformat(payload["run_after"]) == moment
+    (row,) = rows("enqueued_at, last_attempted_at, due_at")
+    assert datetime.fromisoformat(payload["enqueued_at"]) == row["enqueued_at"]
+    assert 59 < (row["due_at"] - row["last_attempted_at"]).total_seconds() < 61
+
+
 async def test_a_row_deleted_while_it_runs_is_no_error(open_store, insert, connect):
     """C9."""
     store, worker = await open_store()
@@ -330,3 +490,39 @@ async def test_claim_and_record_use_their_indexes_however_full_the_table(crowded
     assert indexes == {"django_ray_execution_pkey"}
     assert not [node for node in nodes(record) if node["Node Type"] == "Seq Scan"]
     assert buffers(record) < 50 * 40
+
+
+async def test_claims_stay_usable_while_an_old_transaction_holds_back_vacuum(open_store, connect):
+    """C12: 20,000 executions have come and gone, and all that they leave in the index is still there."""
+    store, worker = await open_store()
+    old, session = connect(autocommit=False), connect()
+    old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    old.execute("SELECT count(*) FROM django_ray_execution")
+    session.execute("INSERT INTO django_ray_execution (callable_path) SELECT 'x.y' FROM generate_series(1, 20000)")
+    session.execute("UPDATE django_ray_execution SET state = 'RUNNING', claimed_by_id = %s", [worker])
+    session.execute("UPDATE django_ray_execution SET state = 'FAILED', claimed_by_id = NULL, finished_at = now()")
+    session.execute("INSERT INTO django_ray_execution (callable_path) VALUES ('x.y')")
+    before = time.monotonic()
+    batch = await store.claim(worker, 1)
+    seconds = time.monotonic() - before
+    print(f"one claim behind 20,000 dead index entries: {seconds * 1000:.0f} ms")
+    assert len(batch.claims) == 1
+    assert seconds < 2
+
+
+async def test_the_pulse_tells_how_long_the_oldest_claimable_row_has_been_waiting(open_store, insert):
+    """C12: of whatever priority; what is not due yet does not wait, and what runs or belongs to others is not ours."""
+    store, worker = await open_store()
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    insert(enqueued_at=hour_ago, due_at="2100-01-01T00:00:00Z")
+    insert(enqueued_at=hour_ago, backend="any")
+    assert (await store.pulse(worker)).oldest is None
+    insert(priority=9)
+    insert(enqueued_at=datetime.now(UTC) - timedelta(minutes=1), queue_name="other", priority=-9)
+    assert 59 < (await store.pulse(worker)).oldest < 90
+    insert(due_at=datetime.now(UTC) - timedelta(minutes=2))
+    assert 119 < (await store.pulse(worker)).oldest < 150
+    await store.promote()
+    await store.claim(worker, 10)
+    pulse = await store.pulse(worker)
+    assert (pulse.oldest, pulse.running) == (None, 3)

@@ -39,8 +39,8 @@ def start_head(tmp_path_factory):
     """Start Ray heads; returns address and process."""
     heads = []
 
-    def start(port):
-        process = _start_head(tmp_path_factory.mktemp("h"), port)
+    def start(port, cpus=2):
+        process = _start_head(tmp_path_factory.mktemp("h"), port, cpus)
         heads.append(process)
         return f"127.0.0.1:{port}", process
 
@@ -51,7 +51,7 @@ def start_head(tmp_path_factory):
             head.wait(30)
 
 
-def _start_head(folder, port):
+def _start_head(folder, port, cpus):
     environment = {
         key: value for key, value in os.environ.items()
         if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
@@ -59,7 +59,7 @@ def _start_head(folder, port):
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     ray = subprocess.Popen(
         [
-            Path(sys.executable).parent / "ray", "start", "--head", f"--port={port}", "--num-cpus=2", "--block",
+            Path(sys.executable).parent / "ray", "start", "--head", f"--port={port}", f"--num-cpus={cpus}", "--block",
             "--include-dashboard=false", "--disable-usage-stats", "--node-ip-address=127.0.0.1",
             f"--temp-dir={folder}",
         ],
@@ -67,6 +67,13 @@ def _start_head(folder, port):
     )  # fmt: skip
     until(lambda: answers(port) or ray.poll() is not None, 60, "the Ray head listening")
     return ray
+
+
+def kill(head):
+    for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait(30)
 
 
 def answers(port):
@@ -92,10 +99,7 @@ def test_a_head_that_dies_and_comes_back_costs_no_attempt(start_head, listen, fi
     supervisor.wait_for("is ready")
     running = tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 1)
     until((tmp_path / "started").exists)
-    for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    head.wait(30)
+    kill(head)
     supervisor.wait_for("is gone")
     meanwhile = tasks.add.enqueue(1, 2)
     supervisor.wait_for("Again in")
@@ -116,6 +120,41 @@ def test_a_cluster_that_is_away_at_the_start_is_waited_for(start_head, listen, f
     start_head(port)
     supervisor.wait_for("is ready")
     assert finished(tasks.add.enqueue(40, 2)).return_value == 42
+
+
+def test_a_head_that_dies_before_it_has_a_node_is_waited_for(start_head, listen, finished):
+    """G4: nothing hangs on a cluster that is gone, and the slots are those of the one that came."""
+    port = free_port()
+    _, head = start_head(port, cpus=0)
+    supervisor = listen("--cluster", f"127.0.0.1:{port}", RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("waiting for a node")
+    kill(head)
+    supervisor.wait_for("is gone")
+    start_head(port)
+    assert "2 slots" in supervisor.wait_for("is ready")
+    assert finished(tasks.add.enqueue(40, 2)).return_value == 42
+
+
+def test_sigterm_while_a_node_is_waited_for_ends_with_zero(start_head, listen):
+    """E1, G4."""
+    port = free_port()
+    start_head(port, cpus=0)
+    supervisor = listen("--cluster", f"127.0.0.1:{port}", RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("waiting for a node")
+    supervisor.signal()
+    assert supervisor.wait(20) == 0
+
+
+def test_sigterm_right_after_such_a_head_died_ends_with_zero(start_head, listen):
+    """E1: leaving the cluster resets the signal handlers."""
+    port = free_port()
+    _, head = start_head(port, cpus=0)
+    supervisor = listen("--cluster", f"127.0.0.1:{port}", RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("waiting for a node")
+    kill(head)
+    supervisor.wait_for("is gone")
+    supervisor.signal()
+    assert supervisor.wait(20) == 0
 
 
 def test_sigterm_while_a_cluster_is_waited_for_ends_with_zero(listen):

@@ -5,6 +5,7 @@ import statistics
 import time
 from datetime import timedelta
 
+import psutil
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -83,6 +84,26 @@ def test_a_burst_of_tasks_all_run_exactly_once(on_ray, tmp_path):
     assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(200))
 
 
+def test_the_memory_of_the_supervisor_stays_flat_over_thousands_of_awaited_tasks(on_ray, connect):
+    """D8: what an await of Ray's leaves behind would add up."""
+    session, supervisor = connect(), psutil.Process(on_ray.process.pid)
+
+    def after(number):
+        session.execute(
+            "INSERT INTO django_ray_execution (callable_path, args)"
+            " SELECT 'tests.tasks.add', '[1, 2]' FROM generate_series(1, %s)",
+            [number],
+        )
+        left = "SELECT 1 FROM django_ray_execution WHERE finished_at IS NULL LIMIT 1"
+        until(lambda: not session.execute(left).fetchall(), 120, "the end of all")
+        return supervisor.memory_info().rss / 1024
+
+    warm = after(1000)  # caches and pools have their size
+    grown = after(3000) - warm
+    print(f"{grown:.0f} KiB more after 3,000 tasks, from {warm:.0f}")
+    assert grown < 3000 * 2
+
+
 def test_a_task_that_kills_its_process_ends_and_harms_nobody(on_ray, finished):
     """C2, D3."""
     victim = tasks.kill_process.enqueue()
@@ -96,6 +117,7 @@ def test_a_task_that_kills_its_process_ends_and_harms_nobody(on_ray, finished):
 
 
 def test_system_exit_is_a_failure_of_the_task(on_ray, finished):
+    """D3."""
     assert finished(tasks.exit_politely.enqueue()).errors[0].exception_class is SystemExit
 
 

@@ -49,6 +49,7 @@ def put(poison, argument):
 
 @pytest.mark.parametrize(("poison", "argument", "exception", "says"), POISON)
 def test_poison_ends_readably_and_harms_no_neighbour(on_ray, poison, argument, exception, says):
+    """C10, D1, D3, D4, D5, D6."""
     before = [tasks.backend_pid.enqueue() for _ in range(3)]
     began = time.monotonic()
     result = put(poison, argument).wait(timeout=20)

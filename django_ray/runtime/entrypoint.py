@@ -98,11 +98,13 @@ def prepare() -> None:
         django.setup()
 
 
-def invoke_on_ray(payload: str) -> Envelope:
-    """Run one attempt on the main thread of a Ray worker, where it can be interrupted."""
+def invoke_on_ray(payload: str | None) -> Envelope | None:
+    """Run one attempt on the main thread of a Ray worker, where it can be interrupted; None only sets Django up."""
     from django_ray.runtime.interrupt import protected
 
     prepare()
+    if payload is None:
+        return None
     with protected():
         return invoke(payload)
 

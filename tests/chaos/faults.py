@@ -25,6 +25,7 @@ __all__ = [
     "kill_ray_worker",
     "kill_raylet",
     "kill_supervisor",
+    "named",
     "processes",
     "ray_workers",
     "raylets",
@@ -52,12 +53,17 @@ def ray_workers(listen: Listen) -> list[psutil.Process]:
     return sorted(workers, key=lambda worker: _title(worker) == "ray::IDLE")
 
 
+def named(listen: Listen, name: str) -> list[psutil.Process]:
+    """Return its processes of that program."""
+    return _named(listen, lambda title: title.endswith(f"/{name}"))
+
+
 def raylets(listen: Listen) -> list[psutil.Process]:
-    return _named(listen, lambda title: title.endswith("/raylet"))
+    return named(listen, "raylet")
 
 
 def gcs_servers(listen: Listen) -> list[psutil.Process]:
-    return _named(listen, lambda title: title.endswith("/gcs_server"))
+    return named(listen, "gcs_server")
 
 
 def kill_ray_worker(listen: Listen, choose: random.Random | None = None) -> psutil.Process | None:

@@ -13,11 +13,13 @@ import tempfile
 import threading
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Self
 
 import psycopg
+from psycopg import sql
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about folders that a bare machine lacks
@@ -80,6 +82,16 @@ class Postgres:
         self.stop()
         self.start()
 
+    def demote(self) -> None:
+        """Stop it hard and start it again as a standby of nobody: in recovery, and read-only."""
+        self.stop()
+        (self._data / "standby.signal").touch()
+        self.start()
+
+    def promote(self) -> None:
+        """End its recovery: it takes writes again."""
+        self._control("promote")
+
     def terminate_sessions(self) -> int:
         """End every session but our own, and return how many there were."""
         with psycopg.connect(self.url, autocommit=True) as session:
@@ -88,6 +100,31 @@ class Postgres:
                 " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
             ).fetchall()
         return len(rows)
+
+    @contextmanager
+    def statements(self, application: str) -> Iterator[Callable[[], list[str]]]:
+        """Have the server log what it receives meanwhile; yields what returns the statements of an application."""
+        log = self._data / "log"
+        begin = log.stat().st_size
+        wanted = f"[{application}] LOG:  "
+        self._set(log_statement="all", log_line_prefix="[%a] ")
+
+        def read() -> list[str]:
+            lines = log.read_bytes()[begin:].decode().splitlines()
+            said = [line.removeprefix(wanted) for line in lines if line.startswith(wanted)]
+            return [line.partition(": ")[2] for line in said if line.startswith(("statement", "execute"))]
+
+        try:
+            yield read
+        finally:
+            self._set(log_statement=None, log_line_prefix=None)
+
+    def _set(self, **parameters: str | None) -> None:
+        with psycopg.connect(self.url, autocommit=True) as session:
+            for name, value in parameters.items():
+                how = "RESET {}" if value is None else "SET {} = {}"
+                session.execute(sql.SQL("ALTER SYSTEM " + how).format(sql.Identifier(name), value))
+            session.execute("SELECT pg_reload_conf()")
 
     def close(self) -> None:
         """Stop it for good and delete its data."""

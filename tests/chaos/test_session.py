@@ -11,6 +11,7 @@ from tests.chaos import faults
 from tests.supervisors import until
 
 LOST = "django_ray.exceptions.TaskLost"
+SIGN_OF_LIFE = "-- A sign of life"
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def test_a_connection_that_is_swallowed_is_noticed_by_the_pulse(supervise, proxy
     supervisor = supervise("--sync", through=proxy)
     proxy.hole()
     supervisor.wait_for("does not come back", timeout=15)
+    supervisor.wait_for("connecting again", timeout=5)  # before any other deadline has passed
     proxy.mend()
     assert finished(enqueue("started_at"), timeout=15)["state"] == "SUCCESSFUL"
     assert "Traceback" not in supervisor.log
@@ -157,6 +159,69 @@ def test_a_frozen_database_is_noticed_and_forgiven(supervise, migrated, enqueue,
         migrated.restart()
     assert finished(enqueue("started_at"), timeout=15)["attempt_number"] == 1
     assert supervisor.process.poll() is None
+
+
+def test_a_server_that_is_a_standby_for_a_while_is_waited_for(supervise, migrated, enqueue, finished, file):
+    """A4: a failover, or its undoing. What ran meanwhile is recorded once."""
+    supervisor = supervise("--sync")
+    running = enqueue("touch_and_wait", file)
+    until(file.exists)
+    migrated.demote()
+    supervisor.wait_for("during recovery")
+    file.with_suffix(".go").touch()
+    supervisor.wait_for("read-only")
+    migrated.promote()
+    row = finished(running)
+    assert (row["state"], row["attempt_number"], row["errors"]) == ("SUCCESSFUL", 1, [])
+    assert finished(enqueue("started_at"), timeout=15)["attempt_number"] == 1
+    assert supervisor.process.poll() is None
+
+
+@pytest.mark.parametrize("peers", [0, 1])
+def test_an_idle_supervisor_sends_three_statements_per_pulse_and_no_claim(supervise, migrated, peers):
+    """Nothing polls: counted by the server, in the log of what it received. Five pulses of each."""
+    for _ in range(1 + peers):
+        supervise("--sync")
+    pulses = 5 * (1 + peers)
+    with migrated.statements("django-ray-listen") as read:
+
+        def pulse_and_look(statements, begin):
+            return [number for number, text in enumerate(statements) if text.startswith(begin)]
+
+        # The first pulse may belong to those that still settle: what counts begins after each has had two.
+        first = 2 * (1 + peers)
+        statements = until(
+            lambda: len(pulse_and_look(said := read(), SIGN_OF_LIFE)) > first + pulses and said, 60, "the pulses"
+        )
+    at = pulse_and_look(statements, SIGN_OF_LIFE)
+    between = statements[at[first] : at[first + pulses]]
+    assert not [text for text in between if text.startswith("-- Take up to limit rows")]
+    assert len(between) <= 3 * pulses
+
+
+@pytest.mark.parametrize("what", ["claiming", "recording"])
+def test_sigterm_in_the_middle_of_a_statement_ends_with_zero(  # noqa: PLR0917
+    supervise, migrated, enqueue, sql, file, what
+):
+    """E1: a statement waits for a lock; once that is gone, what has ended is recorded and nothing is left running."""
+    supervisor = supervise("--sync", "--grace", "1")
+    read = enqueue("touch_and_wait", file)
+    until(file.exists)
+    if what == "claiming":
+        file.with_suffix(".go").touch()
+        until(lambda: read()["finished_at"])
+    with psycopg.connect(migrated.url) as migration:
+        migration.execute("LOCK TABLE django_ray_execution IN SHARE MODE")
+        if what == "claiming":
+            sql("SELECT pg_notify(django_ray_channel('queue:default:default'), '')")
+        else:
+            file.with_suffix(".go").touch()
+        until(lambda: sql("SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'django_ray_execution'::regclass"))
+        supervisor.signal(signal.SIGTERM)
+        supervisor.wait_for("stopping")
+    assert supervisor.wait(30) == 0
+    assert (read()["state"], read()["attempt_number"]) == ("SUCCESSFUL", 1)
+    assert sql("SELECT 1 FROM django_ray_worker WHERE stopped_at IS NULL") == []
 
 
 def test_the_only_supervisor_is_killed_and_its_successor_goes_on_at_once(supervise, enqueue, finished, file):

@@ -12,11 +12,12 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
-from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_on_after, to_thread
+from anyio import CancelScope, create_task_group, fail_after, get_cancelled_exc_class, move_on_after, to_thread
 from ray import exceptions
 
 from django_ray.runtime import entrypoint
@@ -35,6 +36,7 @@ log = logging.getLogger("django_ray.executor")
 
 COOPERATE_SECONDS = 2.0  # That a cancelled body gets before its process is killed.
 PREFLIGHT_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
 
 
 class RayExecutor:
@@ -76,20 +78,27 @@ class RayExecutor:
             race.start_soon(watch)
             try:
                 await self._start_workers()
+            except TimeoutError:
+                failure = failure or OSError("The head of the Ray cluster does not answer.")
             except exceptions.RayError as error:
-                failure = self._unprepared(error)
+                failure = failure or self._unprepared(error)
             race.cancel_scope.cancel()
         return failure
 
     async def _start_workers(self) -> None:
-        prepare = ray.remote(num_cpus=1, max_retries=0)(entrypoint.prepare)
         cpus = int(self._resources.get("CPU", 0))
+        # The first call exports the function.
+        refs = await _answer(partial(self._submit_nothing, max(1, min(cpus, 16))))
         if not cpus:
             log.info("The Ray cluster has no CPU yet: waiting for a node.")
-        for ref in [prepare.remote() for _ in range(max(1, min(cpus, 16)))]:
+        for ref in refs:
             await ref
-        self._resources = await to_thread.run_sync(_cluster_resources, abandon_on_cancel=True)
+        self._resources = await _answer(_cluster_resources)
         self.cpus = max(1, int(self._resources.get("CPU", 1)))
+
+    def _submit_nothing(self, times: int) -> list[Any]:
+        remote = self._remote({})
+        return [remote.remote(None) for _ in range(times)]
 
     def _unprepared(self, error: exceptions.RayError) -> Exception:
         """Return OSError when it was a node that went away."""
@@ -268,6 +277,15 @@ class RayExecutor:
         self._remotes.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _answer[Answer](ask: Callable[[], Answer]) -> Answer:
+    """Return what the head has to answer: asked in a thread, because Ray waits for a dead one; TimeoutError if it is.
+
+    Not to be cut short: a thread that is inside Ray and Ray's shutdown had better not meet.
+    """
+    with fail_after(ANSWER_SECONDS, shield=True):
+        return await to_thread.run_sync(ask, abandon_on_cancel=True)
 
 
 def _cluster_resources() -> dict[str, float]:

@@ -50,7 +50,7 @@ class Stop:
                 yield
             finally:
                 guard.cancel_scope.cancel()
-        self.watch()
+                self.watch()
 
     def _received(self, number: signal.Signals) -> None:
         if not self.intake.cancel_called:
