@@ -145,66 +145,68 @@ async def test_a_peer_that_only_lost_its_session_keeps_its_work(database, connec
         assert session.execute("SELECT 1 FROM django_ray_worker WHERE lost_at IS NOT NULL").fetchall() == []
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "neighbour",
-        pytest.param(
-            "peer",
-            marks=pytest.mark.xfail(reason="who sees a peer's end and then loses its own session rescues at once"),
-        ),
-    ],
-)
-async def test_after_an_outage_of_all_the_first_one_back_waits_for_its_peer(
-    database, connect, looks, monkeypatch, first
-):
-    """A2, C1: everybody's session ends in some order, and the one that is back first must not rescue the other."""
-    session, executor, gate, identify = connect(), Endless(), Event(), store.identify
-    gate.set()
-
-    async def late(connection, worker):
-        if worker == getattr(life, "_worker", None):
-            await gate.wait()
-        return await identify(connection, worker)
-
-    monkeypatch.setattr(store, "identify", late)
+@pytest.fixture
+def outage(database, connect, looks, monkeypatch):
+    """End every session, in one order or the other; the peer comes back last. Returns what became of its work."""
     monkeypatch.setattr(liveness, "GRACE_SECONDS", 1.5)  # long enough to be back meanwhile
-    own = type(database)(connection)
-    async with (
-        living(database, executor, queues=("other",), grace=0.1) as life,
-        living(own, Instant(), queues=("default",)) as neighbour,
-    ):
-        session.execute(INSERT_OTHER)
-        await executor.has_run(1)
-        await soon(lambda: is_open(neighbour))
-        over, seen, watch = looks(neighbour), Event(), neighbour._store.watch
 
-        async def watched(*arguments):
-            is_gone = await watch(*arguments)
-            if is_gone:
-                seen.set()
-            return is_gone
-
-        monkeypatch.setattr(neighbour._store, "watch", watched)
-        neighbour._hear_members()  # so that it begins to watch once more
-        await soon(lambda: is_watched(session, life._worker))
-        gate = Event()
-        if first == "peer":
-            end_session(session, life._worker)
-            with fail_after(20):
-                await seen.wait()
-        for each in own._opened:
-            session.execute("SELECT pg_terminate_backend(%s, 20000)", [each.info.backend_pid])
-        if first == "neighbour":
-            end_session(session, life._worker)
-        await soon(lambda: neighbour._session.opened == 2)
-        # As long as a peer may take that is refused at first: longer than the grace for one that is alone in its loss.
-        await sleep(liveness.GRACE_SECONDS + 0.2)
+    async def _outage(first):
+        session, executor, gate, identify = connect(), Endless(), Event(), store.identify
         gate.set()
-        await soon(lambda: life._session.opened == 2)
-        row = session.execute("SELECT state, attempt_number, losses FROM django_ray_execution").fetchone()
-        assert (row["state"], row["attempt_number"], row["losses"]) == ("RUNNING", 1, 0)
-        assert not over.is_set()
+
+        async def late(connection, worker):
+            if worker == getattr(peer, "_worker", None):
+                await gate.wait()
+            return await identify(connection, worker)
+
+        monkeypatch.setattr(store, "identify", late)
+        own = type(database)(connection)
+        async with (
+            living(database, executor, queues=("other",), grace=0.1) as peer,
+            living(own, Instant(), queues=("default",)) as neighbour,
+        ):
+            session.execute(INSERT_OTHER)
+            await executor.has_run(1)
+            await soon(lambda: is_open(neighbour))
+            looked, seen, watch = looks(neighbour), Event(), neighbour._store.watch
+
+            async def watched(*arguments):
+                is_gone = await watch(*arguments)
+                if is_gone:
+                    seen.set()
+                return is_gone
+
+            monkeypatch.setattr(neighbour._store, "watch", watched)
+            neighbour._hear_members()  # so that it begins to watch once more
+            await soon(lambda: is_watched(session, peer._worker))
+            gate = Event()
+            if first == "peer":
+                end_session(session, peer._worker)
+                with fail_after(20):
+                    await seen.wait()
+            for each in own._opened:
+                session.execute("SELECT pg_terminate_backend(%s, 20000)", [each.info.backend_pid])
+            if first == "neighbour":
+                end_session(session, peer._worker)
+            await soon(lambda: neighbour._session.opened == 2)
+            # As long as a peer may take that is refused at first: longer than the grace of one that lost alone.
+            await sleep(liveness.GRACE_SECONDS + 0.2)
+            gate.set()
+            await soon(lambda: peer._session.opened == 2)
+            row = session.execute("SELECT state, attempt_number, losses FROM django_ray_execution").fetchone()
+            return (*row.values(), looked.is_set())
+
+    return _outage
+
+
+async def test_after_an_outage_of_all_the_first_one_back_waits_for_its_peer(outage):
+    """A2, C1: everybody's session ends, and the one that is back first must not rescue the other."""
+    assert await outage(first="neighbour") == ("RUNNING", 1, 0, False)
+
+
+async def test_who_sees_a_peers_end_and_then_loses_its_own_session_waits_too(outage):
+    """A2, C1: a server that is restarted need not end the session that watches first."""
+    assert await outage(first="peer") == ("RUNNING", 1, 0, False)
 
 
 async def test_a_peer_whose_first_session_takes_its_time_is_watched_all_the_same(database, connect, looks, monkeypatch):

@@ -102,13 +102,13 @@ class Liveness:
                 continue
             self._members_changed = Event()
             try:
-                await self._watch_neighbour()
+                await self._watch_neighbour(opened)
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
                 await sleep(backoff(3))
 
-    async def _watch_neighbour(self) -> None:
+    async def _watch_neighbour(self, opened: int) -> None:
         neighbour = await self._store.neighbour(self._worker)
         if neighbour is None:
             with move_on_after(SLICE_SECONDS):
@@ -123,6 +123,8 @@ class Liveness:
             if not is_gone:
                 return
             await sleep(GRACE_SECONDS)
+            if self._session.opened != opened or not self._session.is_open:
+                return  # perhaps everybody's is gone: then the longer grace is due
         for dead, rows in (await self._store.rescue(self._worker, abandoned, only=peer)).items():
             self._metrics.rescued += rows
             log.warning(

@@ -14,7 +14,7 @@ __all__ = ["Stop"]
 
 log = logging.getLogger("django_ray.supervisor")
 
-GUARD_SECONDS = 0.02
+GUARD_SECONDS = 0.005
 
 
 class Stop:
