@@ -33,6 +33,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w/]+\.py)(, on Django (?P<major>\d+)\.(?P<minor>\d+))?$")
 SETTINGS_FILE = "mysite/settings.py"
+CITED_TEST = re.compile(r"`(?P<path>[\w/]+\.py)::(?P<name>\w+)`")
+SECONDS = re.compile(r"^\| `(?P<module>\w+)\.(?P<name>[A-Z_]+)` \| (?P<seconds>[\d.]+) \|", re.MULTILINE)
 
 
 def name_of(page):
@@ -280,3 +282,43 @@ def test_every_option_of_the_command_is_explained():
 def test_every_setting_and_every_argument_is_explained():
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert [name for name in (*SETTINGS, *Requirements.__annotations__) if f"`{name}`" not in page] == []
+
+
+def functions_in(path):
+    """Return the tests of a file in tests/, by name."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {
+        node.name: node
+        for node in ast.walk(ast.parse((ROOT / "tests" / path).read_text()))
+        if isinstance(node, functions) and node.name.startswith("test_")
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_test_that_a_page_names_exists_and_proves_something(page):
+    for match in CITED_TEST.finditer(page.read_text()):
+        assert (ROOT / "tests" / match["path"]).is_file(), f"{name_of(page)} names {match[0]}"
+        test = functions_in(match["path"]).get(match["name"])
+        assert test is not None, f"{name_of(page)} names {match[0]}"
+        assert "xfail" not in "".join(map(ast.unparse, test.decorator_list)), f"{match[0]} is expected to fail"
+
+
+def test_every_kind_of_failure_that_a_test_cites_is_explained_once():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    explained = Counter(re.findall(r"^\| ([A-G]\d+) \|", page, re.MULTILINE))
+    cited = {
+        letter
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for test in functions_in(path).values()
+        for letter in re.findall(r"\b[A-G]\d{1,2}\b", ast.get_docstring(test) or "")
+    }
+    assert [letter for letter, count in explained.items() if count > 1] == []
+    assert sorted(cited - explained.keys()) == []
+
+
+def test_the_seconds_of_the_documentation_are_those_of_the_code():
+    named = list(SECONDS.finditer((ROOT / "docs" / "reliability.md").read_text()))
+    assert named
+    for match in named:
+        module = importlib.import_module(f"django_ray_worker.{match['module']}")
+        assert getattr(module, match["name"]) == float(match["seconds"]), match[0]

@@ -1,0 +1,157 @@
+"""How claims share calls: Pace and Backlog, which know no clock and no database."""
+
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from anyio import create_task_group, fail_after, sleep
+
+from django_ray.requirements import TaskOptions
+from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
+from django_ray_worker.backlog import Backlog
+from django_ray_worker.pace import MOST_TASKS, Pace
+from django_ray_worker.slots import Slots
+
+
+def claim(path="tasks.short", unfit="", **options):
+    return SimpleNamespace(task_id=uuid4(), callable_path=path, options=TaskOptions(**options), unfit=unfit)
+
+
+@pytest.fixture
+def pace():
+    known = Pace()
+    for _ in range(300):
+        known.observe(claim("tasks.short"), 0.0001)
+        known.observe(claim("tasks.medium"), BUDGET_SECONDS / 4)
+        known.observe(claim("tasks.long"), 2.0)
+    return known
+
+
+def backlog_of(pace, total=2, most=250):
+    given_back: list = []
+    slots = Slots(total)
+    return Backlog(slots, pace, most_per_call=most, give_back=given_back.append), slots, given_back
+
+
+def test_a_task_that_was_never_seen_is_expected_to_fill_a_call():
+    assert Pace().of(claim("tasks.new")) >= BUDGET_SECONDS
+
+
+def test_one_body_that_was_held_up_changes_little(pace):
+    before = pace.of(claim())
+    pace.observe(claim(), 0.05)
+    assert pace.of(claim()) < before + 0.001
+
+
+def test_after_a_loss_a_task_runs_alone_for_a_while(pace):
+    pace.distrust(claim())
+    for _ in range(100):
+        assert pace.of(claim()) > BUDGET_SECONDS / 2
+        pace.observe(claim(), 0.0001)
+    for _ in range(400):
+        pace.observe(claim(), 0.0001)
+    assert pace.of(claim()) < BUDGET_SECONDS / 10
+
+
+def test_tasks_without_end_are_forgotten_in_the_end():
+    pace = Pace()
+    for number in range(MOST_TASKS + 5):
+        pace.observe(claim(f"tasks.number_{number}"), 0.001)
+    assert pace.of(claim("tasks.number_0")) == BUDGET_SECONDS
+    assert pace.of(claim(f"tasks.number_{MOST_TASKS}")) < BUDGET_SECONDS
+
+
+def test_at_first_there_is_room_for_one_per_free_slot(pace):
+    backlog, slots, _ = backlog_of(pace)
+    assert backlog.room() == 2
+    slots.take()
+    assert backlog.room() == 1
+    slots.take()
+    assert backlog.room() == 0
+
+
+def test_short_ones_are_claimed_ahead_and_long_ones_never(pace):
+    backlog, slots, _ = backlog_of(pace)
+    backlog.put([claim()] * 2)
+    slots.take()
+    slots.take()
+    assert backlog.room() > 100
+    backlog.take()
+    backlog.put([claim("tasks.long")])
+    backlog.take()
+    assert backlog.room() == 0
+
+
+def test_a_call_holds_what_fits_in_order_and_spread_over_the_free_slots(pace):
+    backlog, slots, _ = backlog_of(pace)
+    claims = [claim() for _ in range(10)]
+    backlog.put(claims)
+    assert backlog.take() == claims[:5]
+    slots.take()
+    assert backlog.take() == claims[5:]
+
+
+def test_a_call_is_over_when_its_time_is_spent(pace):
+    backlog, _, _ = backlog_of(pace, total=1)
+    backlog.put([claim("tasks.medium") for _ in range(6)])
+    assert [len(backlog.take()), len(backlog.take())] in ([4, 2], [3, 3])  # the mean is a float
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        claim(ray={"num_cpus": 2}),
+        claim(timeout=5.0),
+        claim(unfit="no such option"),
+        claim("tasks.long"),
+        claim("tasks.new"),
+    ],
+)
+def test_what_does_not_fit_runs_in_a_call_of_its_own(pace, other):
+    backlog, _, _ = backlog_of(pace, total=1)
+    first = claim()
+    backlog.put([first, other])
+    assert backlog.take() == [first]
+    assert backlog.take() == [other]
+
+
+@pytest.mark.parametrize("options", [{"ray": {"max_calls": 1}}, {"timeout": 0.5}])
+def test_a_fresh_process_or_a_short_timeout_is_for_one(pace, options):
+    backlog, _, _ = backlog_of(pace, total=1)
+    backlog.put([claim(**options), claim(**options)])
+    assert len(backlog.take()) == 1
+
+
+def test_without_ray_each_has_a_call(pace):
+    backlog, _, _ = backlog_of(pace, total=1, most=1)
+    backlog.put([claim(), claim()])
+    assert len(backlog.take()) == 1
+
+
+def test_what_turns_out_longer_than_those_before_is_given_back_but_for_what_runs_soon(pace):
+    backlog, slots, given_back = backlog_of(pace)
+    backlog.put([claim()])
+    backlog.take()
+    slots.take()
+    slots.take()
+    long = [claim("tasks.long") for _ in range(300)]
+    backlog.put(long)
+    assert len(backlog) + len(given_back) == 300
+    assert len(backlog) <= 10
+    assert list(backlog.claims) == long[: len(backlog)]
+
+
+async def test_what_waits_while_nothing_moves_is_given_back(pace):
+    backlog, slots, given_back = backlog_of(pace)
+    slots.take()
+    slots.take()
+    async with create_task_group() as tasks:
+        tasks.start_soon(backlog.watch)
+        waiting = [claim(), claim()]
+        backlog.put(waiting)
+        with fail_after(PATIENCE_SECONDS * 50):
+            while len(given_back) < 2:  # noqa: ASYNC110
+                await sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert given_back == waiting
+    assert len(backlog) == 0
