@@ -1,8 +1,9 @@
 """The enqueuing side of a system, in a process of its own: commands come as lines of JSON, answers go out as lines.
 
-Every system is measured through this, ours included. Only the standard library: the environments of the peers import it.
+Every system is measured through this, ours included. Only the standard library: the peers' environments import it.
 """
 
+import importlib
 import json
 import os
 import random
@@ -14,32 +15,29 @@ from benchmarks.marks import opened
 PATIENCE = 60.0
 
 
-def serve(*, prepare, one_by_one, bulk, worker, statements=None):
-    """Answer until the other end closes.
-
-    prepare() makes the tables and may return {"server": pid} of a server that is not PostgreSQL; one_by_one(numbers) and
-    bulk(numbers) enqueue a task for each number; worker() returns the commands of the worker processes and what
-    to add to their environment; statements() counts what a server other than PostgreSQL has been sent.
-    """
+def serve(system):
+    """Answer until the other end closes; system is a module of peers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what else is printed must not come between
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         match name:
             case "prepare":
-                answer = prepare() or {}
+                answer = system.prepare() or {}
             case "one_by_one":
-                answer = _timed(one_by_one, *arguments)
+                answer = _timed(system.one_by_one, *arguments)
             case "bulk":
-                answer = _timed(bulk, *arguments)
+                answer = _timed(system.bulk, *arguments)
             case "samples":
-                answer = _samples(one_by_one, *arguments)
+                answer = _samples(system.one_by_one, *arguments)
             case "worker":
-                answer = worker()
+                answer = system.worker()
             case "statements":
-                answer = statements() if statements else None
+                answer = system.statements() if hasattr(system, "statements") else None
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+    if hasattr(system, "close"):
+        system.close()
 
 
 def _timed(enqueue, start, stop):
@@ -61,3 +59,7 @@ def _samples(enqueue, start, stop, shortest, longest):
             time.sleep(0.002)
         latencies.append(marks.at(number) - began)
     return latencies
+
+
+if __name__ == "__main__":
+    serve(importlib.import_module(f"benchmarks.peers.{sys.argv[1]}"))

@@ -1,4 +1,4 @@
-"""(E) What a trigger costs those who enqueue: commits per second without one, with a plain NOTIFY, and with the doorbell.
+"""(E) What a trigger costs who enqueues: commits per second without one, with a plain NOTIFY, with the doorbell.
 
 The doorbell is measured awake (nobody waits, so nobody is notified) and asleep (somebody does, for every commit). The
 load is pgbench's: a transaction per row. Variants take turns, and the median counts.

@@ -1,7 +1,7 @@
 """(B) Draining a backlog of no-op tasks, from the first body to the last; and the statements that it takes.
 
-The tasks are enqueued before the workers start, so that no system gets a head start. What takes too long is cut off, and
-the rate is that of the tasks done by then.
+The tasks are enqueued before the workers start, so that no system gets a head start. What takes too long is cut off,
+and the rate is that of the tasks done by then.
 """
 
 import statistics
@@ -26,7 +26,7 @@ def _round(system, count):
         numbers, _ = system.enqueue("bulk", count)
     with system.working() as workers:
         with system.progress.step(f"B  {system.name}: starting"):
-            system.wait_for_first(numbers)
+            system.wait_for_first(numbers, workers)
         with system.progress.step(f"B  {system.name}: draining {count:,}", count) as advance:
             cpu, own, server = workers.cpu(), workers.own_cpu(), system.server_cpu()
             times = system.wait(numbers, LONGEST, advance)

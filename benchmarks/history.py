@@ -1,4 +1,4 @@
-"""(F) Does it matter what else lies in the table? Claims and a drain, on an empty table and on one with a long history."""
+"""(F) Does it matter what else lies in the table? Claims and a drain, on an empty table and beside a long history."""
 
 import statistics
 import time
@@ -10,14 +10,16 @@ from benchmarks.drain import LONGEST
 
 FINISHED = """
 INSERT INTO django_ray_execution
-    (callable_path, args, state, attempt_number, worker_ids, enqueued_at, started_at, last_attempted_at, finished_at, result)
-SELECT 'benchmarks.tasks.mark', '[1]', 'SUCCESSFUL', 1, '["1"]', moment, moment, moment, moment, '1'
+    (callable_path, args, state, attempt_number, worker_ids, result,
+     enqueued_at, started_at, last_attempted_at, finished_at)
+SELECT 'benchmarks.tasks.mark', '[1]', 'SUCCESSFUL', 1, '["1"]', '1', moment, moment, moment, moment
 FROM generate_series(1, %s) AS number, LATERAL (SELECT now() - number * interval '1 s') AS past(moment)
 """
 SCHEDULED = """
 INSERT INTO django_ray_execution (callable_path, args, run_after, due_at)
 SELECT 'benchmarks.tasks.mark', '[1]', moment, moment
-FROM generate_series(1, %s) AS number, LATERAL (SELECT now() + interval '7 days' + number * interval '1 s') AS future(moment)
+FROM generate_series(1, %s) AS number,
+    LATERAL (SELECT now() + interval '7 days' + number * interval '1 s') AS future(moment)
 """
 LIMITS = (2, 250)
 TRIES = 100
@@ -49,8 +51,8 @@ def _measure(system, session, size, where):
     for limit in LIMITS:
         with system.progress.step(f"F  {TRIES} claims of {limit}, {where}"):
             figures[f"claim of {limit}: ms"] = _claim(session, limit) * 1000
-    with system.working():
-        system.wait_for_first(numbers)
+    with system.working() as workers:
+        system.wait_for_first(numbers, workers)
         with system.progress.step(f"F  draining {size.drain:,}, {where}", size.drain) as advance:
             times = system.wait(numbers, LONGEST, advance)
             time.sleep(1)

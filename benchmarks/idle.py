@@ -18,7 +18,9 @@ def measure(system, size):
             asked = system.ask("statements")
             counter.restart()
             cpu, own, server, began = workers.cpu(), workers.own_cpu(), system.server_cpu(), time.monotonic()
-            with system.progress.step(f"D  {system.name}: idle for {size.idle_seconds:.0f} s", size.idle_seconds) as tell:
+            with system.progress.step(
+                f"D  {system.name}: idle for {size.idle_seconds:.0f} s", size.idle_seconds
+            ) as tell:
                 while (passed := time.monotonic() - began) < size.idle_seconds:
                     tell(passed)
                     time.sleep(1)

@@ -1,4 +1,4 @@
-"""(C) From the enqueue call to the first line of the body: on an idle system, and (G) under half of the load it can bear."""
+"""From the enqueue call to the first line of the body: (C) on an idle system, (G) under half the load it can bear."""
 
 import time
 
@@ -43,4 +43,6 @@ def loaded(system, size):
 
 def _percentiles(latencies):
     ordered = sorted(latencies)
-    return {f"p{share}, ms": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] * 1000 for share in (50, 95, 99)}
+    return {
+        f"p{share}, ms": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] * 1000 for share in (50, 95, 99)
+    }

@@ -28,12 +28,12 @@ SLEEP, SLEEP_TOO = "benchmarks.tasks.mark_and_sleep", "benchmarks.tasks.mark_and
 def even(system, size):
     ideal = size.even * EVEN / CPUS
     tasks = [(SLEEP, EVEN)] * size.even
-    outcomes, seconds = _run(system, tasks, f"H  {size.even:,} tasks of 50 ms, ideally {ideal:.0f} s", ideal)
+    _, seconds = _run(system, tasks, f"H  {size.even:,} tasks of 50 ms, ideally {ideal:.0f} s", ideal)
     return {"s": seconds, "ideal s": ideal, "efficiency, ideal / s": ideal / seconds}
 
 
 def mixed(system, size):
-    """Short and long tasks that are two functions, as they mostly are; then of one function, which nothing tells apart."""
+    """Short and long tasks that are two functions, as they mostly are; then one, so that nothing tells them apart."""
     figures = {}
     for label, long in (("two functions", SLEEP_TOO), ("one function", SLEEP)):
         places = range(size.short + size.short // 100)
@@ -59,8 +59,8 @@ def _run(system, tasks, text, ideal):
     numbers = system.numbers(len(tasks))
     with psycopg.connect(system.url, autocommit=True) as session:
         session.execute(INSERT, [numbers.start, [path for path, _ in tasks], [length for _, length in tasks]])
-        with system.working():
-            system.wait_for_first(numbers)
+        with system.working() as workers:
+            system.wait_for_first(numbers, workers)
             with system.progress.step(text, len(numbers)) as advance:
                 system.wait(numbers, START_SECONDS + 5 * ideal, advance)
                 deadline = time.monotonic() + START_SECONDS

@@ -31,8 +31,7 @@ class System:
         self.server = server
         self.progress = progress
         self.marks = opened()
-        self.database = f"bench_{name}_{os.getpid()}".replace("-", "_")
-        self._module = f"benchmarks.peers.{name.replace('-', '_')}"
+        self.database = f"bench_{name}_{os.getpid()}"
         self._python = str(python)
         self._client = None
         self._other_server = None
@@ -43,7 +42,7 @@ class System:
         self.close()
         self.url = self.server.create(self.database)
         self._client = subprocess.Popen(
-            [self._python, "-m", self._module],
+            [self._python, "-m", "benchmarks.client", self.name],
             cwd=ROOT,
             env=self._environment(),
             stdin=subprocess.PIPE,
@@ -110,6 +109,7 @@ class System:
         """Run them, and let each of a few tasks run before."""
         with self.working() as workers:
             numbers, _ = self.enqueue("one_by_one", 10)
+            self.wait_for_first(numbers, workers)
             self.wait(numbers, START_SECONDS)
             time.sleep(1)
             yield workers
@@ -124,10 +124,11 @@ class System:
             raise TimeoutError(f"{self.name}: no task began within {seconds} s")
         return sorted(times)
 
-    def wait_for_first(self, numbers):
+    def wait_for_first(self, numbers, workers):
         """Wait until one has begun."""
         deadline = time.monotonic() + START_SECONDS
         while not self.marks.of(numbers):
+            workers.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.name}: no task began within {START_SECONDS} s")
             time.sleep(0.01)
@@ -140,7 +141,6 @@ class System:
         return {
             **os.environ,
             "DATABASE_URL": self.url,
-            "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}",
         }
 
@@ -158,6 +158,12 @@ class Workers:
     @property
     def children(self):
         return [process.pid for process in processes.tree(*self.roots) if process.pid not in self.roots]
+
+    def check(self):
+        """Raise RuntimeError when one has ended."""
+        for process in self._roots:
+            if process.poll() is not None:
+                raise RuntimeError(f"a worker has ended with code {process.returncode}: {process.args}")
 
     def cpu(self):
         return processes.cpu(*self.roots)

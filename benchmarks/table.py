@@ -6,38 +6,38 @@ import platform
 from rich.console import Console
 from rich.table import Table
 
+WIDE = 200  # Where nobody looks at a terminal.
 
-def show(title, figures, ratios):
-    """Print figures {system: {part: {name: figure}}}; ratios are ours / peer of the same form."""
-    systems = list(figures)
+
+def show(title, figures, ratios, failures):
+    """Print figures {system: {part: {name: figure}}}, with ratios of the same form beside, and what failed."""
+    console = Console() if os.isatty(1) else Console(width=WIDE)
     table = Table(title=title, title_justify="left")
     table.add_column("part")
-    table.add_column("measured")
-    for system in systems:
-        table.add_column(system, justify="right")
-    for system in ratios:
-        table.add_column(f"ours / {system}", justify="right")
-    for part, name in _rows(figures):
-        cells = [figures[system].get(part, {}).get(name) for system in systems]
-        cells += [ratios[system].get(part, {}).get(name) for system in ratios]
-        table.add_row(part, name, *map(_text, cells))
-    Console(width=None if os.isatty(1) else 200).print(table)
+    table.add_column("measured", no_wrap=True)
+    for system in figures:
+        table.add_column(f"{system} (ours / it)" if system in ratios else system, justify="right")
+    names = dict.fromkeys((part, name) for of in figures.values() for part in of for name in of[part])
+    for part, name in sorted(names, key=lambda row: row[0]):  # the order within a part stays
+        cells = []
+        for system, of in figures.items():
+            ratio = ratios.get(system, {}).get(part, {}).get(name)
+            beside = "" if ratio is None else f" ({_text(ratio)})"
+            cells.append(_text(of.get(part, {}).get(name)) + beside)
+        table.add_row(part, name, *cells)
+    console.print(table)
+    for failure in failures:
+        console.print(f"Failed: {failure}", markup=False)
 
 
 def machine():
-    """Say what it ran on, and how busy that was."""
-    return f"{os.cpu_count()} CPUs ({platform.machine()}), load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    """Say what it ran on."""
+    return f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}"
 
 
-def _rows(figures):
-    """Return every part and name once, in their order."""
-    return list(
-        dict.fromkeys((part, name) for of in sorted({p for f in figures.values() for p in f}) for part, name in _of(figures, of))
-    )
-
-
-def _of(figures, part):
-    return [(part, name) for system in figures.values() for name in system.get(part, {})]
+def load():
+    """Say how busy that is."""
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def _text(figure):

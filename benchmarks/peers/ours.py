@@ -1,16 +1,18 @@
 """django-ray: one supervisor with a Ray of its own, two tasks at a time."""
 
+import os
 import sys
 
 import django
 
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "benchmarks.settings"}
+os.environ.update(SETTINGS)
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
 from django.tasks import task_backends  # noqa: E402
 
 from benchmarks import tasks  # noqa: E402
-from benchmarks.client import serve  # noqa: E402
 
 
 def prepare():
@@ -28,8 +30,4 @@ def bulk(numbers):
 
 def worker():
     start = "from django_ray_worker.main import main; main()"
-    return [[sys.executable, "-c", start, "--local", "--concurrency", "2"]], {}
-
-
-if __name__ == "__main__":
-    serve(prepare=prepare, one_by_one=one_by_one, bulk=bulk, worker=worker)
+    return [[sys.executable, "-c", start, "--local", "--concurrency", "2"]], SETTINGS
