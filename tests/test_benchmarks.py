@@ -11,7 +11,7 @@ from tests.supervisors import ROOT
 
 
 @pytest.fixture
-def bench(tmp_path, transactional_db):
+def bench(tmp_path):
     """Run parts and return their figures."""
 
     def _bench(parts):
