@@ -47,8 +47,8 @@ stress: $(STAMP) ## The doorbell's stress test in its long form.
 soak: $(STAMP) ## Random tasks and random faults for MINUTES (5), and a ledger of what was lost. ARGS="--seed 1".
 	@PYTHONPATH=.:example $(PY) -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(ARGS)
 
-bench: $(STAMP) ## Benchmarks. ARGS="--parts A" selects.
-	@PYTHONPATH=.:example $(PY) -m benchmarks $(ARGS)
+bench: $(STAMP) ## Benchmarks; PEERS=1 compares with other task queues. ARGS="--parts A" selects.
+	@PYTHONPATH=.:example $(PY) -m benchmarks $(if $(PEERS),--peers) $(ARGS)
 
 compose-test: ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
 	@sh example/compose_test.sh

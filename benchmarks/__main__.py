@@ -1,52 +1,141 @@
 """`make bench`: every part in one run, on the embedded PostgreSQL or that of DATABASE_URL; one table, and JSON.
 
+With --peers, parts A to D also for other task queues, each in turn with ours, and the ratios.
 Machines are noisy: compare the figures of one run with each other, not those of two runs.
 """
 
 import argparse
 import json
-import os
+import statistics
+import subprocess
 import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
-import django
-from rich.console import Console
-from rich.table import Table
+from benchmarks import doorbell, drain, enqueue, environments, history, idle, latency, marks, mixed, table
+from benchmarks.peers import PEERS
+from benchmarks.progress import Progress
+from benchmarks.server import Server
+from benchmarks.system import System
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-django.setup()
+COMPARED = {"A": enqueue.measure, "B": drain.measure, "C": latency.idle, "D": idle.measure}
+PARTS = COMPARED | {
+    "E": doorbell.measure,
+    "F": history.measure,
+    "G": latency.loaded,
+    "H": mixed.even,
+    "M": mixed.mixed,
+}
 
-from django.db import connection  # noqa: E402
-from django.test.utils import setup_test_environment  # noqa: E402
 
-from benchmarks import enqueue  # noqa: E402
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything."""
 
-PARTS = {"A": enqueue.measure}
+    single: int = 3_000
+    bulk: int = 20_000
+    drain: int = 20_000
+    rounds: int = 3
+    samples: int = 200
+    idle_seconds: float = 60.0
+    counted: int = 20_000
+    turns: int = 3
+    turn_seconds: int = 3
+    history: int = 1_000_000
+    load_seconds: float = 10.0
+    even: int = 10_000
+    short: int = 5_000
+
+
+QUICK = Size(
+    single=100, bulk=500, drain=500, rounds=1, samples=10, idle_seconds=5.0, counted=500, turns=1, turn_seconds=1,
+    history=10_000, load_seconds=2.0, even=100, short=500,
+)  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--parts", default="".join(PARTS), help=f"which of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", help=f"compare with {', '.join(PEERS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a short form of each, to see that it works")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
-    console = Console(stderr=True)
-    setup_test_environment(debug=False)
-    connection.creation.create_test_db(verbosity=0, autoclobber=True)
-    figures = {}
-    try:
-        for part in options.parts:
-            figures[part] = PARTS[part](console)
-    finally:
-        connection.creation.destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
-    table = Table(title="django-ray", title_justify="left")
-    for heading in ("part", "measured", "figure"):
-        table.add_column(heading)
-    for part, rows in figures.items():
-        for name, figure in rows.items():
-            table.add_row(part, name, figure)
-    Console().print(table)
+    with tempfile.NamedTemporaryFile(prefix="django-ray-marks-") as file:
+        marks.create(file.name)
+        bench = Bench(Server(), QUICK if options.quick else Size())
+        title = f"PostgreSQL {bench.server.version}, {table.machine()}, load {table.load()}"
+        bench.progress.say(title)
+        try:
+            if options.peers is None:
+                bench.run("ours", options.parts)
+            else:
+                bench.compare(options.peers or PEERS, "".join(part for part in options.parts if part in COMPARED))
+        finally:
+            bench.server.close()
+    table.show(f"{title} to {table.load()}", *bench.columns(), bench.failures)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+        told = {"title": title, "figures": bench.figures, "ratios": bench.ratios, "failures": bench.failures}
+        options.json.write_text(json.dumps(told, indent=2))
+    return 1 if bench.failures else 0
+
+
+class Bench:
+    """One run of it; what fails is told and does not end the others."""
+
+    def __init__(self, server, size):
+        self.server = server
+        self.size = size
+        self.progress = Progress()
+        self.figures = {}  # By system, part and name.
+        self.ratios = {}  # Ours / the peer's, in its turn: by peer, part and name.
+        self.failures = []
+
+    def run(self, name, parts, python=sys.executable):
+        """Measure one system; return its figures, which are kept as well."""
+        figures = {}
+        system = System(name, self.server, self.progress, python)
+        for part in parts:
+            try:
+                figures[part] = PARTS[part](system, self.size)
+            except Exception as error:  # noqa: BLE001
+                traceback.print_exc()
+                self.failures.append(f"{part} of {name}: {type(error).__name__}: {error}")
+            finally:
+                system.close()
+        self.figures.setdefault(name, []).append(figures)
+        return figures
+
+    def compare(self, names, parts):
+        """For each peer and part, measure ours and then the peer."""
+        for name in names:
+            try:
+                with self.progress.step(f"Installing {name}"):
+                    python = environments.python_of(name)
+            except subprocess.CalledProcessError as error:
+                self.failures.append(f"{name} cannot be installed: {error.stderr.strip()}")
+                continue
+            self.ratios[name] = {}
+            for part in parts:
+                ours, theirs = self.run("ours", part).get(part, {}), self.run(name, part, python).get(part, {})
+                self.ratios[name][part] = {
+                    what: figure / theirs[what] for what, figure in ours.items() if theirs.get(what)
+                }
+
+    def columns(self):
+        """Return the figures by system, part and name, the median where there are several; and the ratios."""
+        columns = {}
+        for system, runs in self.figures.items():
+            found = {}
+            for figures in runs:
+                for part, of in figures.items():
+                    for name, figure in of.items():
+                        found.setdefault(part, {}).setdefault(name, []).append(figure)
+            columns[system] = {
+                part: {name: statistics.median(all_of) for name, all_of in of.items()} for part, of in found.items()
+            }
+        return columns, self.ratios
 
 
 if __name__ == "__main__":

@@ -1,33 +1,13 @@
-"""(A) Enqueueing: one by one, and in bulk."""
-
-import time
-
-from django.db import connection
-from django.tasks import task_backends
-from rich.progress import track
-
-from tests import tasks
-
-SINGLE = 3_000
-BULK = 20_000
+"""(A) Enqueueing: one by one, each in a transaction of its own, and in bulk. Nobody works meanwhile."""
 
 
-def measure(console):
-    connection.ensure_connection()
+def measure(system, size):
+    system.reset()
     figures = {}
-    tasks.add.enqueue(0, 0)
-    wall, cpu = time.perf_counter(), time.process_time()
-    for number in track(range(SINGLE), "enqueue one by one", console=console):
-        tasks.add.enqueue(number, 1)
-    figures["enqueue() one by one"] = _rate(SINGLE, wall, cpu)
-    for size in (1_000, BULK):
-        calls = [(tasks.add, (number, 1), {}) for number in range(size)]
-        wall, cpu = time.perf_counter(), time.process_time()
-        task_backends["default"].enqueue_many(calls)
-        figures[f"enqueue_many() of {size:,}"] = _rate(size, wall, cpu)
+    system.enqueue("one_by_one", 10)
+    for how, label, count in (("one_by_one", "one by one", size.single), ("bulk", f"{size.bulk:,} in bulk", size.bulk)):
+        with system.progress.step(f"A  {system.name}: enqueueing {count:,}, {how.replace('_', ' ')}"):
+            _, cost = system.enqueue(how, count)
+        figures[f"{label}: tasks/s"] = count / cost["wall"]
+        figures[f"{label}: client CPU, ms per task"] = cost["cpu"] / count * 1000
     return figures
-
-
-def _rate(number, wall, cpu):
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return f"{number / wall:,.0f} tasks/s, {cpu / number * 1e6:,.0f} us of client CPU per task"
