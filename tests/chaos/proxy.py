@@ -24,6 +24,8 @@ CHUNK = 65536
 _ENCRYPTION = (80877103, 80877104)
 # As a statement, not as a word in a comment.
 _COMMIT = re.compile(rb"(?:^|;)\s*COMMIT\b", re.IGNORECASE)
+# A claim and a record are sent alone, and commit by themselves.
+_ALONE = re.compile(rb"-- (?:Take up to limit rows|Write the verdicts) ")
 
 
 class _Messages:
@@ -63,7 +65,8 @@ class _Link:
         self._asked = _Messages(type_bytes=0)
         self._answered = _Messages(type_bytes=1)
         self._dropping: threading.Event | None = None  # A COMMIT is on its way; set when its reply is dropped.
-        self._prepared: set[bytes] = set()  # Statements that are a COMMIT; the unnamed one is b"".
+        self._is_alone = False  # It is no COMMIT, but a statement that commits by itself.
+        self._prepared: dict[bytes, bytes] = {}  # The statements by their names; the unnamed one is b"".
         self.swallows = False
 
     async def run(self) -> None:
@@ -114,23 +117,23 @@ class _Link:
                     self._answered.single_bytes += 1
                 else:
                     self._asked.type_bytes = 1
-            elif self._commits(kind, body):
-                self._dropping = self._dropping or self._proxy.disarm()
+            elif self._dropping is None and (statement := self._executed(kind, body)):
+                self._is_alone = _ALONE.match(statement) is not None
+                if self._is_alone or _COMMIT.search(statement):
+                    self._dropping = self._proxy.disarm()
         return True
 
-    def _commits(self, kind: bytes, body: bytes) -> bool:
-        """Tell whether this message makes the server commit; remember what was prepared to do so."""
+    def _executed(self, kind: bytes, body: bytes) -> bytes:
+        """Return the statement that this message has executed, if any; remember what is prepared."""
         name, _, rest = body.partition(b"\0")
         match kind:
             case b"Q":
-                return _COMMIT.search(body) is not None
-            case b"P" if _COMMIT.search(rest):
-                self._prepared.add(name)
+                return name
             case b"P":
-                self._prepared.discard(name)
+                self._prepared[name] = rest.partition(b"\0")[0]
             case b"B":
-                return rest.partition(b"\0")[0] in self._prepared
-        return False
+                return self._prepared.get(rest.partition(b"\0")[0], b"")
+        return b""
 
     def _answer(self, data: bytes) -> bool:
         """Read what the server says; False when it is not to be passed on."""
@@ -139,7 +142,7 @@ class _Link:
                 return False
             if self._dropping is None:
                 continue
-            if kind == b"E" or (kind == b"C" and body in {b"COMMIT\0", b"ROLLBACK\0"}):
+            if kind == b"E" or (kind == b"C" and (self._is_alone or body in {b"COMMIT\0", b"ROLLBACK\0"})):
                 self._dropping.set()
                 self._dropping = None
                 self.abort()
