@@ -92,22 +92,39 @@ def test_tasks_without_end_are_forgotten_in_the_end():
 def test_at_first_there_is_room_for_one_per_free_slot(pace):
     backlog, slots, _ = backlog_of(pace)
     assert backlog.room() == 2
-    slots.take()
+    slots.take(soon=False)
     assert backlog.room() == 1
-    slots.take()
+    slots.take(soon=False)
     assert backlog.room() == 0
 
 
-def test_short_ones_are_claimed_ahead_and_long_ones_never(pace):
+def test_short_ones_are_claimed_ahead_for_slots_that_will_be_free_soon(pace):
     backlog, slots, _ = backlog_of(pace)
     backlog.put([claim()] * 2)
-    slots.take()
-    slots.take()
-    assert backlog.room() > 100
     backlog.take()
+    backlog.take()
+    slots.take(soon=True)
+    slots.take(soon=False)
+    assert 100 < backlog.room() <= 250
+    slots.release(soon=True)
+    slots.take(soon=False)
+    assert backlog.room() == 0
+
+
+def test_long_ones_are_never_claimed_ahead(pace):
+    backlog, slots, _ = backlog_of(pace)
     backlog.put([claim("tasks.long")])
     backlog.take()
+    slots.take(soon=True)
+    slots.take(soon=True)
     assert backlog.room() == 0
+
+
+def test_who_has_not_been_seen_is_not_expected_to_end_soon(pace):
+    backlog, _, _ = backlog_of(pace)
+    assert backlog.is_short([claim()] * 10)
+    assert not backlog.is_short([claim("tasks.new")])
+    assert not backlog.is_short([claim("tasks.long")])
 
 
 def test_a_call_holds_what_fits_in_order_and_spread_over_the_free_slots(pace):
@@ -115,7 +132,7 @@ def test_a_call_holds_what_fits_in_order_and_spread_over_the_free_slots(pace):
     claims = [claim() for _ in range(10)]
     backlog.put(claims)
     assert backlog.take() == claims[:5]
-    slots.take()
+    slots.take(soon=False)
     assert backlog.take() == claims[5:]
 
 
@@ -160,8 +177,8 @@ def test_what_turns_out_longer_than_those_before_is_given_back_but_for_what_runs
     backlog, slots, given_back = backlog_of(pace)
     backlog.put([claim()])
     backlog.take()
-    slots.take()
-    slots.take()
+    slots.take(soon=False)
+    slots.take(soon=False)
     long = [claim("tasks.long") for _ in range(300)]
     backlog.put(long)
     assert len(backlog) + len(given_back) == 300
@@ -171,8 +188,8 @@ def test_what_turns_out_longer_than_those_before_is_given_back_but_for_what_runs
 
 async def test_what_waits_while_nothing_moves_is_given_back(pace):
     backlog, slots, given_back = backlog_of(pace)
-    slots.take()
-    slots.take()
+    slots.take(soon=False)
+    slots.take(soon=False)
     async with create_task_group() as tasks:
         tasks.start_soon(backlog.watch)
         waiting = [claim(), claim()]

@@ -49,7 +49,8 @@ class Backlog:
 
     def room(self) -> int:
         """Return how many more to claim; 0 for not yet."""
-        ahead = self._slots.total * self._per_call if self._per_call > 1 else 0
+        # Ahead for the slots that will be free soon; what waits for a long body would only be given back.
+        ahead = self._slots.soon * self._per_call if self._per_call > 1 else 0
         room = self._slots.free * self._per_call + ahead - len(self._claims)
         # Not a few at a time: each claim is a statement.
         return room if room > ahead // 2 else 0
@@ -79,6 +80,10 @@ class Backlog:
             chosen.append(self._claims.popleft())
         self._moved.set()
         return chosen
+
+    def is_short(self, claims: Sequence[Claim]) -> bool:
+        """Tell whether a call of these should end soon; of a task that was never seen nobody knows."""
+        return sum(map(self._pace.of, claims)) < BUDGET_SECONDS
 
     @property
     def claims(self) -> tuple[Claim, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from django_ray_worker.backlog import Backlog
@@ -82,14 +83,19 @@ class Dispatcher:
             if lacking := self._executor.lacks(claims[0]):
                 self._park(claims, lacking)
             else:
-                self._slots.take()
-                self._calls.start_soon(self._run_in_slot, self._call(claims))
+                self._calls.start_soon(self._run_in_slot, self._call(claims), self._take_slot(claims))
 
-    async def _run_in_slot(self, call: Call) -> None:
+    def _take_slot(self, claims: Sequence[Claim]) -> Callable[[], None]:
+        """Take a slot for a call of these and return what gives it back."""
+        soon = self._backlog.is_short(claims)
+        self._slots.take(soon=soon)
+        return partial(self._slots.release, soon=soon)
+
+    async def _run_in_slot(self, call: Call, release: Callable[[], None]) -> None:
         try:
             await self._run(call)
         finally:
-            self._slots.release()
+            release()
             self.dispatch()
             self._on_free()
 
