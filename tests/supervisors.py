@@ -150,8 +150,8 @@ class Instant:
     async def until_gone(self) -> str:
         await sleep_forever()
 
-    def can_place(self, claim) -> bool:
-        return True
+    def lacks(self, claim) -> dict[str, float]:
+        return {}
 
     async def run(self, claims):
         self.ran.extend(claim.task_id for claim in claims)

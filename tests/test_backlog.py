@@ -4,17 +4,28 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
-from anyio import create_task_group, fail_after, sleep
+from anyio import create_task_group, fail_after, sleep, sleep_forever, wait_all_tasks_blocked
 
 from django_ray.requirements import TaskOptions
 from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
 from django_ray_worker.backlog import Backlog
+from django_ray_worker.dispatcher import MOST_PARKED, Dispatcher
 from django_ray_worker.pace import MOST_TASKS, Pace
+from django_ray_worker.policy import Release
 from django_ray_worker.slots import Slots
+from tests.supervisors import Instant
 
 
 def claim(path="tasks.short", unfit="", **options):
-    return SimpleNamespace(task_id=uuid4(), callable_path=path, options=TaskOptions(**options), unfit=unfit)
+    return SimpleNamespace(
+        task_id=uuid4(),
+        attempt=1,
+        callable_path=path,
+        options=TaskOptions(**options),
+        unfit=unfit,
+        failures=0,
+        losses=0,
+    )
 
 
 @pytest.fixture
@@ -25,6 +36,23 @@ def pace():
         known.observe(claim("tasks.medium"), BUDGET_SECONDS / 4)
         known.observe(claim("tasks.long"), 2.0)
     return known
+
+
+class Endless(Instant):
+    """Runs for ever; has no node for what is impossible."""
+
+    most_per_call = 250
+
+    def __init__(self):
+        super().__init__()
+        self.running = []
+
+    def lacks(self, claim):
+        return {"GPU": 1.0} if "impossible" in claim.callable_path else {}
+
+    async def run(self, claims):
+        self.running.extend(claims)
+        await sleep_forever()
 
 
 def backlog_of(pace, total=2, most=250):
@@ -155,3 +183,22 @@ async def test_what_waits_while_nothing_moves_is_given_back(pace):
         tasks.cancel_scope.cancel()
     assert given_back == waiting
     assert len(backlog) == 0
+
+
+async def test_a_hundred_that_no_node_can_run_are_parked_and_the_rest_is_released_for_later(pace):
+    """G3: they hold no slot, and a queue full of them is not claimed without end."""
+    records = []
+    executor = Endless()
+    dispatcher = Dispatcher(executor, 2, record=records.append, on_free=lambda: None)
+    async with create_task_group() as calls, create_task_group() as waits:
+        dispatcher.open(calls, waits)
+        for _ in range(MOST_PARKED + 5):
+            dispatcher.start([claim("tasks.impossible")])
+        dispatcher.start([claim("tasks.possible")])
+        await wait_all_tasks_blocked()
+        assert len(executor.running) == MOST_PARKED + 1
+        assert executor.running[-1].callable_path == "tasks.possible"
+        assert [verdict for _, verdict in records] == [Release(after=15.0)] * 5
+        assert dispatcher.room == 1
+        calls.cancel_scope.cancel()
+        waits.cancel_scope.cancel()

@@ -300,7 +300,9 @@ async def test_a_record_that_lost_against_another_transaction_is_repeated(record
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
-async def test_a_stricter_default_of_the_database_changes_nothing(database_settings, open_store, connect, isolation):
+async def test_a_stricter_default_of_database_and_role_changes_nothing(
+    database_settings, open_store, connect, isolation
+):
     """C6: twelve claimers that meet all the time, and not one 40001. A4: neither does a read-only default."""
     session = connect()
     session.execute("INSERT INTO django_ray_execution (callable_path) SELECT 'x.y' FROM generate_series(1, 300)")

@@ -297,6 +297,14 @@ def test_a_cancelled_ring_leaves_no_lock_behind(connect):
     stop.set()
     canceller.join()
     until(lambda: session.info.transaction_status.name == "IDLE")
-    left = connect().execute("SELECT * FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", [ASLEEP]).fetchall()
+    left = (
+        connect()
+        .execute(
+            "SELECT * FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [ASLEEP],
+        )
+        .fetchall()
+    )
     assert cancelled
     assert left == []

@@ -26,6 +26,7 @@ from django_ray_worker.outcome import (
     Refused,
     Returned,
     TimedOut,
+    Unplaced,
 )
 from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, decide
 
@@ -72,7 +73,7 @@ claims = st.builds(
     st.integers(0, 10),
 )
 outcomes = st.sampled_from(
-    [Returned("1"), Raised(ERROR), Refused(ERROR), TimedOut(1.0), Cancelled(), Lost("died"), Interrupted()]
+    [Returned("1"), Raised(ERROR), Refused(ERROR), TimedOut(1.0), Cancelled(), Lost("died"), Interrupted(), Unplaced()]
 )
 chances = st.floats(0, 1)
 
@@ -94,7 +95,7 @@ def test_every_outcome_has_a_verdict_and_nothing_is_retried_for_ever(claim, outc
         case Cancel():
             assert isinstance(outcome, Cancelled)
         case Release():
-            assert isinstance(outcome, Interrupted)
+            assert isinstance(outcome, Interrupted | Unplaced)
 
 
 @given(claims, chances)
@@ -103,6 +104,11 @@ def test_being_interrupted_or_lost_costs_no_attempt(claim, chance):
     lost = decide(claim, Lost("died"), chance)
     assert isinstance(lost, Retry | Fail)
     assert lost.failures == 0
+
+
+def test_what_no_node_can_run_is_claimed_again_more_and_more_seldom():
+    afters = [decide(replace(CLAIM, attempt=attempt), Unplaced(), 0).after for attempt in (1, 2, 3, 50)]
+    assert afters == [15, 30, 60, 600]
 
 
 def test_a_failure_is_retried_until_max_attempts():

@@ -30,7 +30,7 @@ class Fault:
 
     name: str
     struck: Command
-    first_start: datetime | None  # Elsewhere, while the fault lasted; None when there was nowhere to start.
+    first_start: datetime | None  # While the fault lasted; None when there was none.
     undone: Command
     start_after: datetime  # The first on what had been away.
 
@@ -59,11 +59,14 @@ class Faults:
         self._note(f"{node} is killed", struck, first, undone, (node,))
 
     def pause_node(self, node: str) -> None:
-        """Pause a node until the cluster has called it dead, see the other one go on, and let it find that out."""
-        others = [other for other in NODES if other != node]
+        """Pause a node until the cluster has called it dead, and let it find that out.
+
+        The other one need not go on meanwhile: Ray may have sent what is next to the node that says nothing, and
+        waits for that for minutes.
+        """
         struck = self._do("pause", node)
         time.sleep(PAUSE_SECONDS)  # the fault itself
-        first = self._watch.until_started(others, struck.done)
+        first = self._watch.first_start(NODES, struck.done)
         undone = self._do("unpause", node)
         self._note(f"{node} is paused for {PAUSE_SECONDS} s", struck, first, undone, (node,))
 

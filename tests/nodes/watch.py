@@ -60,6 +60,10 @@ class Watch:
         self.until(lambda: len(self._starts(nodes, since)) == len(nodes), f"a start on {' and '.join(nodes)}")
         return min(row.at for row in self._starts(nodes, since))
 
+    def first_start(self, nodes: Sequence[str], since: datetime) -> datetime | None:
+        """Return when the first task has started on one of the nodes, None when none has."""
+        return min((row.at for row in self._starts(nodes, since)), default=None)
+
     def _starts(self, nodes: Sequence[str], since: datetime) -> list[Any]:
         return self.ask(_NODES, since, list(nodes))
 

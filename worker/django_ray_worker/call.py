@@ -47,8 +47,8 @@ class Executor(Protocol):
         """How many claims one call may carry."""
         ...
 
-    def can_place(self, claim: Claim) -> bool:
-        """Tell whether there is, in all, what the claim asks for."""
+    def lacks(self, claim: Claim) -> dict[str, float]:
+        """Return what the claim asks for and there is not in all."""
         ...
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
@@ -62,6 +62,7 @@ class Call:
     def __init__(
         self, claims: Sequence[Claim], executor: Executor, pace: Pace, report: Callable[[Claim, Outcome], None]
     ) -> None:
+        self.claims = claims
         self._left = deque(claims)  # In the order in which they run.
         self._executor = executor
         self._pace = pace

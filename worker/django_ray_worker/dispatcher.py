@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from django_ray_worker.backlog import Backlog
 from django_ray_worker.call import Call, Executor, judge
-from django_ray_worker.outcome import Cancelled, Interrupted
+from django_ray_worker.outcome import Cancelled, Interrupted, Unplaced
 from django_ray_worker.pace import Pace
 from django_ray_worker.slots import Slots
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from django_ray_worker.statements import Record
 
 __all__ = ["Dispatcher"]
+
+MOST_PARKED = 100  # Calls that wait for a node; what comes after them waits in the queue.
 
 log = logging.getLogger("django_ray.dispatcher")
 
@@ -45,6 +47,7 @@ class Dispatcher:
             give_back=lambda claim: self._report(claim, Interrupted()),
         )
         self._running: dict[UUID, tuple[Claim, Call]] = {}
+        self._parked = 0  # Calls without a slot.
         self._calls: TaskGroup
 
     def open(self, calls: TaskGroup, waits: TaskGroup) -> None:
@@ -76,25 +79,50 @@ class Dispatcher:
         """Fill the free slots."""
         while self._backlog and self._slots.free and self._executor.is_usable:
             claims = self._backlog.take()
-            call = Call(claims, self._executor, self._pace, self._report)
-            for claim in claims:
-                self._running[claim.task_id] = claim, call
-            # It waits for a node that may never come, which is no reason to hold up the others.
-            has_slot = self._executor.can_place(claims[0])
-            if has_slot:
+            if lacking := self._executor.lacks(claims[0]):
+                self._park(claims, lacking)
+            else:
                 self._slots.take()
-            self._calls.start_soon(self._run, call, claims, has_slot)
+                self._calls.start_soon(self._run_in_slot, self._call(claims))
 
-    async def _run(self, call: Call, claims: Sequence[Claim], has_slot: bool) -> None:  # noqa: FBT001
+    async def _run_in_slot(self, call: Call) -> None:
+        try:
+            await self._run(call)
+        finally:
+            self._slots.release()
+            self.dispatch()
+            self._on_free()
+
+    def _park(self, claims: Sequence[Claim], lacking: Mapping[str, float]) -> None:
+        """Let them wait in Ray for a node that may never come: without a slot, so that they hold up nobody."""
+        if self._parked == MOST_PARKED:
+            for claim in claims:
+                self._report(claim, Unplaced())
+            return
+        log.warning(
+            "%s asks for %s, and the cluster has less in all: it waits for a node that has it.", claims[0], lacking
+        )
+        self._parked += 1
+        self._calls.start_soon(self._run_parked, self._call(claims))
+
+    async def _run_parked(self, call: Call) -> None:
+        try:
+            await self._run(call)
+        finally:
+            self._parked -= 1
+
+    def _call(self, claims: Sequence[Claim]) -> Call:
+        call = Call(claims, self._executor, self._pace, self._report)
+        for claim in claims:
+            self._running[claim.task_id] = claim, call
+        return call
+
+    async def _run(self, call: Call) -> None:
         try:
             await call.run()
         finally:
-            for claim in claims:
-                self._forget(claim)  # what was given back was never reported
-            if has_slot:
-                self._slots.release()
-                self.dispatch()
-                self._on_free()
+            for claim in call.claims:
+                self._forget(claim)  # what the call has settled was never reported
 
     def clear(self) -> None:
         """Give back what has not started."""

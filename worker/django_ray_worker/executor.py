@@ -12,11 +12,12 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
-from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_on_after, to_thread
+from anyio import CancelScope, create_task_group, fail_after, get_cancelled_exc_class, move_on_after, to_thread
 from ray import exceptions
 
 from django_ray.runtime.call import invoke_on_ray
@@ -35,6 +36,7 @@ log = logging.getLogger("django_ray.executor")
 
 COOPERATE_SECONDS = 2.0  # That a cancelled body gets before its process is killed.
 PREFLIGHT_SECONDS = 5.0
+HEAD_SECONDS = 30.0  # That the head gets for a reply.
 MOST_PER_CALL = 250  # Claims; more gain nothing.
 
 
@@ -80,21 +82,23 @@ class RayExecutor:
             race.start_soon(watch)
             try:
                 await self._start_workers()
+            except TimeoutError:
+                failure = failure or OSError("The head of the Ray cluster does not answer.")
             except exceptions.RayError as error:
-                failure = self._unprepared(error)
+                failure = failure or self._unprepared(error)
             race.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
     async def _start_workers(self) -> None:
         cpus = int(self._resources.get("CPU", 0))
-        # In a thread: the first call exports the function, and blocks for as long as the head does not answer.
-        refs = await to_thread.run_sync(self._submit_nothing, max(1, min(cpus, 16)), abandon_on_cancel=True)
+        # The first call exports the function.
+        refs = await _ask_head(partial(self._submit_nothing, max(1, min(cpus, 16))))
         if not cpus:
             log.info("The Ray cluster has no CPU yet: waiting for a node.")
         for ref in refs:
             await ref
-        self._resources = await to_thread.run_sync(_cluster_resources, abandon_on_cancel=True)
+        self._resources = await _ask_head(_cluster_resources)
         self.cpus = max(1, int(self._resources.get("CPU", 1)))
 
     def _submit_nothing(self, times: int) -> list[Any]:
@@ -141,17 +145,12 @@ class RayExecutor:
         with CancelScope(shield=True):
             await to_thread.run_sync(self._close)
 
-    def can_place(self, claim: Claim) -> bool:
-        """Tell whether the cluster has, in all, what the claim asks for; what it lacks may come with a new node."""
+    def lacks(self, claim: Claim) -> dict[str, float]:
+        """Return what the claim asks for and the cluster does not have in all; it may come with a new node."""
         wanted = _wanted(claim.options.ray)
         if any(self._resources.get(name, 0) < number for name, number in wanted.items()):
             self._resources = _cluster_resources()
-        missing = {name: number for name, number in wanted.items() if self._resources.get(name, 0) < number}
-        if missing:
-            log.warning(
-                "%s asks for %s, and the cluster has less in all: it waits for a node that has it.", claim, missing,
-            )  # fmt: skip
-        return not missing
+        return {name: number for name, number in wanted.items() if self._resources.get(name, 0) < number}
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims in one call. Cancelled: stop what runs, and still return what the others became."""
@@ -277,6 +276,15 @@ class RayExecutor:
         self._remotes.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _ask_head[Reply](question: Callable[[], Reply]) -> Reply:
+    """Return what the head has to reply: asked in a thread, because Ray waits for a dead one; TimeoutError if it is.
+
+    Not to be cut short: a thread that is inside Ray and Ray's shutdown had better not meet.
+    """
+    with fail_after(HEAD_SECONDS, shield=True):
+        return await to_thread.run_sync(question, abandon_on_cancel=True)
 
 
 def _cluster_resources() -> dict[str, float]:

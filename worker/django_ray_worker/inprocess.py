@@ -30,9 +30,9 @@ class InProcessExecutor:
     is_usable = True
     most_per_call = 1
 
-    def can_place(self, claim: Claim) -> bool:  # noqa: ARG002
+    def lacks(self, claim: Claim) -> dict[str, float]:  # noqa: ARG002
         """There is one process, and it is here."""
-        return True
+        return {}
 
     async def until_gone(self) -> str:
         """Never return: it ends with us."""

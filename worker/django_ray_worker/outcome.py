@@ -14,6 +14,7 @@ __all__ = [
     "Refused",
     "Returned",
     "TimedOut",
+    "Unplaced",
 ]
 
 
@@ -72,4 +73,9 @@ class Interrupted:
     """The attempt was cut short through no fault of its own: the supervisor stopped, or the cluster went away."""
 
 
-type Outcome = Returned | Raised | Refused | TimedOut | Cancelled | Lost | Interrupted
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """It was not run: no node has what it asks for, and enough others wait for one."""
+
+
+type Outcome = Returned | Raised | Refused | TimedOut | Cancelled | Lost | Interrupted | Unplaced

@@ -16,9 +16,15 @@ from django_ray_worker.outcome import (
     Refused,
     Returned,
     TimedOut,
+    Unplaced,
 )
 
 __all__ = ["CANCELLED", "Cancel", "Fail", "Release", "Retry", "Succeed", "Verdict", "decide"]
+
+
+# Seconds until what no node can run is claimed again: doubling, and not longer than who adds a node would wait.
+FIRST_UNPLACED = 15.0
+LONGEST_UNPLACED = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,9 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """READY at once, nothing charged."""
+    """READY after so many seconds, nothing charged."""
+
+    after: float = 0
 
 
 type Verdict = Succeed | Retry | Fail | Cancel | Release
@@ -79,6 +87,8 @@ def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
             return _lost(claim, reason)
         case Interrupted():
             return Release()
+        case Unplaced():
+            return Release(after=min(LONGEST_UNPLACED, FIRST_UNPLACED * 2.0 ** min(claim.attempt - 1, 10)))
         case _:
             assert_never(outcome)
 

@@ -87,8 +87,8 @@ def _columns(verdict: Verdict) -> tuple[str, str | None, str | None, float | Non
             return "FAILED", None, _error(error), None, failures, losses
         case Cancel(error=error):
             return "CANCELLED", None, _error(error), None, 0, 0
-        case Release():
-            return "READY", None, None, None, 0, 0
+        case Release(after=after):
+            return "READY", None, None, after or None, 0, 0
         case _:
             assert_never(verdict)
 
