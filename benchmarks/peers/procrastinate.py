@@ -22,6 +22,10 @@ def prepare():
     app.schema_manager.apply_schema()
 
 
+def close():
+    app.close()
+
+
 def one_by_one(numbers):
     for number in numbers:
         mark.defer(number=number)
