@@ -71,6 +71,14 @@ def test_one_body_that_was_held_up_changes_little(pace):
     assert pace.of(claim()) < before + 0.001
 
 
+def test_a_long_one_now_and_then_leaves_the_others_together(pace):
+    for _ in range(5):
+        pace.observe(claim(), 2.0)
+        for _ in range(99):
+            pace.observe(claim(), 0.0001)
+    assert pace.of(claim()) < BUDGET_SECONDS / 10
+
+
 def test_after_a_loss_a_task_runs_alone_for_a_while(pace):
     pace.distrust(claim())
     for _ in range(100):
@@ -111,12 +119,21 @@ def test_short_ones_are_claimed_ahead_for_slots_that_will_be_free_soon(pace):
     assert backlog.room() == 0
 
 
+def test_one_is_claimed_ahead_where_calls_hold_one_and_end_soon(pace):
+    backlog, slots, _ = backlog_of(pace)
+    for _ in range(300):
+        pace.observe(claim("tasks.of_50_ms"), 0.05)
+    backlog.put([claim("tasks.of_50_ms")] * 2)
+    for _ in range(2):
+        slots.take(soon=backlog.is_short(backlog.take()))
+    assert backlog.room() == 2
+
+
 def test_long_ones_are_never_claimed_ahead(pace):
     backlog, slots, _ = backlog_of(pace)
-    backlog.put([claim("tasks.long")])
-    backlog.take()
-    slots.take(soon=True)
-    slots.take(soon=True)
+    backlog.put([claim("tasks.long")] * 2)
+    for _ in range(2):
+        slots.take(soon=backlog.is_short(backlog.take()))
     assert backlog.room() == 0
 
 

@@ -27,6 +27,7 @@ __all__ = ["Backlog"]
 
 # Calls to have claims for, per slot: one that may start, one that waits, and one for the error of the estimate.
 AHEAD = 3
+SOON_SECONDS = 0.75 * PATIENCE_SECONDS
 # A call of several stops whoever runs at its timeout: it must be far longer than what came before in the call.
 SHORTEST_SHARED_TIMEOUT = 1.0
 
@@ -50,7 +51,7 @@ class Backlog:
     def room(self) -> int:
         """Return how many more to claim; 0 for not yet."""
         # Ahead for the slots that will be free soon; what waits for a long body would only be given back.
-        ahead = self._slots.soon * self._per_call if self._per_call > 1 else 0
+        ahead = self._slots.soon * self._per_call if self._most > 1 else 0
         room = self._slots.free * self._per_call + ahead - len(self._claims)
         # Not a few at a time: each claim is a statement.
         return room if room > ahead // 2 else 0
@@ -83,7 +84,7 @@ class Backlog:
 
     def is_short(self, claims: Sequence[Claim]) -> bool:
         """Tell whether a call of these should end soon; of a task that was never seen nobody knows."""
-        return sum(map(self._pace.of, claims)) < BUDGET_SECONDS
+        return all(map(self._pace.knows, claims)) and sum(map(self._pace.of, claims)) < SOON_SECONDS
 
     @property
     def claims(self) -> tuple[Claim, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from django_ray.runtime.call import BUDGET_SECONDS
+from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from django_ray_worker.claim import Claim
@@ -31,8 +31,13 @@ class Pace:
         """Return the seconds to expect."""
         return self._means.get(claim.callable_path, _UNSEEN)[0]
 
+    def knows(self, claim: Claim) -> bool:
+        """Tell whether a body of that task has been seen."""
+        return claim.callable_path in self._means
+
     def observe(self, claim: Claim, seconds: float) -> None:
-        """Take note of how long a body took."""
+        """Take note of how long a body took. Above the patience of a call all are alike: it is settled then."""
+        seconds = min(seconds, PATIENCE_SECONDS)
         mean, number = self._means.get(claim.callable_path, _UNSEEN)
         number = min(number + 1, MEMORY)
         self._keep(claim, mean + (seconds - mean) / number, number)
