@@ -28,22 +28,23 @@ type Call = tuple[Task[..., Any], list[Any], dict[str, Any]]
 
 ROWS_PER_INSERT = 1000
 
+# The calls are one JSON text, which costs a client half of what a list for each column does.
 _INSERT = """
 INSERT INTO django_ray_execution
     (backend, queue_name, priority, callable_path, args, kwargs, options, enqueued_at, run_after, due_at)
 SELECT
-    %s, queue_name, priority, callable_path, args::jsonb, kwargs::jsonb, options::jsonb, statement_timestamp(),
+    %s, queue_name, priority, callable_path, args, kwargs, options, statement_timestamp(),
     coalesce(moment, statement_timestamp() + delay), coalesce(moment, statement_timestamp() + delay)
-FROM {calls} AS call(queue_name, priority, callable_path, args, kwargs, options, moment, delay, place)
+FROM ROWS FROM (
+    json_to_recordset(%s::json) AS (
+        queue_name text, priority int2, callable_path text, args jsonb, kwargs jsonb, options jsonb,
+        moment timestamptz, delay interval
+    )
+) WITH ORDINALITY
+    AS call(queue_name, priority, callable_path, args, kwargs, options, moment, delay, place)
 ORDER BY place
 RETURNING task_id, enqueued_at, run_after
 """
-_MANY = _INSERT.format(
-    calls="unnest(%s::text[], %s::int2[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[],"
-    " %s::interval[]) WITH ORDINALITY"
-)
-# Quicker to write and to plan, for the most frequent number of calls.
-_ONE = _INSERT.format(calls="(VALUES (%s, %s::int2, %s, %s, %s, %s, %s::timestamptz, %s::interval, 1))")
 
 
 class Inserted(NamedTuple):
@@ -63,43 +64,43 @@ def insert(backend: str, calls: Sequence[Call]) -> list[Inserted]:
     block = transaction.atomic(using=alias, savepoint=False) if len(calls) > ROWS_PER_INSERT else nullcontext()
     with block, connections[alias].cursor() as cursor:
         for start in range(0, len(calls), ROWS_PER_INSERT):
-            columns = _columns(calls[start : start + ROWS_PER_INSERT])
-            if len(calls) > 1:
-                cursor.execute(_MANY, [backend, *columns])
-            else:
-                cursor.execute(_ONE, [backend, *(column[0] for column in columns)])
+            cursor.execute(_INSERT, [backend, _rows(calls[start : start + ROWS_PER_INSERT])])
             inserted += map(Inserted._make, cursor.fetchall())
     return inserted
 
 
-def _columns(calls: Sequence[Call]) -> list[list[Any]]:
-    options: dict[int, str | None] = {id(task): _options(task) for task, *_ in calls}
-    moments = [_moment(task.run_after) for task, *_ in calls]
-    return [
-        [task.queue_name for task, *_ in calls],
-        [task.priority for task, *_ in calls],
-        [task.module_path for task, *_ in calls],
-        [_json(args) for _, args, _ in calls],
-        [_json(kwargs) for *_, kwargs in calls],
-        [options[id(task)] for task, *_ in calls],
-        [moment for moment, _ in moments],
-        [delay for _, delay in moments],
-    ]
+def _rows(calls: Sequence[Call]) -> str:
+    options = {id(task): _options(task) for task, *_ in calls}
+    return _json(
+        [
+            {
+                "queue_name": task.queue_name,
+                "priority": task.priority,
+                "callable_path": task.module_path,
+                "args": args,
+                "kwargs": kwargs,
+                "options": options[id(task)],
+                **_due(task.run_after),
+            }
+            for task, args, kwargs in calls
+        ]
+    )
 
 
-def _options(task: Task[..., Any]) -> str | None:
-    stored = task.row_options() if isinstance(task, RayTask) else None
-    return None if stored is None else _json(stored)
+def _options(task: Task[..., Any]) -> dict[str, Any] | None:
+    return task.row_options() if isinstance(task, RayTask) else None
 
 
-def _moment(run_after: datetime | timedelta | None) -> tuple[datetime | None, timedelta | None]:
+def _due(run_after: datetime | timedelta | None) -> dict[str, str]:
     match run_after:
+        case None:
+            return {}
         case timedelta():
-            return None, run_after
-        case datetime() if timezone.is_naive(run_after):  # with USE_TZ = False
-            return timezone.make_aware(run_after), None
-        case _:
-            return run_after, None
+            # In a unit that no time zone makes longer or shorter.
+            return {"delay": f"{run_after // timedelta(microseconds=1)} microseconds"}
+        case datetime():
+            aware = timezone.make_aware(run_after) if timezone.is_naive(run_after) else run_after  # USE_TZ = False
+            return {"moment": aware.isoformat()}
 
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

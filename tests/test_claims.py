@@ -453,6 +453,7 @@ def crowded(connect):
     )
     session.execute("INSERT INTO django_ray_execution (callable_path) SELECT 'x.y' FROM generate_series(1, 2000)")
     session.execute("ALTER TABLE django_ray_execution ENABLE TRIGGER USER")
+    session.execute(SQL["session_settings"])
     yield session
     session.execute("ALTER TABLE django_ray_execution RESET (autovacuum_enabled)")
 
@@ -492,6 +493,21 @@ async def test_claim_and_record_use_their_indexes_however_full_the_table(crowded
     assert indexes == {"django_ray_execution_pkey"}
     assert not [node for node in nodes(record) if node["Node Type"] == "Seq Scan"]
     assert buffers(record) < 50 * 40
+
+
+async def test_the_first_batch_is_recorded_by_index_before_anything_has_statistics(open_store, connect):
+    """C11: a table of which the server knows nothing, and a batch that looks like most of it."""
+    store, worker = await open_store()
+    session = connect()
+    session.execute("TRUNCATE django_ray_execution")
+    session.execute("INSERT INTO django_ray_execution (callable_path) SELECT 'x.y' FROM generate_series(1, 5000)")
+    session.execute(SQL["session_settings"])
+    claims = (await store.claim(worker, 400)).claims
+    record = plan(session, "record", record_parameters([(claim, Succeed(result="1")) for claim in claims]))
+    assert {node["Node Type"] for node in nodes(record) if "Scan" in node["Node Type"]} == {
+        "Function Scan",
+        "Index Scan",
+    }
 
 
 async def test_claims_stay_usable_while_an_old_transaction_holds_back_vacuum(open_store, connect):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Any, TypedDict
 
@@ -26,7 +26,7 @@ from django_ray.runtime.interrupt import protected, was_interrupted
 
 __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 
-BUDGET_SECONDS = 0.02  # A call starts no body after that.
+BUDGET_SECONDS = 0.05  # A call starts no body after that.
 PATIENCE_SECONDS = 0.1  # The others of a call wait no longer for a long body.
 MOST_RESULT_CHARACTERS = 1_000_000  # A call that has so many in its results is over: they travel together.
 
@@ -53,15 +53,14 @@ class _Call:
         self._rows = rows
         self._rest = deque(rows)
         self._lock = threading.Lock()  # Around what both threads look at.
+        self._is_over = False
         self._report: Report = {
             "envelopes": [], "seconds": [], "is_interrupted": False, "settled": [], "is_rest_ready": False
         }  # fmt: skip
 
     def run(self) -> Report:
-        watch = threading.Timer(PATIENCE_SECONDS, self._settle)
-        watch.daemon = True
         if len(self._rest) > 1:
-            watch.start()
+            _watch().guard(self)
         began = before = time.monotonic()
         characters = 0
         while not was_interrupted() and (row := self._next()) is not None:
@@ -74,8 +73,8 @@ class _Call:
             characters += len(envelope["result"]) if envelope["kind"] == "returned" else len(envelope["traceback"])
             if now - began > BUDGET_SECONDS or characters > MOST_RESULT_CHARACTERS:
                 break
-        watch.cancel()
         with self._lock:
+            self._is_over = True
             self._report["is_interrupted"] = was_interrupted()
             return self._report
 
@@ -83,9 +82,11 @@ class _Call:
         with self._lock:
             return self._rest.popleft() if self._rest else None
 
-    def _settle(self) -> None:
-        """Settle all but the body that runs, in the watch's own thread and connection."""
+    def settle(self) -> None:
+        """Settle all but the body that runs, in the thread and connection of the watch."""
         with self._lock:
+            if self._is_over:
+                return
             returned = {
                 index: envelope["result"]
                 for index, envelope in enumerate(self._report["envelopes"])
@@ -102,6 +103,48 @@ class _Call:
             self._report["settled"] = list(returned)
             self._report["is_rest_ready"] = True
             self._rest.clear()
+
+
+class _Watch:
+    """A thread that settles the call that has been running for too long.
+
+    One for all calls, which sleeps through those that end in time: starting a thread for each costs as much as a body.
+    """
+
+    def __init__(self) -> None:
+        self._guarded: tuple[float, _Call] | None = None  # Written by the main thread alone.
+        self._changed = threading.Event()
+        self._is_idle = False
+
+    def guard(self, call: _Call) -> None:
+        """Settle the call after its patience, unless another one is guarded by then."""
+        self._guarded = time.monotonic() + PATIENCE_SECONDS, call
+        if self._is_idle:
+            self._changed.set()
+
+    def run(self) -> None:
+        """Watch for ever."""
+        settled = None
+        while True:
+            # Idle is said before it is looked whether there is anything to do: who comes in between sets the event.
+            self._changed.clear()
+            self._is_idle = True
+            if self._guarded is settled:
+                self._changed.wait()
+            self._is_idle = False
+            while (guarded := self._guarded) is not None and guarded is not settled:
+                at, call = guarded
+                time.sleep(max(0, at - time.monotonic()))
+                if self._guarded is guarded:
+                    call.settle()
+                    settled = guarded
+
+
+@cache
+def _watch() -> _Watch:
+    watch = _Watch()
+    threading.Thread(target=watch.run, name="django-ray-watch", daemon=True).start()
+    return watch
 
 
 def _write(returned: Sequence[tuple[str, str]], unstarted: Sequence[str]) -> None:

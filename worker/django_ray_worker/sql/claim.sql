@@ -23,7 +23,7 @@ WITH candidate AS MATERIALIZED (
     WHERE task_id = ANY (ARRAY(SELECT task_id FROM chosen))
     RETURNING
         task_id, priority, attempt_number, claimed_by_id, queue_name, callable_path, options, failures, losses,
-        jsonb_build_object(
+        json_build_object(
             'task_id', task_id, 'state', state, 'backend', backend, 'queue_name', queue_name, 'priority', priority,
             'callable_path', callable_path, 'args', args, 'kwargs', kwargs, 'options', options,
             'run_after', run_after, 'enqueued_at', enqueued_at, 'started_at', started_at,

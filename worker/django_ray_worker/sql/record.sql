@@ -20,12 +20,11 @@ UPDATE django_ray_execution AS execution SET
         ELSE execution.errors || (coalesce(verdict.error, %(cancelled)s)::jsonb || jsonb_build_object(
             'attempt', verdict.attempt, 'worker_id', verdict.worker::text, 'at', statement_timestamp()))
     END,
-    failures = execution.failures + verdict.failures,
-    losses = execution.losses + verdict.losses
-FROM unnest(
-    %(task_ids)s::uuid[], %(attempts)s::int[], %(workers)s::int[], %(states)s::text[], %(results)s::text[],
-    %(errors)s::text[], %(afters)s::float8[], %(failures)s::int[], %(losses)s::int[]
-) AS verdict(task_id, attempt, worker, state, result, error, after, failures, losses)
+    failures = execution.failures + coalesce(verdict.failures, 0),
+    losses = execution.losses + coalesce(verdict.losses, 0)
+FROM json_to_recordset(%(verdicts)s::json) AS verdict(
+    task_id uuid, attempt int, worker int, state text, result text, error text, after float8, failures int, losses int
+)
 WHERE execution.task_id = verdict.task_id
     AND execution.attempt_number = verdict.attempt
     AND execution.claimed_by_id IS NOT DISTINCT FROM verdict.worker
