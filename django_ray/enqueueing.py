@@ -1,4 +1,4 @@
-"""Calls become rows: one INSERT per 1,000, which returns what the database alone knows.
+"""Calls become rows: one statement per 1,000, which returns what the database alone knows.
 
 Ids and moments are the database's: the order of enqueueing then follows one clock, and a run_after that is a timedelta
 counts from the INSERT, however wrong the clock of the web server is.
@@ -6,7 +6,6 @@ counts from the INSERT, however wrong the clock of the web server is.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from django.tasks import Task
 from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
+from django_ray.serialization import encode
 from django_ray.tasks import RayTask
 
 __all__ = ["Call", "Inserted", "check_function", "check_importable", "check_run_after", "insert"]
@@ -28,23 +28,7 @@ type Call = tuple[Task[..., Any], list[Any], dict[str, Any]]
 
 ROWS_PER_INSERT = 1000
 
-# The calls are one JSON text, which costs a client half of what a list for each column does.
-_INSERT = """
-INSERT INTO django_ray_execution
-    (backend, queue_name, priority, callable_path, args, kwargs, options, enqueued_at, run_after, due_at)
-SELECT
-    %s, queue_name, priority, callable_path, args, kwargs, options, statement_timestamp(),
-    coalesce(moment, statement_timestamp() + delay), coalesce(moment, statement_timestamp() + delay)
-FROM ROWS FROM (
-    json_to_recordset(%s::json) AS (
-        queue_name text, priority int2, callable_path text, args jsonb, kwargs jsonb, options jsonb,
-        moment timestamptz, delay interval
-    )
-) WITH ORDINALITY
-    AS call(queue_name, priority, callable_path, args, kwargs, options, moment, delay, place)
-ORDER BY place
-RETURNING task_id, enqueued_at, run_after
-"""
+_ENQUEUE = "SELECT task_id, enqueued_at, run_after FROM django_ray_enqueue(%s, %s)"
 
 
 class Inserted(NamedTuple):
@@ -64,14 +48,15 @@ def insert(backend: str, calls: Sequence[Call]) -> list[Inserted]:
     block = transaction.atomic(using=alias, savepoint=False) if len(calls) > ROWS_PER_INSERT else nullcontext()
     with block, connections[alias].cursor() as cursor:
         for start in range(0, len(calls), ROWS_PER_INSERT):
-            cursor.execute(_INSERT, [backend, _rows(calls[start : start + ROWS_PER_INSERT])])
+            cursor.execute(_ENQUEUE, [backend, _rows(calls[start : start + ROWS_PER_INSERT])])
             inserted += map(Inserted._make, cursor.fetchall())
     return inserted
 
 
 def _rows(calls: Sequence[Call]) -> str:
-    options = {id(task): _options(task) for task, *_ in calls}
-    return _json(
+    tasks = {id(task): task for task, *_ in calls}
+    options = {key: _options(task) for key, task in tasks.items()}
+    return encode(
         [
             {
                 "queue_name": task.queue_name,
@@ -101,9 +86,6 @@ def _due(run_after: datetime | timedelta | None) -> dict[str, str]:
         case datetime():
             aware = timezone.make_aware(run_after) if timezone.is_naive(run_after) else run_after  # USE_TZ = False
             return {"moment": aware.isoformat()}
-
-
-_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def check_function(function: Callable[..., Any]) -> None:

@@ -6,7 +6,6 @@ in the row's options as {"retry": {...}, "timeout": seconds, "ray": {...}}; read
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from functools import partial
 from typing import Any, Self, TypedDict, cast
 
 from django_ray.retry import Backoff, RetryPolicy, class_path
-from django_ray.serialization import dumps
+from django_ray.serialization import jsonable
 
 __all__ = ["ExceptionClass", "Requirements", "TaskOptions", "stored", "whole"]
 
@@ -77,7 +76,7 @@ def stored(said: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {name} is {value!r}: {error}") from None
     flat = {**options.pop(""), **{part: values for part, values in options.items() if values}}
-    return cast("dict[str, Any]", json.loads(dumps(flat, where))) if flat else None
+    return cast("dict[str, Any]", jsonable(flat, where)) if flat else None
 
 
 def whole(least: int, value: Any) -> int:

@@ -146,7 +146,10 @@ def task_of(task: Task[..., Any], row: Row) -> Any:
 
 def changed(task: Task[..., Any], **changes: Any) -> Any:
     """Return the task with some of its attributes changed, and not validated again."""
-    if all(getattr(task, name) == value for name, value in changes.items()):
+    for name, value in changes.items():
+        if getattr(task, name) != value:
+            break
+    else:
         return task  # immutable
     values = {name: getattr(task, name) for name in _names(cast("Any", type(task)))}
     return _with(type(task), **{**values, **changes})

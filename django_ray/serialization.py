@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["clean_text", "dumps", "jsonable"]
+__all__ = ["clean_text", "encode", "jsonable"]
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+# What jsonable() returns, as JSON text.
+encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 # What people pass most often, and what to pass instead.
 _REMEDIES = (
@@ -31,11 +32,6 @@ _REMEDIES = (
     ("django.utils.functional.Promise", "pass str(value)"),
     ("django.db.models.query.QuerySet", "pass a list of primary keys"),
 )
-
-
-def dumps(value: Any, where: str) -> str:
-    """Return value as JSON text that jsonb takes; TypeError or ValueError names the place below where."""
-    return _encode(jsonable(value, where))
 
 
 def jsonable(value: Any, where: str) -> Any:
@@ -63,8 +59,8 @@ def _jsonable(value: Any, where: str) -> Any:
                 return _text(value.decode("utf-8"), where)
             except UnicodeDecodeError:
                 raise ValueError(f"{where} is bytes that are not UTF-8: pass base64 text.") from None
-        case _ if (encode := _own_encoding(value)) is not None:
-            return _jsonable(encode(), where)
+        case _ if (own := _own_encoding(value)) is not None:
+            return _jsonable(own(), where)
         case Mapping():
             return {_key(key, where): _jsonable(item, f"{where}[{key!r}]") for key, item in value.items()}
         case Sequence() if not isinstance(value, bytearray | memoryview | range):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from django_ray.requirements import TaskOptions
 from django_ray.results import import_task, task_result
 from django_ray.retry import Backoff, RetryPolicy
-from django_ray.serialization import clean_text, dumps, jsonable
+from django_ray.serialization import clean_text, encode, jsonable
 from django_ray_worker.claim import Claim
 from django_ray_worker.outcome import (
     Cancelled,
@@ -182,7 +182,7 @@ anything = st.recursive(
 @given(anything)
 def test_whatever_passes_can_be_stored_and_read_back(value):
     try:
-        text = dumps(value, "args[0]")
+        text = encode(jsonable(value, "args[0]"))
     except (TypeError, ValueError) as refusal:
         assert "args[0]" in str(refusal)
     else:

@@ -168,5 +168,5 @@ def _write(returned: Sequence[tuple[str, str]], unstarted: Sequence[str]) -> Non
 
 
 def _fence(row: str) -> Q:
-    claim = ClaimedRow(**json.loads(row))
+    claim = ClaimedRow.of(row)
     return Q(task_id=claim.task_id, attempt_number=claim.attempt_number, claimed_by=int(claim.worker_ids[-1]))

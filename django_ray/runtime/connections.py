@@ -6,39 +6,35 @@ inside a transaction: the next task of this process finds them clean whatever th
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 from django.db import connections
 
-__all__ = ["upkeep"]
+__all__ = ["Upkeep"]
 
 
-@contextmanager
-def upkeep() -> Generator[None]:
-    """Bracket one task body. A transaction that was open before it, as in a TestCase, stays open."""
-    before: set[str] = set()
-    for connection in _opened():
-        connection.queries_log.clear()
-        if connection.in_atomic_block:
-            before.add(connection.alias)
-        else:
-            connection.close_if_unusable_or_obsolete()
-    try:
-        yield
-    finally:
-        for connection in _opened():
-            if connection.alias in before:
+class Upkeep:
+    """Brackets one task body. A transaction that was open before it, as in a TestCase, stays open."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before: set[str] = set()
+        for connection in connections.all(initialized_only=True):
+            connection.queries_log.clear()
+            if connection.in_atomic_block:
+                self._before.add(connection.alias)
+            else:
+                connection.close_if_unusable_or_obsolete()
+
+    def __exit__(self, *exception: object) -> None:
+        for connection in connections.all(initialized_only=True):
+            if connection.alias in self._before:
                 continue
             if connection.in_atomic_block or _is_in_transaction(connection):
                 _discard(connection)
             else:
                 connection.close_if_unusable_or_obsolete()
-
-
-def _opened() -> list[Any]:
-    return list(connections.all(initialized_only=True))
 
 
 def _is_in_transaction(connection: Any) -> bool:

@@ -174,12 +174,12 @@ def _remote() -> Any:
 
 def _call(shared: tuple[Any, Callable[..., Any], dict[str, Any]], call: tuple[Any, tuple[Any, ...]]) -> Any:
     """Run one call in its Ray worker."""
-    from django_ray.runtime.connections import upkeep
+    from django_ray.runtime.connections import Upkeep
     from django_ray.runtime.interrupt import interruptible, protected
 
     _, func, kwargs = shared
     _, args = call
-    with protected(), upkeep(), interruptible():
+    with protected(), Upkeep(), interruptible():
         return func(*args, **kwargs)
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 import django
 from asgiref.sync import async_to_sync
@@ -30,9 +30,9 @@ from django.utils.module_loading import import_string
 from django_ray.exceptions import InvalidResult
 from django_ray.results import import_task, task_result
 from django_ray.retry import class_path
-from django_ray.runtime.connections import upkeep
+from django_ray.runtime.connections import Upkeep
 from django_ray.runtime.interrupt import interruptible, was_interrupted
-from django_ray.serialization import clean_text, dumps
+from django_ray.serialization import clean_text, encode, jsonable
 
 if TYPE_CHECKING:
     from django.tasks import TaskResult
@@ -90,16 +90,16 @@ class ClaimedRow:
     finished_at: datetime | None = None
     result: Any = None
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def of(cls, payload: str) -> Self:
+        """Return the row whose JSON this is."""
+        columns = json.loads(payload)
+        is_aware = settings.USE_TZ
         for name in ("run_after", "enqueued_at", "started_at", "last_attempted_at"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                setattr(self, name, _moment(value))
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if settings.USE_TZ else timezone.make_naive(moment)
+            if (text := columns[name]) is not None:
+                moment = datetime.fromisoformat(text)
+                columns[name] = moment if is_aware else timezone.make_naive(moment)
+        return cls(**columns)
 
 
 def prepare() -> None:
@@ -111,8 +111,8 @@ def prepare() -> None:
 def invoke(payload: str) -> Envelope:
     """Run one attempt; payload is the JSON of the claim."""
     prepare()
-    with upkeep():
-        return run(ClaimedRow(**json.loads(payload)))
+    with Upkeep():
+        return run(ClaimedRow.of(payload))
 
 
 def run(row: ClaimedRow) -> Envelope:
@@ -129,8 +129,9 @@ def run(row: ClaimedRow) -> Envelope:
     try:
         returned = _call(result)
         has_returned = True
-        encoded = _encode(returned, options)
-        object.__setattr__(result, "_return_value", json.loads(encoded))
+        plain = jsonable(returned, "The result")
+        encoded = _encode(plain, options)
+        object.__setattr__(result, "_return_value", plain)
         _finish(result, TaskResultStatus.SUCCESSFUL)
         task_finished.send_robust(sender=type(backend), task_result=result)
     except BaseException as error:
@@ -166,8 +167,8 @@ async def _awaited(body: Coroutine[Any, Any, Any]) -> Any:
         return await body
 
 
-def _encode(returned: Any, options: Options | None) -> str:
-    encoded = dumps(returned, "The result")
+def _encode(plain: Any, options: Options | None) -> str:
+    encoded = encode(plain)
     size = len(encoded.encode())
     if options is not None and size > options.max_result_bytes:
         raise InvalidResult(

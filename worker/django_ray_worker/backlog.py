@@ -27,7 +27,7 @@ __all__ = ["Backlog"]
 
 # Calls to have claims for, per slot: one that may start, one that waits, and one for the error of the estimate.
 AHEAD = 3
-PLAN = 0.04
+PLANNED_SECONDS = 0.8 * BUDGET_SECONDS  # Of a call: its bodies may take longer than expected, and still all be run.
 SOON_SECONDS = 0.75 * PATIENCE_SECONDS
 # A call of several stops whoever runs at its timeout: it must be far longer than what came before in the call.
 SHORTEST_SHARED_TIMEOUT = 1.0
@@ -62,7 +62,7 @@ class Backlog:
         if not claims:
             return
         expected = sum(map(self._pace.of, claims)) / len(claims)
-        self._per_call = max(1, min(self._most, int(PLAN / expected)))
+        self._per_call = max(1, min(self._most, int(PLANNED_SECONDS / expected)))
         self._claims.extend(claims)
         # They are longer than those before: what will not run soon is for whoever can run it.
         most = max(self._slots.free, AHEAD * self._slots.total * self._per_call)
@@ -77,7 +77,7 @@ class Backlog:
         chosen, seconds = [first], self._pace.of(first)
         while self._claims and len(chosen) < share:
             seconds += self._pace.of(self._claims[0])
-            if seconds > PLAN or not _fits(first, self._claims[0]):
+            if seconds > PLANNED_SECONDS or not _fits(first, self._claims[0]):
                 break
             chosen.append(self._claims.popleft())
         self._moved.set()

@@ -69,7 +69,7 @@ def record_parameters(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def _columns(verdict: Verdict) -> dict[str, Any]:
-    """Return what of the row changes; what is not named is NULL or 0. A result is a text, because JSON's null is one."""
+    """Return what of the row changes; the rest is NULL or 0. A result is a text: JSON's null is one."""
     match verdict:
         case Succeed(result=result):
             return {"state": "SUCCESSFUL", "result": result}

@@ -1,8 +1,10 @@
 -- Take up to limit rows of our queues, by priority and then age, and say when the next one falls due.
 -- One index probe per queue: ANY over queues would sort the whole backlog.
-WITH candidate AS MATERIALIZED (
+WITH queue AS MATERIALIZED (
+    SELECT name FROM django_ray_queues(%(backend)s, %(queues)s) AS name
+), candidate AS MATERIALIZED (
     SELECT head.task_id, head.priority, queue.name
-    FROM django_ray_queues(%(backend)s, %(queues)s) AS queue(name)
+    FROM queue
     CROSS JOIN LATERAL (
         SELECT task_id, priority FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NULL
@@ -34,7 +36,7 @@ WITH candidate AS MATERIALIZED (
 SELECT
     -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody.
     EXISTS (
-        SELECT FROM django_ray_queues(%(backend)s, %(queues)s) AS queue(name)
+        SELECT FROM queue
         CROSS JOIN LATERAL (
             SELECT task_id FROM django_ray_execution
             WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NULL
@@ -45,7 +47,7 @@ SELECT
     ) AS has_skipped,
     (
         SELECT extract(epoch FROM min(due.due_at) - clock_timestamp())::float8
-        FROM django_ray_queues(%(backend)s, %(queues)s) AS queue(name)
+        FROM queue
         CROSS JOIN LATERAL (
             SELECT due_at FROM django_ray_execution
             WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NOT NULL
