@@ -67,6 +67,8 @@ def test_nothing_waits_behind_a_long_body_in_its_call_neither_to_start_nor_for_i
     wait_for_all()
     assert states() == {State.SUCCESSFUL}
     assert RayTaskExecution.objects.aggregate(most=Max("failures"))["most"] == 0
+    attempts = {len(worker_ids) for worker_ids in RayTaskExecution.objects.values_list("worker_ids", flat=True)}
+    assert attempts == {1}, "a claim that was given back before its body began shows as an attempt"
 
 
 def test_a_failure_in_a_call_is_its_own(trusted):

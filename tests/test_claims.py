@@ -166,6 +166,23 @@ async def test_a_record_returns_what_it_wrote(open_store, insert, rows):
     assert 59 < (three["due_at"] - three["last_attempted_at"]).total_seconds() < 61
 
 
+async def test_a_claim_whose_body_never_began_is_no_attempt_to_who_looks(open_store, insert, rows):
+    store, worker = await open_store()
+    insert()
+    (claim,) = (await store.claim(worker, 1)).claims
+    assert await store.record([(claim, Release(has_begun=False))]) == {claim.task_id}
+    seen = "state, worker_ids, started_at, last_attempted_at"
+    assert rows(seen) == [{"state": "READY", "worker_ids": [], "started_at": None, "last_attempted_at": None}]
+    (begun,) = (await store.claim(worker, 1)).claims
+    await store.record([(begun, Release())])
+    first = rows("started_at")[0]["started_at"]
+    (again,) = (await store.claim(worker, 1)).claims
+    await store.record([(again, Release(has_begun=False))])
+    assert rows("worker_ids, started_at, attempt_number") == [
+        {"worker_ids": [str(worker)], "started_at": first, "attempt_number": 3}  # the fence counts every claim
+    ]
+
+
 async def test_the_fence_refuses_an_older_attempt_and_another_owner(open_store, insert, rows):
     """C3: the late outcome of an attempt that was taken away changes nothing."""
     store, worker = await open_store()

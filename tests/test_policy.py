@@ -27,6 +27,7 @@ from django_ray_worker.outcome import (
     Returned,
     TimedOut,
     Unplaced,
+    Unstarted,
 )
 from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, decide
 
@@ -73,7 +74,17 @@ claims = st.builds(
     st.integers(0, 10),
 )
 outcomes = st.sampled_from(
-    [Returned("1"), Raised(ERROR), Refused(ERROR), TimedOut(1.0), Cancelled(), Lost("died"), Interrupted(), Unplaced()]
+    [
+        Returned("1"),
+        Raised(ERROR),
+        Refused(ERROR),
+        TimedOut(1.0),
+        Cancelled(),
+        Lost("died"),
+        Interrupted(),
+        Unstarted(),
+        Unplaced(),
+    ]
 )
 chances = st.floats(0, 1)
 
@@ -95,12 +106,14 @@ def test_every_outcome_has_a_verdict_and_nothing_is_retried_for_ever(claim, outc
         case Cancel():
             assert isinstance(outcome, Cancelled)
         case Release():
-            assert isinstance(outcome, Interrupted | Unplaced)
+            assert isinstance(outcome, Interrupted | Unstarted | Unplaced)
+            assert verdict.has_begun == isinstance(outcome, Interrupted)
 
 
 @given(claims, chances)
 def test_being_interrupted_or_lost_costs_no_attempt(claim, chance):
     assert decide(claim, Interrupted(), chance) == Release()
+    assert decide(claim, Unstarted(), chance) == Release(has_begun=False)
     lost = decide(claim, Lost("died"), chance)
     assert isinstance(lost, Retry | Fail)
     assert lost.failures == 0

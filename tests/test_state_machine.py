@@ -39,6 +39,7 @@ verdicts = st.sampled_from(
         Retry(error=ERROR, after=3600, failures=1),
         Cancel(error=ERROR),
         Release(),
+        Release(has_begun=False),
     ]
 )
 
@@ -50,6 +51,7 @@ class Model:
     state: str = "READY"
     is_due: bool = True
     attempt: int = 0
+    begun: int = 0  # Attempts that may have begun, to who looks.
     owner: int | None = None
     errors: int = 0
     losses: int = 0
@@ -105,6 +107,7 @@ class TwoSupervisors(RuleBasedStateMachine):
             model = self.rows[claim.task_id]
             model.state, model.owner = "RUNNING", self.arena.workers[who]
             model.attempt += 1
+            model.begun += 1
             assert claim.attempt == model.attempt
         self.claims.extend(batch.claims)
 
@@ -124,6 +127,7 @@ class TwoSupervisors(RuleBasedStateMachine):
             model.state = {Succeed: "SUCCESSFUL", Fail: "FAILED", Cancel: "CANCELLED"}.get(type(verdict), "READY")
             model.is_due = not (isinstance(verdict, Retry) and verdict.after)
             model.errors += isinstance(verdict, Retry | Fail | Cancel)
+            model.begun -= verdict == Release(has_begun=False)
 
     @rule(who=st.integers(0, 1))
     def rescue(self, who):
@@ -149,12 +153,14 @@ class TwoSupervisors(RuleBasedStateMachine):
         assert (ours, unheld) == ({}, len(mine))
         for key in mine:
             self.rows[key].owner, self.rows[key].state, self.rows[key].is_due = None, "READY", True
+            self.rows[key].begun -= 1
 
     @invariant()
     def the_rows_are_as_the_model_says(self):
         found = self.arena.session.execute(
             "SELECT task_id, state, due_at IS NULL AS is_due, attempt_number, claimed_by_id, losses,"
-            " jsonb_array_length(errors) AS errors, jsonb_array_length(worker_ids) AS workers FROM django_ray_execution"
+            " jsonb_array_length(errors) AS errors, jsonb_array_length(worker_ids) AS workers,"
+            " started_at IS NOT NULL AS is_begun FROM django_ray_execution"
         ).fetchall()
         for row in found:
             model = self.rows[row["task_id"]]
@@ -163,7 +169,7 @@ class TwoSupervisors(RuleBasedStateMachine):
                 model.attempt,
                 model.owner,
             )
-            assert row["workers"] == model.attempt
+            assert (row["workers"], row["is_begun"]) == (model.begun, model.begun > 0)
             assert (row["errors"], row["losses"]) == (model.errors, model.losses)
             if row["state"] == "READY":
                 assert row["is_due"] == model.is_due

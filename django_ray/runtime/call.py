@@ -18,7 +18,7 @@ from operator import or_
 from typing import Any, TypedDict
 
 from django.db import connections, router, transaction
-from django.db.models import Q
+from django.db.models import Case, F, Func, JSONField, Q, When
 from django.db.models.functions import Now
 
 from django_ray.runtime.entrypoint import ClaimedRow, Envelope, invoke, prepare
@@ -163,8 +163,19 @@ def _write(returned: Sequence[tuple[str, str]], unstarted: Sequence[str]) -> Non
         if unstarted:
             released = rows.filter(reduce(or_, map(_fence, unstarted)))
             ids = list(released.values_list("task_id", flat=True))
-            released.update(state=State.READY, claimed_by=None)
+            released.update(state=State.READY, claimed_by=None, **_unbegun())
             rows.filter(task_id__in=ids, cancel_requested_at__isnull=False).cancel()
+
+
+def _unbegun() -> dict[str, Any]:
+    """Return what makes a claim look as if it had not been: as record.sql does it."""
+    is_first = Q(worker_ids__1__isnull=True)
+    without_last = Func(F("worker_ids"), template="%(expressions)s - -1", output_field=JSONField())
+    return {
+        "worker_ids": without_last,
+        "started_at": Case(When(is_first, then=None), default=F("started_at")),
+        "last_attempted_at": Case(When(is_first, then=None), default=F("last_attempted_at")),
+    }
 
 
 def _fence(row: str) -> Q:

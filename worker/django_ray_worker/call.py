@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from django_ray.runtime.call import PATIENCE_SECONDS
 from django_ray_worker.answer import Answer, NoAnswer, refused
-from django_ray_worker.outcome import Cancelled, Interrupted, Lost, Outcome, TimedOut
+from django_ray_worker.outcome import Cancelled, Interrupted, Lost, Outcome, TimedOut, Unstarted
 from django_ray_worker.policy import Fail, Retry, Verdict, decide
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Call:
         self._pace = pace
         self._report = report
         self._unwanted: set[UUID] = set()
+        self._may_run = False  # One of those left may have begun.
         self._scope = CancelScope()
 
     def cancel(self, claim: Claim) -> None:
@@ -94,7 +95,7 @@ class Call:
                 await checkpoint_if_cancelled()
                 await self._run()
         except get_cancelled_exc_class():
-            self._report_left(Interrupted())
+            self._report_left(Interrupted() if self._may_run else Unstarted())
             raise
         except Exception as error:
             # No execution may stop the supervisor; the loss limit ends one that always does this.
@@ -114,6 +115,7 @@ class Call:
         began, timeout = current_time(), self._left[0].options.timeout
         is_alone = len(self._left) == 1
         answer: Answer | NoAnswer = NoAnswer(Interrupted())
+        self._may_run = True
         with CancelScope(deadline=FOREVER if timeout is None else began + timeout) as self._scope:
             answer = await self._executor.run(tuple(self._left))
         if isinstance(answer, Answer):
@@ -125,8 +127,10 @@ class Call:
         has_stopped = is_alone or (isinstance(answer, Answer) and answer.has_stopped)
         if self._left and self._scope.cancel_called and has_stopped:
             self._report_next(self._why_stopped(current_time() - began))
-        if isinstance(answer, Answer) and answer.is_rest_ready:
-            self._left.clear()
+        if isinstance(answer, Answer):
+            self._may_run = False
+            if answer.is_rest_ready:
+                self._left.clear()
 
     def _take(self, answer: Answer) -> None:
         for index, (outcome, seconds) in enumerate(zip(answer.outcomes, answer.seconds, strict=True)):
@@ -167,7 +171,7 @@ def abandoned(claim: Claim) -> Verdict:
 
 def released(claim: Claim) -> Verdict:
     """Return the verdict on a claim that never reached us."""
-    return judge(claim, Interrupted())
+    return judge(claim, Unstarted())
 
 
 def judge(claim: Claim, outcome: Outcome) -> Verdict:

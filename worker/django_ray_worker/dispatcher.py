@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from django_ray_worker.backlog import Backlog
 from django_ray_worker.call import Call, Executor, judge
-from django_ray_worker.outcome import Cancelled, Interrupted, Unplaced
+from django_ray_worker.outcome import Cancelled, Unplaced, Unstarted
 from django_ray_worker.pace import Pace
 from django_ray_worker.slots import Slots
 
@@ -45,7 +45,7 @@ class Dispatcher:
             self._slots,
             self._pace,
             most_per_call=executor.most_per_call,
-            give_back=lambda claim: self._report(claim, Interrupted()),
+            give_back=lambda claim: self._report(claim, Unstarted()),
         )
         self._running: dict[UUID, tuple[Claim, Call]] = {}
         self._parked = 0  # Calls without a slot.

@@ -15,6 +15,7 @@ __all__ = [
     "Returned",
     "TimedOut",
     "Unplaced",
+    "Unstarted",
 ]
 
 
@@ -74,8 +75,13 @@ class Interrupted:
 
 
 @dataclass(frozen=True, slots=True)
+class Unstarted:
+    """It was claimed, and its body was never begun: as if it had not been claimed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unplaced:
-    """It was not run: no node has what it asks for, and enough others wait for one."""
+    """It was not begun: no node has what it asks for, and enough others wait for one."""
 
 
-type Outcome = Returned | Raised | Refused | TimedOut | Cancelled | Lost | Interrupted | Unplaced
+type Outcome = Returned | Raised | Refused | TimedOut | Cancelled | Lost | Interrupted | Unstarted | Unplaced

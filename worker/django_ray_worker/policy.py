@@ -17,6 +17,7 @@ from django_ray_worker.outcome import (
     Returned,
     TimedOut,
     Unplaced,
+    Unstarted,
 )
 
 __all__ = ["CANCELLED", "Cancel", "Fail", "Release", "Retry", "Succeed", "Verdict", "decide"]
@@ -62,9 +63,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """READY after so many seconds, nothing charged."""
+    """READY after so many seconds, nothing charged; and nothing seen of the attempt when its body was never begun."""
 
     after: float = 0
+    has_begun: bool = True
 
 
 type Verdict = Succeed | Retry | Fail | Cancel | Release
@@ -87,8 +89,11 @@ def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
             return _lost(claim, reason)
         case Interrupted():
             return Release()
+        case Unstarted():
+            return Release(has_begun=False)
         case Unplaced():
-            return Release(after=min(LONGEST_UNPLACED, FIRST_UNPLACED * 2.0 ** min(claim.attempt - 1, 10)))
+            after = min(LONGEST_UNPLACED, FIRST_UNPLACED * 2.0 ** min(claim.attempt - 1, 10))
+            return Release(after=after, has_begun=False)
         case _:
             assert_never(outcome)
 

@@ -80,8 +80,8 @@ def _columns(verdict: Verdict) -> dict[str, Any]:
             return {"state": "FAILED", "error": _error(error), "failures": failures, "losses": losses}
         case Cancel(error=error):
             return {"state": "CANCELLED", "error": _error(error)}
-        case Release(after=after):
-            return {"state": "READY", "after": after or None}
+        case Release(after=after, has_begun=has_begun):
+            return {"state": "READY", "after": after or None, "unbegun": not has_begun}
         case _:
             assert_never(verdict)
 

@@ -1,6 +1,6 @@
 -- Write the verdicts of a batch, sorted by id. The fence (attempt and owner) is written so that only the primary key can
 -- serve as a way in: a condition on state would invite the partial index of running rows, which is slow in a batch.
--- What would become READY again although somebody wants it cancelled is CANCELLED instead.
+-- What was never begun leaves nothing that looks like an attempt. What would become READY again although somebody wants it cancelled is CANCELLED instead.
 UPDATE django_ray_execution AS execution SET
     state = CASE
         WHEN verdict.state = 'READY' AND execution.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
@@ -20,10 +20,19 @@ UPDATE django_ray_execution AS execution SET
         ELSE execution.errors || (coalesce(verdict.error, %(cancelled)s)::jsonb || jsonb_build_object(
             'attempt', verdict.attempt, 'worker_id', verdict.worker::text, 'at', statement_timestamp()))
     END,
+    worker_ids = CASE WHEN verdict.unbegun THEN execution.worker_ids - -1 ELSE execution.worker_ids END,
+    started_at = CASE
+        WHEN verdict.unbegun AND jsonb_array_length(execution.worker_ids) = 1 THEN NULL ELSE execution.started_at
+    END,
+    last_attempted_at = CASE
+        WHEN verdict.unbegun AND jsonb_array_length(execution.worker_ids) = 1 THEN NULL
+        ELSE execution.last_attempted_at
+    END,
     failures = execution.failures + coalesce(verdict.failures, 0),
     losses = execution.losses + coalesce(verdict.losses, 0)
 FROM json_to_recordset(%(verdicts)s::json) AS verdict(
-    task_id uuid, attempt int, worker int, state text, result text, error text, after float8, failures int, losses int
+    task_id uuid, attempt int, worker int, state text, result text, error text, after float8, failures int, losses int,
+    unbegun boolean
 )
 WHERE execution.task_id = verdict.task_id
     AND execution.attempt_number = verdict.attempt
