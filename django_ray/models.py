@@ -1,4 +1,4 @@
-"""The rows: executions of tasks, and the supervisors that run them.
+"""The rows: executions of tasks, the supervisors that run them, paused queues, and what happened in each minute.
 
 What a row may look like is held by CHECK constraints, so that no program, ours included, can store an impossible one.
 Every column has a default in the database: a plain INSERT of a callable_path is an enqueue.
@@ -6,6 +6,7 @@ Every column has a default in the database: a plain INSERT of a callable_path is
 
 from __future__ import annotations
 
+from itertools import batched
 from typing import Any, override
 
 from django.db import models
@@ -16,7 +17,7 @@ from django.db.models.lookups import Exact
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 
-__all__ = ["RayTaskExecution", "RayWorker", "State"]
+__all__ = ["RayMinute", "RayQueue", "RayTaskExecution", "RayWorker", "State"]
 
 
 class State(models.TextChoices):
@@ -73,6 +74,63 @@ class RayWorker(models.Model):
         return f"{self.pk} ({self.hostname}, process {self.pid})"
 
 
+class RayQueueManager(models.Manager["RayQueue"]):
+    """The verbs for queues."""
+
+    def pause(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
+        """Have no supervisor start anything more of the queue; what runs may finish. Tell whether it was not paused."""
+        queue, _ = self.get_or_create(name=name, backend=backend)
+        return bool(self.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
+
+    def resume(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
+        """Take pause back; tell whether it was paused."""
+        return bool(self.filter(name=name, backend=backend, paused_at__isnull=False).update(paused_at=None))
+
+
+class RayQueue(models.Model):
+    """A queue that somebody has paused, now or once. The others have no row; the trigger tells the supervisors."""
+
+    backend = models.CharField(max_length=255, db_collation="C", db_default=DEFAULT_TASK_BACKEND_ALIAS)
+    name = models.CharField(max_length=255, db_collation="C")
+    paused_at = models.DateTimeField(null=True)
+
+    objects = RayQueueManager()
+
+    class Meta:
+        db_table = "django_ray_queue"
+        verbose_name = "queue"
+        constraints = [models.UniqueConstraint("backend", "name", name="django_ray_queue_once")]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name} ({self.backend})"
+
+
+class RayMinute(models.Model):
+    """What a supervisor counted of a queue in one minute, by the database's clock; kept for a day."""
+
+    minute = models.DateTimeField()
+    backend = models.CharField(max_length=255, db_collation="C")
+    queue_name = models.CharField(max_length=255, db_collation="C")
+    worker = models.ForeignKey(RayWorker, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
+    succeeded = models.IntegerField()
+    failed = models.IntegerField()  # For good.
+    retried = models.IntegerField()  # Attempts that failed or were lost, and are tried again.
+    cancelled = models.IntegerField()  # By the supervisor: what was running, or waited there.
+    waited = models.FloatField()  # Seconds from claimable to claimed, of all of them together.
+    longest_wait = models.FloatField()
+
+    class Meta:
+        db_table = "django_ray_minute"
+        constraints = [
+            models.UniqueConstraint("minute", "backend", "queue_name", "worker", name="django_ray_minute_once"),
+        ]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.queue_name} at {self.minute:%H:%M}"
+
+
 class _Appended(models.Func):
     """A jsonb array with one element more."""
 
@@ -111,7 +169,34 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
             cancel_requested_at=now,
         )
 
-    cancel.alters_data = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+    def retry(self) -> int:
+        """Make those that FAILED or were CANCELLED claimable again, with all their attempts; return how many.
+
+        Their errors are kept, and whoever waits for a result waits for the new one.
+        """
+        return self.filter(state__in=(State.FAILED, State.CANCELLED)).update(
+            state=State.READY, finished_at=None, cancel_requested_at=None, due_at=None, failures=0, losses=0
+        )
+
+    def enqueue_again(self) -> int:
+        """Enqueue the same calls once more, as executions of their own that may start at once; return how many."""
+        columns = ("backend", "queue_name", "priority", "callable_path", "args", "kwargs", "options")
+        copied = 0
+        for chunk in batched(self.values(*columns).iterator(), 1000):
+            copies = [RayTaskExecution(**row) for row in chunk]
+            copied += len(self.model._base_manager.using(self.db).bulk_create(copies))  # noqa: SLF001
+        return copied
+
+    def prune(self, most: int = 1000) -> int:
+        """Delete up to most of those that are finished, and that nobody else is busy with; return how many."""
+        chosen = self.filter(state__in=FINISHED).order_by("finished_at")
+        ids = chosen.select_for_update(skip_locked=True).values("pk")[:most]
+        doomed = self.model._base_manager.using(self.db).filter(pk__in=ids)  # noqa: SLF001
+        return doomed._raw_delete(doomed.db)  # noqa: SLF001 - one DELETE: nothing refers to these rows
+
+    for _verb in (cancel, retry, enqueue_again, prune):
+        _verb.alters_data = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+    del _verb
 
 
 class RayTaskExecution(models.Model):
@@ -125,6 +210,7 @@ class RayTaskExecution(models.Model):
     args = models.JSONField(db_default=models.Value([], models.JSONField()))
     kwargs = models.JSONField(db_default=models.Value({}, models.JSONField()))
     options = models.JSONField(null=True)  # retry, timeout, ray; null is as configured.
+    carrier = models.JSONField(null=True)  # The trace context of the enqueue, for OpenTelemetry.
 
     state = models.CharField(max_length=10, choices=State, db_default=State.READY)
     enqueued_at = models.DateTimeField(db_default=Now())
@@ -169,6 +255,7 @@ class RayTaskExecution(models.Model):
             ),
             models.Index("claimed_by", name="django_ray_running", condition=Q(state=State.RUNNING)),
             models.Index("finished_at", name="django_ray_finished", condition=Q(finished_at__isnull=False)),
+            models.Index("finished_at", name="django_ray_failed", condition=Q(state=State.FAILED)),
         ]  # fmt: skip
         constraints = [
             models.CheckConstraint(name="django_ray_state", condition=Q(state__in=State.values)),

@@ -4,6 +4,7 @@ import pytest
 from django.db import connection
 from psycopg.rows import dict_row
 
+from django_ray.options import Options
 from tests.supervisors import Listen, database_url, until
 
 ASLEEP = 1145721434
@@ -30,6 +31,46 @@ def connect(transactional_db):
     yield _connect
     for session in opened:
         session.close()
+
+
+@pytest.fixture
+async def open_store(database):
+    """Open stores, each with a RayWorker."""
+    from django_ray_worker.store import Store
+
+    pools = []
+
+    async def _open(queues=("default", "other"), backend="default"):
+        manager = database.pool()
+        store = Store(await manager.__aenter__(), backend=backend, queues=queues, options=Options())
+        pools.append(manager)
+        worker = await store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0", pulse=0)
+        return store, worker
+
+    yield _open
+    for manager in pools:
+        await manager.__aexit__(None, None, None)
+
+
+@pytest.fixture
+def insert(connect):
+    session = connect()
+
+    def _insert(**columns):
+        names = {"callable_path": "tests.tasks.add", **columns}
+        sql = (
+            f"INSERT INTO django_ray_execution ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"
+            " RETURNING task_id"
+        )
+        return session.execute(sql, list(names.values())).fetchone()["task_id"]
+
+    return _insert
+
+
+@pytest.fixture
+def rows(connect):
+    session = connect()
+    return lambda what="*": session.execute(f"SELECT {what} FROM django_ray_execution ORDER BY task_id").fetchall()
 
 
 @pytest.fixture

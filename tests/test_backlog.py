@@ -13,6 +13,7 @@ from django_ray_worker.dispatcher import MOST_PARKED, Dispatcher
 from django_ray_worker.pace import MOST_TASKS, Pace
 from django_ray_worker.policy import Release
 from django_ray_worker.slots import Slots
+from django_ray_worker.tally import Tally
 from tests.supervisors import Instant
 
 
@@ -20,6 +21,8 @@ def claim(path="tasks.short", unfit="", **options):
     return SimpleNamespace(
         task_id=uuid4(),
         attempt=1,
+        queue_name="default",
+        waited=0.0,
         callable_path=path,
         options=TaskOptions(**options),
         unfit=unfit,
@@ -223,7 +226,7 @@ async def test_a_hundred_that_no_node_can_run_are_parked_and_the_rest_is_release
     """G3: they hold no slot, and a queue full of them is not claimed without end."""
     records = []
     executor = Endless()
-    dispatcher = Dispatcher(executor, 2, record=records.append, on_free=lambda: None)
+    dispatcher = Dispatcher(executor, 2, Tally(None), record=records.append, on_free=lambda: None)
     async with create_task_group() as calls, create_task_group() as waits:
         dispatcher.open(calls, waits)
         for _ in range(MOST_PARKED + 5):

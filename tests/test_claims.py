@@ -9,54 +9,15 @@ import psycopg
 import pytest
 from anyio import create_task_group, fail_after, sleep
 
-from django_ray.options import Options
 from django_ray_worker.call import abandoned, released
+from django_ray_worker.claim import Held
 from django_ray_worker.metrics import Metrics
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail, Release, Retry, Succeed
 from django_ray_worker.recorder import Recorder
 from django_ray_worker.statements import SQL, record_parameters
-from django_ray_worker.store import Store
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
-
-
-@pytest.fixture
-async def open_store(database):
-    """Open stores, each with a RayWorker."""
-    pools = []
-
-    async def _open(queues=("default", "other"), backend="default"):
-        manager = database.pool()
-        store = Store(await manager.__aenter__(), backend=backend, queues=queues, options=Options())
-        pools.append(manager)
-        worker = await store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0", pulse=0)
-        return store, worker
-
-    yield _open
-    for manager in pools:
-        await manager.__aexit__(None, None, None)
-
-
-@pytest.fixture
-def insert(connect):
-    session = connect()
-
-    def _insert(**columns):
-        names = {"callable_path": "tests.tasks.add", **columns}
-        sql = (
-            f"INSERT INTO django_ray_execution ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"
-            " RETURNING task_id"
-        )
-        return session.execute(sql, list(names.values())).fetchone()["task_id"]
-
-    return _insert
-
-
-@pytest.fixture
-def rows(connect):
-    session = connect()
-    return lambda what="*": session.execute(f"SELECT {what} FROM django_ray_execution ORDER BY task_id").fetchall()
 
 
 async def test_claims_come_by_priority_then_age_over_all_queues(open_store, insert):
@@ -371,7 +332,7 @@ async def test_claims_nobody_holds_are_released_and_held_ones_are_not(open_store
     store, worker = await open_store()
     insert(), insert()
     held, lost = (await store.claim(worker, 2)).claims
-    assert await store.reconcile(worker, {held.task_id}, released) == ({held.task_id: (1, False)}, 1)
+    assert await store.reconcile(worker, {held.task_id}, released) == ({held.task_id: Held(1)}, 1)
     assert lost.task_id in {row["task_id"] for row in rows() if row["state"] == "READY"}
     assert [row["state"] for row in rows()] == ["RUNNING", "READY"]
 

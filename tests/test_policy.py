@@ -41,6 +41,7 @@ CLAIM = Claim(
     unfit="",
     failures=0,
     losses=0,
+    waited=0.0,
     payload="{}",
 )
 ERROR = Error(

@@ -87,6 +87,7 @@ class ClaimedRow:
     failures: int
     worker_ids: list[str]
     errors: list[dict[str, Any]]
+    carrier: dict[str, str] | None = None
     finished_at: datetime | None = None
     result: Any = None
 

@@ -1,3 +1,7 @@
+DROP TRIGGER django_ray_on_paused ON django_ray_queue;
+DROP TRIGGER django_ray_on_unpause ON django_ray_queue;
+DROP TRIGGER django_ray_on_pause ON django_ray_queue;
+DROP FUNCTION django_ray_on_pause();
 DROP TRIGGER django_ray_on_cancel ON django_ray_execution;
 DROP FUNCTION django_ray_on_cancel();
 DROP TRIGGER django_ray_on_delete ON django_ray_execution;
@@ -9,6 +13,7 @@ DROP FUNCTION django_ray_on_update();
 DROP FUNCTION django_ray_on_insert();
 DROP FUNCTION django_ray_oldest(text, text[]);
 DROP FUNCTION django_ray_queues(text, text[]);
+DROP FUNCTION django_ray_filled_queues(text);
 DROP FUNCTION django_ray_ring_queue(text, text);
 DROP FUNCTION django_ray_members(text);
 DROP FUNCTION django_ray_watch(int, float8);

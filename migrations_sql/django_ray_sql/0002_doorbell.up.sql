@@ -1,7 +1,9 @@
 -- The doorbell: NOTIFY, but only when somebody sleeps. docs/architecture.md tells why nothing is lost.
 --
 -- A bell is a text: 'queue:<backend>:<queue>', 'queues:<backend>' (any queue of it). Each has a channel and a key k.
--- 'worker:<id>' (control messages) and 'supervisors:<backend>' (who comes and goes) are channels only. Two spaces of advisory locks, in the form of two integers with a class of our own:
+-- Channels without a key: 'worker:<id>' (control messages), 'supervisors:<backend>' (who comes and goes),
+-- 'pauses:<backend>' (a queue was paused) and 'activity:<backend>' (there is something new to show).
+-- Three spaces of advisory locks, in the form of two integers with a class of our own:
 --   1145721433 IN_FLIGHT  held shared by every transaction that has put work behind the bell, until it ends
 --   1145721434 ASLEEP     held shared by every session that waits for the bell
 --   1145721435 IDENTITY   held by the session of the supervisor whose RayWorker has that id
@@ -92,15 +94,10 @@ BEGIN
 END
 $$;
 
--- The queues to claim from: those given, or, for a supervisor of any queue, those that hold rows of either kind.
--- One index probe per queue, however deep the backlog.
-CREATE FUNCTION django_ray_queues(of_backend text, given text[]) RETURNS SETOF text LANGUAGE plpgsql STABLE ROWS 4
+-- The queues that hold rows of either kind. One index probe per queue, however deep the backlog.
+CREATE FUNCTION django_ray_filled_queues(of_backend text) RETURNS SETOF text LANGUAGE plpgsql STABLE ROWS 4
 SET search_path FROM CURRENT AS $$
 BEGIN
-    IF given IS NOT NULL THEN
-        RETURN QUERY SELECT unnest(given);
-        RETURN;
-    END IF;
     RETURN QUERY
     WITH RECURSIVE ready(name) AS (
         (SELECT queue_name::text FROM django_ray_execution
@@ -120,6 +117,21 @@ BEGIN
         FROM due WHERE due.name IS NOT NULL
     )
     SELECT name FROM ready WHERE name IS NOT NULL UNION SELECT name FROM due WHERE name IS NOT NULL;
+END
+$$;
+
+-- The queues to claim from: those given, or, for a supervisor of any queue, those that hold rows; without the paused ones.
+CREATE FUNCTION django_ray_queues(of_backend text, given text[]) RETURNS SETOF text LANGUAGE plpgsql STABLE ROWS 4
+SET search_path FROM CURRENT AS $$
+BEGIN
+    IF given IS NULL THEN
+        given := ARRAY(SELECT django_ray_filled_queues(of_backend));
+    END IF;
+    RETURN QUERY
+    SELECT queue FROM unnest(given) AS queue
+    WHERE NOT EXISTS (
+        SELECT FROM django_ray_queue WHERE backend = of_backend AND name = queue COLLATE "C" AND paused_at IS NOT NULL
+    );
 END
 $$;
 
@@ -208,3 +220,25 @@ $$;
 CREATE TRIGGER django_ray_on_cancel AFTER UPDATE OF cancel_requested_at ON django_ray_execution
 FOR EACH ROW WHEN (NEW.state = 'RUNNING' AND NEW.cancel_requested_at IS NOT NULL)
 EXECUTE FUNCTION django_ray_on_cancel();
+
+-- Pausing tells the supervisors, which give back what they have claimed and not begun. Resuming puts work behind the bell.
+CREATE FUNCTION django_ray_on_pause() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR NEW.paused_at IS NULL THEN
+        PERFORM django_ray_ring_queue(OLD.backend, OLD.name);
+    ELSE
+        PERFORM pg_notify(django_ray_channel('pauses:' || NEW.backend), '');
+    END IF;
+    PERFORM pg_notify(django_ray_channel('activity:' || coalesce(NEW.backend, OLD.backend)), '');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_pause AFTER UPDATE OF paused_at ON django_ray_queue
+FOR EACH ROW WHEN (OLD.paused_at IS DISTINCT FROM NEW.paused_at) EXECUTE FUNCTION django_ray_on_pause();
+
+CREATE TRIGGER django_ray_on_unpause AFTER DELETE ON django_ray_queue
+FOR EACH ROW WHEN (OLD.paused_at IS NOT NULL) EXECUTE FUNCTION django_ray_on_pause();
+
+CREATE TRIGGER django_ray_on_paused AFTER INSERT ON django_ray_queue
+FOR EACH ROW WHEN (NEW.paused_at IS NOT NULL) EXECUTE FUNCTION django_ray_on_pause();

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from django_ray_worker.claim import Claim
     from django_ray_worker.pace import Pace
+    from django_ray_worker.tally import Tally
 
 __all__ = ["Call", "Executor", "abandoned", "judge", "released"]
 
@@ -60,12 +61,18 @@ class Call:
     """Claims of one shape on their way to their verdicts: all of them in one call, or what that leaves in another."""
 
     def __init__(
-        self, claims: Sequence[Claim], executor: Executor, pace: Pace, report: Callable[[Claim, Outcome], None]
+        self,
+        claims: Sequence[Claim],
+        executor: Executor,
+        pace: Pace,
+        tally: Tally,
+        report: Callable[[Claim, Outcome], None],
     ) -> None:
         self.claims = claims
         self._left = deque(claims)  # In the order in which they run.
         self._executor = executor
         self._pace = pace
+        self._tally = tally
         self._report = report
         self._unwanted: set[UUID] = set()
         self._may_run = False  # One of those left may have begun.
@@ -135,8 +142,9 @@ class Call:
     def _take(self, answer: Answer) -> None:
         for index, (outcome, seconds) in enumerate(zip(answer.outcomes, answer.seconds, strict=True)):
             self._pace.observe(self._left[0], seconds)
+            self._tally.ran(self._left[0], seconds)
             if index in answer.settled:
-                self._left.popleft()
+                self._tally.settled(self._left.popleft())
             else:
                 self._report_next(outcome)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django_ray.requirements import TaskOptions
 
-__all__ = ["Batch", "Claim", "Pulse"]
+__all__ = ["Batch", "Claim", "Held", "Pulse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Claim:
     unfit: str  # Why the row's options cannot be used; empty when they can.
     failures: int  # Before this attempt.
     losses: int
+    waited: float | None  # Seconds from claimable to claimed; None for later attempts.
     payload: str  # The row as JSON, for the Ray worker; the supervisor never looks inside.
 
     @override
@@ -38,6 +39,15 @@ class Batch:
     claims: tuple[Claim, ...]
     has_skipped: bool  # Rows of our queues are locked by somebody else, and may stay READY.
     next_due: float | None  # Seconds until a row of our queues falls due, by the database's clock; 0 or less is now.
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the row says of a claim that we hold."""
+
+    attempt: int
+    is_unwanted: bool = False  # Somebody wants it cancelled.
+    is_paused: bool = False  # Its queue is.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

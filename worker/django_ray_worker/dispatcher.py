@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from django_ray_worker.claim import Claim
+    from django_ray_worker.claim import Claim, Held
     from django_ray_worker.outcome import Outcome
     from django_ray_worker.statements import Record
+    from django_ray_worker.tally import Tally
 
 __all__ = ["Dispatcher"]
 
@@ -34,9 +35,16 @@ class Dispatcher:
     """Of one supervisor."""
 
     def __init__(
-        self, executor: Executor, total: int, *, record: Callable[[Record], None], on_free: Callable[[], None]
+        self,
+        executor: Executor,
+        total: int,
+        tally: Tally,
+        *,
+        record: Callable[[Record], None],
+        on_free: Callable[[], None],
     ) -> None:
         self._executor = executor
+        self._tally = tally
         self._record = record
         self._on_free = on_free
         self._pace = Pace()
@@ -74,6 +82,7 @@ class Dispatcher:
     def start(self, claims: Sequence[Claim]) -> None:
         """Run them, in this order, or as soon as a slot is free."""
         self._backlog.put(claims)
+        self._tally.claimed(claims)
         self.dispatch()
 
     def dispatch(self) -> None:
@@ -118,7 +127,7 @@ class Dispatcher:
             self._parked -= 1
 
     def _call(self, claims: Sequence[Claim]) -> Call:
-        call = Call(claims, self._executor, self._pace, self._report)
+        call = Call(claims, self._executor, self._pace, self._tally, self._report)
         for claim in claims:
             self._running[claim.task_id] = claim, call
         return call
@@ -134,23 +143,28 @@ class Dispatcher:
         """Give back what has not started."""
         self._backlog.clear()
 
-    def reconcile(self, ours: Mapping[UUID, tuple[int, bool]]) -> None:
-        """Heed what the rows say: ours are those that run in our name, with attempt and whether to cancel it."""
+    def reconcile(self, ours: Mapping[UUID, Held]) -> None:
+        """Heed what the rows say: ours are those that run in our name."""
         for task_id, (claim, call) in list(self._running.items()):
-            attempt, is_unwanted = ours.get(task_id, (None, False))
-            if attempt != claim.attempt:
+            said = ours.get(task_id)
+            if said is None or said.attempt != claim.attempt:
                 call.disown()
-            elif is_unwanted:
+            elif said.is_unwanted:
                 call.cancel(claim)
         for claim in self._backlog.claims:
-            attempt, is_unwanted = ours.get(claim.task_id, (None, False))
-            if attempt != claim.attempt or is_unwanted:
+            said = ours.get(claim.task_id)
+            if said is None or said.attempt != claim.attempt or said.is_unwanted:
                 self._backlog.remove(claim)
                 self._report(claim, Cancelled())
+            elif said.is_paused:
+                self._backlog.remove(claim)
+                self._report(claim, Unstarted())
 
     def _report(self, claim: Claim, outcome: Outcome) -> None:
         self._forget(claim)
-        self._record((claim, judge(claim, outcome)))
+        verdict = judge(claim, outcome)
+        self._tally.ended(claim, verdict)
+        self._record((claim, verdict))
 
     def _forget(self, claim: Claim) -> None:
         held = self._running.get(claim.task_id)

@@ -29,7 +29,7 @@ def _load(name: str) -> bytes:
 SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
-        "announce", "await_in_flight", "channels", "claim", "dead_workers", "hang_up", "identify", "leave",
+        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "hang_up", "identify", "leave",
         "mark_lost", "neighbour", "notify", "promote", "pulse", "record", "register", "revive", "running",
         "session_settings", "sign_off", "unsettled", "watch",
     )
@@ -53,6 +53,7 @@ def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
         unfit=unfit,
         failures=row["failures"],
         losses=row["losses"],
+        waited=row["waited"],
         payload=row["payload"],
     )
 

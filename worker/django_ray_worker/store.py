@@ -8,6 +8,7 @@ worth waiting for.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
-from django_ray_worker.claim import Batch, Claim, Pulse
+from django_ray_worker.claim import Batch, Claim, Held, Pulse
 from django_ray_worker.policy import Verdict
 from django_ray_worker.statements import SQL, Record, claim_of, record_parameters
 
@@ -104,21 +105,30 @@ class Store:
 
     async def reconcile(
         self, worker: int, held: Container[UUID], verdict_of: Callable[[Claim], Verdict]
-    ) -> tuple[dict[UUID, tuple[int, bool]], int]:
+    ) -> tuple[dict[UUID, Held], int]:
         """Record a verdict on what runs in the name of worker and is not held there.
 
-        Return what is, each with its attempt and whether somebody wants it cancelled, and how many were recorded.
+        Return what its row says of each that is, and how many were recorded.
         """
         async with self._transaction() as connection:
             rows = await self._running(connection, worker)
             unheld = [(claim, verdict_of(claim)) for claim, _ in rows if claim.task_id not in held]
             recorded = await _record(connection, unheld) if unheld else ()
-        ours = {claim.task_id: (claim.attempt, is_unwanted) for claim, is_unwanted in rows if claim.task_id in held}
+        ours = {claim.task_id: said for claim, said in rows if claim.task_id in held}
         return ours, len(recorded)
 
-    async def _running(self, connection: Connection, worker: int) -> list[tuple[Claim, bool]]:
+    async def _running(self, connection: Connection, worker: int) -> list[tuple[Claim, Held]]:
         cursor = await connection.execute(SQL["running"], {"worker": worker})
-        return [(claim_of(row, self._options), row["is_unwanted"]) for row in await cursor.fetchall()]
+        return [
+            (claim_of(row, self._options), Held(row["attempt_number"], row["is_unwanted"], row["is_paused"]))
+            for row in await cursor.fetchall()
+        ]
+
+    async def count(self, worker: int, counts: Iterable[Mapping[str, Any]]) -> None:
+        """Add counts, each of one queue, to this minute, and tell whoever shows them."""
+        async with self._pool.connection() as connection:
+            parameters = {**self._scope, "worker": worker, "counts": json.dumps(list(counts))}
+            await connection.execute(SQL["count"], parameters)
 
     async def revive(self, worker: int) -> None:
         """Give a sign of life, and take back that worker was found dead."""

@@ -29,6 +29,7 @@ from django_ray_worker.metrics import Metrics
 from django_ray_worker.recorder import Recorder
 from django_ray_worker.stop import Stop
 from django_ray_worker.store import Store
+from django_ray_worker.tally import Tally
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -105,9 +106,12 @@ class _Life:
         self._wakeup = Wakeup()
         self._claiming = Lock()
         total = 1 if config.sync else config.concurrency or executor.cpus
-        self._recorder = Recorder(store, self.metrics, on_recorded=self._wakeup.nudge)
-        self._dispatcher = Dispatcher(executor, total, record=self._recorder.put, on_free=self._wakeup.nudge)
-        self._requests = Event()  # Somebody may want one of ours cancelled.
+        self._tally = Tally(store)
+        self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
+        self._dispatcher = Dispatcher(
+            executor, total, self._tally, record=self._recorder.put, on_free=self._wakeup.nudge
+        )
+        self._requests = Event()  # Somebody may want one of ours cancelled or not begun.
         self._worker: int
         self._session: Session
         self._doorbell: Doorbell
@@ -174,6 +178,7 @@ class _Life:
                     living.start_soon(self._liveness.pulse)
                     living.start_soon(self._liveness.watch)
                     living.start_soon(self._heed_requests)
+                    living.start_soon(self._tally.run, self._worker)
                     waits.start_soon(self._tend_executor)
                     log.info("%s", self._banner())
                     await self._claim(claimer)
@@ -191,6 +196,7 @@ class _Life:
             messages={
                 f"worker:{self._worker}": self._hear_request,
                 f"supervisors:{self._config.backend}": self._hear_members,
+                f"pauses:{self._config.backend}": self._hear_request,
             },
             on_bell=self._wakeup.look,
             on_open=self._look_around,
@@ -205,6 +211,10 @@ class _Life:
             heed=self._heed_pulse,
             come_back=self._come_back,
         )
+
+    def _has_recorded(self) -> None:
+        self._wakeup.nudge()
+        self._tally.publish()
 
     def _hear_request(self) -> None:
         self._requests.set()
@@ -234,7 +244,7 @@ class _Life:
             self._wakeup.look()
 
     async def _heed_requests(self) -> None:
-        """Stop what somebody wants cancelled. The row is the truth; a message only says "look"."""
+        """Stop what is unwanted, give back what is paused. The row is the truth; a message only says "look"."""
         while True:
             await self._requests.wait()
             self._requests = Event()
@@ -282,6 +292,7 @@ class _Life:
             return  # whoever finds our identity free takes the rest back
         with move_on_after(FLUSH_SECONDS, shield=True):
             try:
+                await self._tally.write(self._worker)
                 await self._store.sign_off(self._worker)
             except psycopg.Error as error:
                 log.warning("Could not sign off (%s).", one_line(error))

@@ -25,12 +25,15 @@ WITH queue AS MATERIALIZED (
     WHERE task_id = ANY (ARRAY(SELECT task_id FROM chosen))
     RETURNING
         task_id, priority, attempt_number, claimed_by_id, queue_name, callable_path, options, failures, losses,
+        CASE WHEN attempt_number = 1
+            THEN extract(epoch FROM statement_timestamp() - greatest(enqueued_at, run_after))::float8
+        END AS waited,
         json_build_object(
             'task_id', task_id, 'state', state, 'backend', backend, 'queue_name', queue_name, 'priority', priority,
             'callable_path', callable_path, 'args', args, 'kwargs', kwargs, 'options', options,
             'run_after', run_after, 'enqueued_at', enqueued_at, 'started_at', started_at,
             'last_attempted_at', last_attempted_at, 'attempt_number', attempt_number, 'failures', failures,
-            'worker_ids', worker_ids, 'errors', errors
+            'worker_ids', worker_ids, 'errors', errors, 'carrier', carrier
         )::text AS payload
 )
 SELECT
