@@ -24,7 +24,7 @@ from asgiref.sync import sync_to_async
 from django.db import Error, InterfaceError, OperationalError, connections, router
 from django.db.transaction import TransactionManagementError
 
-__all__ = ["await_end", "wait_for_end"]
+__all__ = ["await_end", "connection_parameters", "wait_for_end"]
 
 _CHANNEL = "django_ray:results"
 _LISTEN = f'LISTEN "{_CHANNEL}"'
@@ -156,7 +156,9 @@ class _Ear:
         async with self._opening:
             if self._session is not None:
                 return
-            session = await psycopg.AsyncConnection.connect(**await sync_to_async(_parameters)(), autocommit=True)
+            session = await psycopg.AsyncConnection.connect(
+                **await sync_to_async(connection_parameters)(), autocommit=True
+            )
             try:
                 await session.execute(_LISTEN)
             except BaseException:
@@ -207,7 +209,7 @@ async def _expecting(result_id: str) -> AsyncGenerator[asyncio.Future[None]]:
             ear.close()
 
 
-def _parameters() -> dict[str, Any]:
+def connection_parameters() -> dict[str, Any]:
     """Return how Django connects, without what is its cursors' alone."""
     own = ("context", "cursor_factory", "prepare_threshold")
     return {name: value for name, value in _connection().get_connection_params().items() if name not in own}

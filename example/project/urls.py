@@ -1,5 +1,6 @@
-"""One page, one action."""
+"""One page, one action, and the admin."""
 
+from django.contrib import admin
 from django.urls import path
 
 from shop import views
@@ -7,5 +8,6 @@ from shop import views
 urlpatterns = [
     path("", views.index, name="index"),
     path("enqueue/<slug:name>/", views.enqueue, name="enqueue"),
+    path("admin/", admin.site.urls),
     path("health/", views.health, name="health"),
 ]

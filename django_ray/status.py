@@ -1,0 +1,212 @@
+"""What an operator wants to know at a glance: queues, running tasks, recent failures, supervisors.
+
+In a fixed number of statements, each of which reads a bounded number of rows by index, however full the table is: what
+is counted is counted up to MOST.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import connections, router
+from django.db.models.fields.json import KT
+from django.tasks import task_backends
+from django.utils import timezone
+
+from django_ray.backends import RayTaskBackend
+from django_ray.models import RayTaskExecution, State
+
+__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "status"]
+
+MOST = 10_000  # A count that is one more than this says "more than".
+MINUTES = 60
+_FEW = 20  # Running tasks and failures that are listed.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minute:
+    """What ended in one minute, and how long what was claimed in it had waited."""
+
+    succeeded: int = 0
+    failed: int = 0
+    retried: int = 0
+    waited: float = 0  # Seconds, of all together.
+    longest_wait: float = 0
+
+    @property
+    def ended(self) -> int:
+        """How many ended for good."""
+        return self.succeeded + self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """One queue of one backend."""
+
+    backend: str
+    name: str
+    waiting: int  # Claimable, up to MOST + 1.
+    scheduled: int  # Not due yet, up to MOST + 1.
+    oldest: float | None  # Seconds that the oldest claimable one has been waiting; None when paused or empty.
+    running: int
+    paused_at: datetime | None
+    minutes: tuple[Minute, ...]  # The last MINUTES, the present one last.
+
+    @property
+    def ended(self) -> int:
+        """How many ended in these minutes."""
+        return sum(minute.ended for minute in self.minutes)
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return sum(minute.failed for minute in self.minutes)
+
+    @property
+    def wait(self) -> float | None:
+        """Mean seconds from claimable to claimed, as far as what ended tells; None when nothing did."""
+        return sum(minute.waited for minute in self.minutes) / self.ended if self.ended else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervisor:
+    """One that has not said goodbye."""
+
+    id: int
+    backend: str
+    hostname: str
+    pid: int
+    queues: Sequence[str] | None  # None is any queue.
+    slots: int
+    running: int
+    started_at: datetime
+    pulse_at: datetime
+    ray_address: str
+    version: str
+    is_here: bool  # It has a session; without, it is connecting again, or dead and not found yet.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """All of it, at one moment."""
+
+    at: datetime
+    queues: Sequence[Queue]
+    running: Sequence[RayTaskExecution]  # The longest running ones first.
+    failures: Sequence[RayTaskExecution]  # The last ones first; error_text is the message.
+    supervisors: Sequence[Supervisor]
+
+
+def status() -> Status:
+    """Look. Four statements, and two for each alias of RayTaskBackend in TASKS."""
+    return Status(
+        at=timezone.now(),
+        queues=[queue for alias in _aliases() for queue in _queues(alias)],
+        running=list(_few().filter(state=State.RUNNING).order_by("last_attempted_at")[:_FEW]),
+        failures=list(
+            _few()
+            .filter(state=State.FAILED)
+            .annotate(error_text=KT("errors__-1__message"))
+            .order_by("-finished_at")[:_FEW]
+        ),
+        supervisors=_supervisors(),
+    )
+
+
+def _aliases() -> list[str]:
+    return [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
+
+
+def _few() -> Any:
+    return RayTaskExecution.objects.defer("args", "kwargs", "options", "carrier", "result", "errors")
+
+
+def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    with connections[router.db_for_read(RayTaskExecution)].cursor() as cursor:
+        cursor.execute(sql, parameters)
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+_QUEUES = """
+WITH running AS MATERIALIZED (
+    SELECT queue_name, count(*) AS number FROM django_ray_execution
+    WHERE state = 'RUNNING' AND backend = %(backend)s GROUP BY queue_name
+), queue(name) AS MATERIALIZED (
+    SELECT unnest(%(configured)s::text[])
+    UNION SELECT django_ray_filled_queues(%(backend)s)
+    UNION SELECT queue_name FROM running
+    UNION SELECT name FROM django_ray_queue WHERE backend = %(backend)s AND paused_at IS NOT NULL
+    UNION SELECT queue_name FROM django_ray_minute
+        WHERE minute > statement_timestamp() - interval '1 hour' AND backend = %(backend)s
+)
+SELECT
+    name,
+    (SELECT count(*) FROM (
+        SELECT FROM django_ray_execution
+        WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at IS NULL LIMIT %(most)s + 1
+    ) AS head) AS waiting,
+    (SELECT count(*) FROM (
+        SELECT FROM django_ray_execution
+        WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at IS NOT NULL LIMIT %(most)s + 1
+    ) AS head) AS scheduled,
+    extract(epoch FROM statement_timestamp() - django_ray_oldest(%(backend)s, ARRAY[name]))::float8 AS oldest,
+    coalesce((SELECT number FROM running WHERE queue_name = name), 0) AS running,
+    (SELECT paused_at FROM django_ray_queue AS paused
+        WHERE paused.backend = %(backend)s AND paused.name = queue.name) AS paused_at
+FROM queue ORDER BY name
+"""
+
+_MINUTES = """
+SELECT
+    queue_name,
+    (extract(epoch FROM date_trunc('minute', statement_timestamp()) - minute) / 60)::int AS ago,
+    sum(succeeded)::int AS succeeded, sum(failed)::int AS failed, sum(retried)::int AS retried,
+    sum(waited) AS waited, max(longest_wait) AS longest_wait
+FROM django_ray_minute
+WHERE minute > statement_timestamp() - interval '1 hour' AND backend = %(backend)s
+GROUP BY 1, 2
+"""
+
+_SUPERVISORS = """
+SELECT
+    worker.id, backend, hostname, pid, queues, concurrency AS slots, started_at, pulse_at, ray_address, version,
+    (SELECT count(*) FROM django_ray_execution WHERE state = 'RUNNING' AND claimed_by_id = worker.id) AS running,
+    EXISTS (
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND classid = 1145721435 AND objid = worker.id AND objsubid = 2 AND granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ) AS is_here
+FROM django_ray_worker AS worker
+WHERE stopped_at IS NULL AND lost_at IS NULL
+ORDER BY worker.id
+LIMIT 200
+"""
+
+
+def _queues(alias: str) -> list[Queue]:
+    minutes: dict[str, dict[int, Minute]] = {}
+    for row in _select(_MINUTES, backend=alias):
+        name, index = row.pop("queue_name"), MINUTES - 1 - row.pop("ago")
+        minutes.setdefault(name, {})[index] = Minute(**row)
+    configured = sorted(task_backends[alias].queues)
+    return [
+        Queue(
+            **row,
+            backend=alias,
+            minutes=tuple(minutes.get(row["name"], {}).get(index, Minute()) for index in range(MINUTES)),
+        )
+        for row in _select(_QUEUES, backend=alias, configured=configured, most=MOST)
+    ]
+
+
+def _supervisors() -> list[Supervisor]:
+    rows = _select(_SUPERVISORS)
+    for row in rows:
+        if isinstance(row["queues"], str):  # Django's connections leave jsonb as text
+            row["queues"] = json.loads(row["queues"])
+    return [Supervisor(**row) for row in rows]

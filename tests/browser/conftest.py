@@ -1,0 +1,106 @@
+"""A real Chromium in front of the test project under uvicorn; screenshots go where DJANGO_RAY_SCREENSHOTS says."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from playwright.sync_api import sync_playwright
+
+from tests.supervisors import ROOT, database_url, until
+
+_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser():
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    assert executable, "The tests of the admin need Chromium: apt-get install chromium"
+    # Playwright's loop would be taken for one of ours by Django.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def site(transactional_db):
+    """Serve the test database; return the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "example")])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "tests.asgi:application", "--port", str(port), "--log-level", "warning"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "DATABASE_URL": database_url(connection),
+        },
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def answers():
+        try:
+            return urllib.request.urlopen(f"{address}/admin/login/").status == 200
+        except OSError:
+            assert server.poll() is None, "uvicorn has ended"
+            return False
+
+    try:
+        until(answers, what="uvicorn")
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def log_in(browser, site):
+    """Open a page as a user with these permissions; None is a superuser."""
+    contexts = []
+
+    def _log_in(permissions=None, **options):
+        name = f"user{len(contexts)}"
+        user = User.objects.create_user(name, password="secret", is_staff=True, is_superuser=permissions is None)
+        for codename in permissions or ():
+            user.user_permissions.add(Permission.objects.get(codename=codename, content_type__app_label="django_ray"))
+        context = browser.new_context(base_url=site, viewport={"width": 1400, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.goto("/admin/login/")
+        page.fill("#id_username", name)
+        page.fill("#id_password", "secret")
+        page.click("text=Log in")
+        return page
+
+    yield _log_in
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def take(tmp_path):
+    """Take a screenshot of the whole page."""
+    folder = Path(os.environ.get("DJANGO_RAY_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def _take(page, name):
+        assert re.fullmatch(r"[a-z-]+", name)
+        page.screenshot(path=folder / f"{name}.png", full_page=True)
+
+    return _take
