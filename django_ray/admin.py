@@ -16,7 +16,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
@@ -60,6 +60,7 @@ class _ReadOnly(_Admin):
 
     paginator = _Paginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
     sortable_by = ()
 
@@ -88,9 +89,8 @@ class _RecentFilter(admin.SimpleListFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = RayTaskExecution.objects.order_by("-task_id").values("pk")[:_RECENT]
-        found = RayTaskExecution.objects.filter(pk__in=newest).values_list(self.parameter_name, flat=True)
-        values = set(found.distinct()) - {None}
+        newest = RayTaskExecution.objects.order_by("-task_id").values_list(self.parameter_name, flat=True)
+        values = set(newest[:_RECENT]) - {None}
         if self.value():
             values.add(self.value())
         return [(value, value) for value in sorted(values)]
@@ -196,6 +196,10 @@ class ExecutionAdmin(_ReadOnly):
     def worker(self, row: RayTaskExecution) -> str:
         """Return the supervisor of the last attempt."""
         return row.worker_ids[-1] if row.worker_ids else "\N{EN DASH}"
+
+    @override
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        return super().changelist_view(request, {"title": "Task executions", **(extra_context or {})})
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -337,7 +341,10 @@ def _events(row: RayTaskExecution) -> list[dict[str, Any]]:
         events.append({"at": row.cancel_requested_at, "what": "Cancelling was asked for"})
     if row.finished_at:
         events.append({"at": row.finished_at, "what": State(row.state).label, "state": row.state.lower()})
-    return sorted(events, key=lambda event: event["at"])
+    events.sort(key=lambda event: event["at"])
+    if failures := [event for event in events if "error" in event]:
+        failures[-1]["is_last"] = True
+    return events
 
 
 @admin.register(RayQueue)
@@ -370,7 +377,7 @@ class QueueAdmin(_Admin):
         self._allow(request)
         context = {
             **self.admin_site.each_context(request),
-            "title": "Queues",
+            "title": "Live",
             "opts": self.opts,
             "is_streaming": dashboard.can_stream(request),
             **self._context(request),
@@ -434,7 +441,7 @@ class SupervisorAdmin(_ReadOnly):
     @admin.display(description="running")
     def running(self, row: Any) -> int:
         """Return how many executions run in its name."""
-        return int(row.number_running)
+        return row.number_running or 0
 
     @admin.display(description="started")
     def since(self, row: RayWorker) -> str:
@@ -452,5 +459,7 @@ class SupervisorAdmin(_ReadOnly):
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        running = Count("running", filter=Q(running__state=State.RUNNING))
-        return super().get_queryset(request).annotate(number_running=running)  # type: ignore[no-any-return]
+        # A join would read every execution.
+        running = RayTaskExecution.objects.filter(state=State.RUNNING, claimed_by=OuterRef("pk")).order_by()
+        number = Subquery(running.values("claimed_by").annotate(number=Count("*")).values("number"))
+        return super().get_queryset(request).annotate(number_running=number)  # type: ignore[no-any-return]

@@ -22,13 +22,14 @@ _FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     assert executable, "The tests of the admin need Chromium: apt-get install chromium"
-    # Playwright's loop would be taken for one of ours by Django.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-    with sync_playwright() as playwright:
+    # Playwright's loop runs in this thread: Django would refuse its ORM there, and tests with a loop of their own
+    # cannot run meanwhile. So it ends with the module.
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         browser = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
         yield browser
         browser.close()

@@ -31,7 +31,7 @@
   if (live.dataset.stream) {
     const source = new EventSource(live.dataset.stream);
     source.onmessage = (event) => {
-      say("Live");
+      say("Connected");
       show(JSON.parse(event.data));
     };
     source.onerror = () => say("Not connected: what you see may be old. Connecting again …");

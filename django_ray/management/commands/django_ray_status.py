@@ -1,0 +1,224 @@
+"""manage.py django_ray_status: what the live page of the admin shows, in a terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, override
+
+import psycopg
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
+from django.tasks import task_backends
+
+from django_ray.backends import RayTaskBackend
+from django_ray.status import Status, status
+from django_ray.templatetags.django_ray import ago, count, duration
+from django_ray.waiting import connection_parameters
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+__all__ = ["Command"]
+
+REFRESH_SECONDS = 15.0  # With --watch: what nobody tells of is shown as late as that.
+PAUSE_SECONDS = 1.0
+
+type Section = tuple[str, Sequence[str], Sequence[Sequence[str]], str]
+
+
+class Command(BaseCommand):
+    """The command."""
+
+    help = "Show queues, running tasks, recent failures and supervisors."
+
+    @override
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+        parser.add_argument("--watch", action="store_true", help="show it again whenever something has happened")
+
+    @override
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Show it, once or until Ctrl-C."""
+        try:
+            if options["watch"]:
+                with suppress(KeyboardInterrupt):
+                    self._watch(as_json=options["json"])
+            else:
+                self._show(status(), as_json=options["json"])
+        except OperationalError as error:
+            raise CommandError(f"The database cannot be reached: {error}") from None
+
+    def _watch(self, *, as_json: bool) -> None:
+        """Sleep until a supervisor tells of something new; programs get one object per line."""
+        aliases = [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
+        with psycopg.connect(**connection_parameters(), autocommit=True) as session:
+            for alias in aliases:
+                cursor = session.execute("SELECT quote_ident(django_ray_channel(%s))", [f"activity:{alias}"])
+                (channel,) = cursor.fetchone() or ("",)
+                session.execute(f"LISTEN {channel}".encode())
+            while True:
+                if not as_json and self.stdout.isatty():
+                    self.stdout.write("\x1b[2J\x1b[H", ending="")
+                self._show(status(), as_json=as_json)
+                self.stdout.flush()
+                for _ in session.notifies(timeout=REFRESH_SECONDS, stop_after=1):
+                    pass
+                time.sleep(PAUSE_SECONDS)
+
+    def _show(self, shown: Status, *, as_json: bool) -> None:
+        if as_json:
+            self.stdout.write(json.dumps(_plain(shown)))
+            return
+        for title, heads, rows, otherwise in _sections(shown):
+            if not self._rich(title, heads, rows, otherwise):
+                self._text(title, heads, rows, otherwise)
+
+    def _rich(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], otherwise: str) -> bool:
+        """Draw a table where that makes sense; tell whether it did."""
+        if not self.stdout.isatty():
+            return False
+        try:
+            from rich.box import SIMPLE_HEAD
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+        except ModuleNotFoundError:
+            return False
+        console = Console()
+        console.print(Text(title, style="bold"))
+        if not rows:
+            console.print(Text(f"  {otherwise}\n", style="dim"))
+            return True
+        table = Table(box=SIMPLE_HEAD, pad_edge=True)
+        for index, head in enumerate(heads):
+            is_number = all(row[index][:1].isdigit() or row[index] == _NOTHING for row in rows)
+            table.add_column(head, justify="right" if is_number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        console.print(table)
+        return True
+
+    def _text(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], otherwise: str) -> None:
+        self.stdout.write(title)
+        if not rows:
+            self.stdout.write(f"  {otherwise}\n")
+            return
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        for row in (heads, *rows):
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self.stdout.write(f"  {'  '.join(cells)}".rstrip())
+        self.stdout.write("")
+
+
+_NOTHING = "\N{EN DASH}"
+_STYLES = {"paused": "yellow", "no session": "red"}
+
+
+def _sections(shown: Status) -> list[Section]:
+    return [
+        (
+            "Queues",
+            ("queue", "backend", "", "waiting", "oldest", "running", "scheduled", "done/h", "failed/h", "mean wait"),
+            [
+                (
+                    _line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
+                    duration(queue.oldest), count(queue.running), count(queue.scheduled), f"{queue.ended:,}",
+                    f"{queue.failed:,}", duration(queue.wait),
+                )
+                for queue in shown.queues
+            ],
+            "None: TASKS has no RayTaskBackend, or it names no QUEUES and nothing was enqueued.",
+        ),
+        (
+            "Running",
+            ("task", "id", "queue", "for", "attempt", "supervisor"),
+            [
+                (
+                    _line(row.callable_path), str(row.pk), _line(row.queue_name),
+                    _since(shown.at, row.last_attempted_at), str(len(row.worker_ids)),
+                    str(row.worker_ids[-1] if row.worker_ids else _NOTHING),
+                )
+                for row in shown.running
+            ],
+            "Nothing.",
+        ),
+        (
+            "Recent failures",
+            ("task", "id", "queue", "when", "error"),
+            [
+                (
+                    _line(row.callable_path), str(row.pk), _line(row.queue_name), ago(row.finished_at),
+                    _line(f"{row.exception_type or ''}: {getattr(row, 'error_text', '') or ''}"),
+                )
+                for row in shown.failures
+            ],
+            "None.",
+        ),
+        (
+            "Supervisors",
+            ("id", "", "host", "queues", "running", "since", "last sign of life", "Ray"),
+            [
+                (
+                    str(one.id), "" if one.is_here else "no session", f"{one.hostname} ({one.pid})",
+                    "any" if one.queues is None else _line(", ".join(one.queues)), f"{one.running} of {one.slots}",
+                    ago(one.started_at), ago(one.pulse_at), one.ray_address,
+                )
+                for one in shown.supervisors
+            ],
+            "None: nothing will be run until you start django-ray-listen.",
+        ),
+    ]  # fmt: skip
+
+
+def _line(text: str) -> str:
+    """Return what is one line in a terminal, whatever a user has put into it."""
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return text if len(text) <= 80 else f"{text[:79]}\N{HORIZONTAL ELLIPSIS}"  # noqa: PLR2004
+
+
+def _since(now: datetime, moment: datetime | None) -> str:
+    return duration(None if moment is None else (now - moment).total_seconds())
+
+
+def _plain(shown: Status) -> dict[str, Any]:
+    """Return it as JSON can hold it."""
+    return {
+        "at": shown.at.isoformat(),
+        "queues": [
+            {
+                **{name: value for name, value in asdict(queue).items() if name not in {"minutes", "paused_at"}},
+                "paused_at": _moment(queue.paused_at), "ended": queue.ended, "failed": queue.failed, "wait": queue.wait,
+            }
+            for queue in shown.queues
+        ],
+        "running": [_execution(row) for row in shown.running],
+        "failures": [
+            {**_execution(row), "exception_type": row.exception_type, "message": getattr(row, "error_text", None)}
+            for row in shown.failures
+        ],
+        "supervisors": [
+            {**asdict(one), "started_at": _moment(one.started_at), "pulse_at": _moment(one.pulse_at)}
+            for one in shown.supervisors
+        ],
+    }  # fmt: skip
+
+
+def _execution(row: Model) -> dict[str, Any]:
+    found: Any = row
+    return {
+        "task_id": str(found.pk),
+        "task": found.callable_path,
+        "queue": found.queue_name,
+        "attempts": len(found.worker_ids),
+        "last_attempted_at": _moment(found.last_attempted_at),
+        "finished_at": _moment(found.finished_at),
+    }
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,250 @@
+"""The admin's permissions, its filters, and what it costs with a full table."""
+
+import json
+import time
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
+from tests import tasks
+
+pytestmark = pytest.mark.django_db
+
+LISTS = [reverse(f"admin:django_ray_{name}_changelist") for name in ("raytaskexecution", "rayqueue", "rayworker")]
+
+
+@pytest.fixture
+def row():
+    result = tasks.add.enqueue(1, 2)
+    return RayTaskExecution.objects.get(pk=result.id)
+
+
+def user_client(client, *permissions, is_staff=True):
+    user = User.objects.create_user(f"user-{uuid4()}", is_staff=is_staff)
+    for codename in permissions:
+        user.user_permissions.add(Permission.objects.get(codename=codename, content_type__app_label="django_ray"))
+    client.force_login(user)
+    return client
+
+
+def pages(row):
+    return [
+        *LISTS,
+        reverse("admin:django_ray_raytaskexecution_change", args=[row.pk]),
+        reverse("admin:django_ray_live"),
+        reverse("admin:django_ray_stream"),
+    ]
+
+
+def deeds(row):
+    """Every request that does something, with its data."""
+    listing = LISTS[0]
+    selected = {"_selected_action": str(row.pk), "index": 0}
+    return [
+        *[
+            (reverse("admin:django_ray_raytaskexecution_do", args=[row.pk]), {"verb": verb})
+            for verb in ("retry", "cancel", "enqueue_again")
+        ],
+        *[(listing, {**selected, "action": action}) for action in ("retry", "cancel", "enqueue_again")],
+        (listing, {**selected, "action": "delete_selected", "post": "yes"}),
+        (reverse("admin:django_ray_raytaskexecution_delete", args=[row.pk]), {"post": "yes"}),
+        (reverse("admin:django_ray_pause"), {"verb": "pause", "name": "default", "backend": "default"}),
+    ]
+
+
+def snapshot():
+    return (
+        list(RayTaskExecution.objects.order_by("pk").values_list("pk", "state", "cancel_requested_at")),
+        list(RayQueue.objects.values_list("name", "paused_at")),
+    )
+
+
+def test_who_may_nothing_sees_nothing(client, row):
+    user_client(client)
+    assert [client.get(page).status_code for page in pages(row)] == [403] * len(pages(row))
+
+
+@pytest.mark.parametrize("is_staff", [False, None])
+def test_who_is_not_staff_is_asked_to_log_in(client, row, is_staff):
+    if is_staff is not None:
+        user_client(client, "view_raytaskexecution", "view_rayqueue", "view_rayworker", is_staff=False)
+    for page in pages(row):
+        answer = client.get(page)
+        assert (answer.status_code, answer["Location"].split("?")[0]) == (302, "/admin/login/")
+
+
+@pytest.mark.parametrize("permissions", [(), ("view_raytaskexecution", "view_rayqueue", "view_rayworker")])
+def test_who_may_only_look_changes_nothing(client, row, permissions):
+    user_client(client, *permissions)
+    before = snapshot()
+    for address, data in deeds(row):
+        answer = client.post(address, data)
+        assert answer.status_code in {200, 302, 403} if permissions else answer.status_code == 403, address
+        assert snapshot() == before, address
+
+
+def test_who_may_only_look_is_offered_nothing_to_do(client, row):
+    user_client(client, "view_raytaskexecution", "view_rayqueue")
+    for page in pages(row)[:2] + pages(row)[3:5]:
+        if page in {LISTS[0], LISTS[1]} or "change" in page or "live" in page:
+            text = client.get(page).content.decode()
+            for button in ("Retry", "Pause", "Enqueue again", "Delete"):
+                assert f">{button}" not in text
+
+
+def test_the_live_page_shows_what_one_may_see(client, row):
+    user_client(client, "view_rayqueue")
+    text = client.get(reverse("admin:django_ray_live")).content.decode()
+    assert "Queues" in text
+    assert "Recent failures" not in text
+    assert "Supervisors" not in text
+
+
+def test_nothing_is_done_by_a_get(admin_client, row):
+    before = snapshot()
+    for address, _ in deeds(row):
+        if "delete" not in address and address not in LISTS:
+            assert admin_client.get(address).status_code == 405
+    assert admin_client.post(reverse("admin:django_ray_raytaskexecution_change", args=[row.pk]), {}).status_code == 403
+    assert snapshot() == before
+
+
+def test_pausing_needs_a_name_and_an_unknown_verb_does_nothing(admin_client, row):
+    assert admin_client.post(reverse("admin:django_ray_pause"), {"verb": "pause"}).status_code == 404
+    do = reverse("admin:django_ray_raytaskexecution_do", args=[row.pk])
+    assert admin_client.post(do, {"verb": "explode"}).status_code == 404
+    for unknown in (uuid4(), "nonsense"):
+        page = f"/admin/django_ray/raytaskexecution/{unknown}/change/"
+        assert admin_client.get(page).status_code == 404
+
+
+def test_an_id_and_part_of_a_path_are_found(admin_client, row):
+    tasks.fail.enqueue("x")
+    found = lambda **query: admin_client.get(LISTS[0], query).context["cl"].result_count  # noqa: E731
+    assert found(q=str(row.pk)) == 1
+    assert found(q=str(uuid4())) == 0
+    assert found(q="tasks.FAIL") == 1
+    assert found(q="' OR 1=1 --") == 0
+    assert found() == 2
+
+
+def test_filters(admin_client, row):
+    RayTaskExecution.objects.filter(pk=row.pk).update(state=State.CANCELLED, finished_at=timezone.now())
+    tasks.add.using(queue_name="other").enqueue(1, 2)
+    found = lambda **query: admin_client.get(LISTS[0], query).context["cl"].result_count  # noqa: E731
+    assert (found(state="CANCELLED"), found(state="READY"), found(state="FAILED")) == (1, 1, 0)
+    assert (found(queue_name="other"), found(queue_name="nowhere")) == (1, 0)
+    assert (found(callable_path="tests.tasks.add"), found(exception_type="x.Y"), found(within="1")) == (2, 0, 2)
+
+
+def test_retry_of_many_keeps_the_errors_and_gives_all_attempts_back():
+    error = {
+        "attempt": 1,
+        "worker_id": "1",
+        "exception_class_path": "x.Y",
+        "message": "",
+        "traceback": "",
+        "at": "2026-01-01",
+    }
+    rows = [
+        RayTaskExecution(
+            callable_path="x.y", state=state, finished_at=timezone.now(), failures=3, losses=1, errors=[error]
+        )
+        for state in (State.FAILED, State.CANCELLED)
+    ]
+    RayTaskExecution.objects.bulk_create(rows)
+    RayTaskExecution.objects.create(callable_path="x.y", state=State.SUCCESSFUL, finished_at=timezone.now())
+    assert RayTaskExecution.objects.retry() == 2
+    again = RayTaskExecution.objects.filter(state=State.READY)
+    assert set(again.values_list("failures", "losses", "finished_at")) == {(0, 0, None)}
+    assert all(row.errors == [error] for row in again)
+
+
+def test_prune_takes_the_oldest_finished_ones_alone():
+    now = timezone.now()
+    for days in (3, 2, 1):
+        RayTaskExecution.objects.create(
+            callable_path="x.y", state=State.SUCCESSFUL, finished_at=now - timedelta(days=days)
+        )
+    tasks.add.enqueue(1, 2)
+    old = RayTaskExecution.objects.filter(finished_at__lt=now - timedelta(hours=36))
+    assert (old.prune(1), old.prune(5), old.prune()) == (1, 1, 0)
+    assert RayTaskExecution.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("rows", [200, 200_000])
+def test_each_page_reads_a_bounded_number_of_rows(admin_client, connect, rows):
+    """The number of statements, and of pages of the table that each reads, does not grow with the table."""
+    fill(connect(), rows)
+    some = RayTaskExecution.objects.filter(state=State.FAILED).order_by("pk").first()
+    addresses = [
+        *LISTS,
+        reverse("admin:django_ray_live"),
+        reverse("admin:django_ray_raytaskexecution_change", args=[some.pk]),
+    ]
+    addresses += [f"{LISTS[0]}?{query}" for query in ("state=FAILED", "state=RUNNING", "within=1", f"q={some.pk}")]
+    for address in addresses:
+        with CaptureQueriesContext(connection) as queries:
+            began = time.perf_counter()
+            assert admin_client.get(address).status_code == 200
+            print(
+                f"{rows:,} rows: {address.split('/')[3:]} {(time.perf_counter() - began) * 1000:.0f} ms, {len(queries)}"
+            )
+        assert len(queries) <= 16, address
+        for query in queries:
+            assert read(query["sql"]) < 12_000, query["sql"]
+
+
+def read(sql):
+    """Return how many rows the scans of a statement visit."""
+    if not sql.lstrip().startswith(("SELECT", "WITH")):
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + sql)
+        (plan,) = cursor.fetchone()
+    plan = json.loads(plan) if isinstance(plan, str) else plan
+
+    def visited(node):
+        here = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        is_scan = "Scan" in node["Node Type"] and node.get("Relation Name") == "django_ray_execution"
+        return (here if is_scan else 0) + sum(map(visited, node.get("Plans", ())))
+
+    return visited(plan[0]["Plan"])
+
+
+def fill(session, rows):
+    """Nine in ten finished, a few failed, the rest scheduled; some running."""
+    worker = RayWorker.objects.create(
+        hostname="h", pid=1, backend="default", queues=["default"], concurrency=4, ray_address="", version="0", pulse=0
+    )
+    session.execute("ALTER TABLE django_ray_execution DISABLE TRIGGER USER")
+    error = json.dumps(
+        [
+            {
+                "exception_class_path": "x.Y",
+                "message": "m",
+                "traceback": "t",
+                "attempt": 1,
+                "worker_id": "1",
+                "at": "2026-01-01T00:00:00+00:00",
+            }
+        ]
+    )
+    insert = "INSERT INTO django_ray_execution (callable_path, state, finished_at, due_at, claimed_by_id, errors)"
+    values = "FROM generate_series(1, %s)"
+    session.execute(f"{insert} SELECT 'x.y', 'SUCCESSFUL', now(), NULL, NULL, '[]' {values}", [rows * 9 // 10])
+    session.execute(f"{insert} SELECT 'x.y', 'FAILED', now(), NULL, NULL, %s {values}", [error, 10 + rows // 1000])
+    session.execute(
+        f"{insert} SELECT 'x.y', 'READY', NULL, now() + interval '1 day', NULL, '[]' {values}", [rows // 10]
+    )
+    session.execute(f"{insert} SELECT 'x.y', 'RUNNING', NULL, NULL, %s, '[]' {values}", [worker.pk, 4])
+    session.execute("ALTER TABLE django_ray_execution ENABLE TRIGGER USER")
+    session.execute("ANALYZE django_ray_execution")
