@@ -1,4 +1,4 @@
-"""RayTaskBackend: enqueue is one INSERT in the caller's transaction, get_result one SELECT.
+"""RayTaskBackend: enqueue is one statement in the caller's transaction, get_result one SELECT.
 
 The trigger on the table rings the doorbell; nothing here knows of supervisors or Ray. Constructing the backend touches
 no model and no database: Django builds it when a module with tasks is imported.

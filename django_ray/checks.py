@@ -11,13 +11,16 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.db import connections, router
 
-TRIGGERS = (
-    "django_ray_on_insert",
-    "django_ray_on_update",
-    "django_ray_on_finish",
-    "django_ray_on_delete",
-    "django_ray_on_cancel",
-)
+TRIGGERS = {
+    "django_ray_on_insert": "django_ray_execution",
+    "django_ray_on_update": "django_ray_execution",
+    "django_ray_on_finish": "django_ray_execution",
+    "django_ray_on_delete": "django_ray_execution",
+    "django_ray_on_cancel": "django_ray_execution",
+    "django_ray_on_pause": "django_ray_queue",
+    "django_ray_on_paused": "django_ray_queue",
+    "django_ray_on_unpause": "django_ray_queue",
+}
 
 __all__ = ["check_database", "check_triggers", "missing_triggers"]
 
@@ -57,7 +60,7 @@ def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[Che
     return [
         Error(
             f"The trigger {name} on django_ray_execution is missing or disabled: nobody is woken.",
-            hint=f"ALTER TABLE django_ray_execution ENABLE TRIGGER {name}, or migrate django_ray zero and again.",
+            hint=f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}, or migrate django_ray zero and again.",
             id="django_ray.E002",
         )
         for name in missing_triggers(connection)
@@ -68,7 +71,8 @@ def missing_triggers(connection: Any) -> list[str]:
     """Return the triggers of ours that are missing or disabled in a migrated database."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT tgname FROM pg_trigger WHERE tgrelid = 'django_ray_execution'::regclass AND tgenabled IN ('O', 'A')"
+            "SELECT tgname FROM pg_trigger WHERE tgenabled IN ('O', 'A')"
+            " AND tgrelid IN ('django_ray_execution'::regclass, 'django_ray_queue'::regclass)"
         )
         enabled = {name for (name,) in cursor.fetchall()}
     return [name for name in TRIGGERS if name not in enabled]
