@@ -14,7 +14,7 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import doorbell, drain, enqueue, environments, history, idle, latency, marks, mixed, table
+from benchmarks import doorbell, drain, enqueue, environments, history, idle, latency, marks, mixed, pages, table
 from benchmarks.peers import PEERS
 from benchmarks.progress import Progress
 from benchmarks.server import Server
@@ -27,6 +27,7 @@ PARTS = COMPARED | {
     "G": latency.loaded,
     "H": mixed.even,
     "M": mixed.mixed,
+    "P": pages.measure,
 }
 
 

@@ -32,6 +32,8 @@ def serve(system):
                 answer = _samples(system.one_by_one, *arguments)
             case "worker":
                 answer = system.worker()
+            case "pages":
+                answer = system.pages()
             case "statements":
                 answer = system.statements() if hasattr(system, "statements") else None
         answers.write(json.dumps(answer) + "\n")

@@ -65,6 +65,7 @@ def _claim(session, limit):
     from django_ray_worker.statements import SQL
 
     parameters = {"backend": "default", "queues": ["default"], "limit": limit, "worker": 1}
+    session.execute(SQL["session_settings"])
     seconds = []
     for _ in range(TRIES):
         with session.transaction():

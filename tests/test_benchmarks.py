@@ -36,7 +36,7 @@ def bench(tmp_path):
 
 
 def test_each_part_of_the_short_form_gives_figures(bench):
-    figures = bench("ABC")
+    figures = bench("ABCP")
 
-    assert list(figures) == ["A", "B", "C"]
+    assert list(figures) == ["A", "B", "C", "P"]
     assert all(figure > 0 for part in figures.values() for figure in part.values()), figures
