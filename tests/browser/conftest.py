@@ -35,51 +35,69 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def site(transactional_db):
-    """Serve the test database; return the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "example")])
-    server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "tests.asgi:application", "--port", str(port), "--log-level", "warning"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": path,
-            "DJANGO_SETTINGS_MODULE": "tests.settings",
-            "DATABASE_URL": database_url(connection),
-        },
-    )
-    address = f"http://127.0.0.1:{port}"
+class Site:
+    """The test project under uvicorn, on the test database."""
 
-    def answers():
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self._port}"
+        self._server = None
+
+    def start(self) -> None:
+        path = os.pathsep.join([str(ROOT), str(ROOT / "example")])
+        arguments = ["tests.asgi:application", "--port", str(self._port), "--log-level", "warning"]
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", *arguments, "--timeout-graceful-shutdown", "1"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "DJANGO_SETTINGS_MODULE": "tests.settings",
+                "DATABASE_URL": database_url(connection),
+            },
+        )
+        until(self._answers, what="uvicorn")
+
+    def _answers(self) -> bool:
         try:
-            return urllib.request.urlopen(f"{address}/admin/login/").status == 200
+            return urllib.request.urlopen(f"{self.address}/admin/login/").status == 200
         except OSError:
-            assert server.poll() is None, "uvicorn has ended"
+            assert self._server.poll() is None, "uvicorn has ended"
             return False
 
-    try:
-        until(answers, what="uvicorn")
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
+    def stop(self) -> None:
+        self._server.terminate()
+        self._server.wait(20)
 
 
 @pytest.fixture
-def log_in(browser, site):
-    """Open a page as a user with these permissions; None is a superuser."""
+def site_of_its_own(transactional_db):
+    site = Site()
+    site.start()
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def site(site_of_its_own):
+    """The address of a site."""
+    return site_of_its_own.address
+
+
+@pytest.fixture
+def log_in(browser, request):
+    """Open a page as a user with these permissions; None is a superuser. On the site, or where address says."""
     contexts = []
 
-    def _log_in(permissions=None, **options):
+    def _log_in(permissions=None, address=None, **options):
         name = f"user{len(contexts)}"
         user = User.objects.create_user(name, password="secret", is_staff=True, is_superuser=permissions is None)
         for codename in permissions or ():
             user.user_permissions.add(Permission.objects.get(codename=codename, content_type__app_label="django_ray"))
-        context = browser.new_context(base_url=site, viewport={"width": 1400, "height": 900}, **options)
+        address = address or request.getfixturevalue("site")
+        context = browser.new_context(base_url=address, viewport={"width": 1400, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)

@@ -88,6 +88,26 @@ def test_a_task_goes_from_waiting_to_done_on_the_page(log_in, listen, take):
     assert result.return_value == 3
 
 
+def test_under_wsgi_the_page_asks_again_by_itself(log_in, live_server):
+    page = log_in(address=live_server.url)
+    page.goto(LIVE)
+    expect(page.locator("#dr-connection")).to_have_text("Refreshed every 5 seconds")
+    page.evaluate("window.unreloaded = true")
+    tasks.add.enqueue(1, 2)
+    expect(queue_row(page, "default").locator("td").first).to_have_text("1", timeout=15_000)
+    assert page.evaluate("window.unreloaded") is True
+
+
+def test_the_page_says_when_it_is_not_connected_and_comes_back(log_in, site_of_its_own):
+    page = log_in(address=site_of_its_own.address)
+    page.goto(LIVE)
+    expect(page.locator("#dr-connection")).to_have_text("Connected")
+    site_of_its_own.stop()
+    expect(page.locator("#dr-connection")).to_contain_text("Not connected")
+    site_of_its_own.start()
+    expect(page.locator("#dr-connection")).to_have_text("Connected", timeout=30_000)
+
+
 def test_a_long_task_is_seen_running(log_in, listen, tmp_path):
     page = log_in()
     page.goto(LIVE)
