@@ -26,6 +26,7 @@ from django_ray_worker.errors import is_transient, one_line
 from django_ray_worker.listener import Misconfigured, Session, backoff, is_news
 from django_ray_worker.liveness import Liveness
 from django_ray_worker.metrics import Metrics
+from django_ray_worker.pruning import Pruning
 from django_ray_worker.recorder import Recorder
 from django_ray_worker.stop import Stop
 from django_ray_worker.store import Store
@@ -107,6 +108,7 @@ class _Life:
         self._claiming = Lock()
         total = 1 if config.sync else config.concurrency or executor.cpus
         self._tally = Tally(store)
+        self._pruning = Pruning(store, config.options.prune_after)
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
         self._dispatcher = Dispatcher(
             executor, total, self._tally, record=self._recorder.put, on_free=self._wakeup.nudge
@@ -180,6 +182,7 @@ class _Life:
                     living.start_soon(self._heed_requests)
                     living.start_soon(self._tally.run, self._worker)
                     waits.start_soon(self._tend_executor)
+                    waits.start_soon(self._pruning.run)
                     log.info("%s", self._banner())
                     await self._claim(claimer)
                 waits.cancel_scope.cancel()
