@@ -70,6 +70,11 @@ class Dispatcher:
         return self._slots.total
 
     @property
+    def busy(self) -> int:
+        """How many calls run."""
+        return self._slots.taken
+
+    @property
     def room(self) -> int:
         """How many more executions to claim now."""
         return self._backlog.room()
