@@ -122,8 +122,9 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def run(self) -> None:
         """Serve until ended. Not serve_forever, which wakes up twice a second."""
-        while not self._has_ended:
-            self.handle_request()
+        with suppress(ValueError):  # closed before it is waited for
+            while not self._has_ended:
+                self.handle_request()
 
     def end(self) -> None:
         """Stop listening."""
