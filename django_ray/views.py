@@ -24,7 +24,8 @@ MOST_COUNTED = 10_001  # More is only many.
 # In the transaction of the figures: whatever the statistics say, they are probes of an index.
 _PLAN = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-    set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
+    set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+    set_config('jit', 'off', true)
 """
 _FIGURES = """
 WITH running AS MATERIALIZED (

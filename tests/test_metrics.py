@@ -172,6 +172,15 @@ def test_a_port_that_is_taken_is_refused_with_the_remedy():
             Endpoint("127.0.0.1", port)
 
 
+def test_the_command_refuses_it_with_the_exit_code_of_a_wrong_configuration(listen):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        supervisor = listen("--sync", "--metrics-host", "127.0.0.1", "--metrics-port", port)
+        assert supervisor.wait() == 78
+    assert f"--metrics-port {port} cannot be opened on 127.0.0.1" in supervisor.log
+    assert "Traceback" not in supervisor.log
+
+
 def test_without_prometheus_client_it_is_refused_with_the_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     for name in ("endpoint", "exposition"):
