@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from django_ray.serialization import encode
 from django_ray.tasks import RayTask
+from django_ray.tracing import Carrier, producer
 
 __all__ = ["Call", "Inserted", "check_function", "check_importable", "check_run_after", "insert"]
 
@@ -46,16 +47,17 @@ def insert(backend: str, calls: Sequence[Call]) -> list[Inserted]:
     alias = router.db_for_write(RayTaskExecution)
     inserted: list[Inserted] = []
     block = transaction.atomic(using=alias, savepoint=False) if len(calls) > ROWS_PER_INSERT else nullcontext()
-    with block, connections[alias].cursor() as cursor:
+    with producer([task for task, *_ in calls]) as carrier, block, connections[alias].cursor() as cursor:
         for start in range(0, len(calls), ROWS_PER_INSERT):
-            cursor.execute(_ENQUEUE, [backend, _rows(calls[start : start + ROWS_PER_INSERT])])
+            cursor.execute(_ENQUEUE, [backend, _rows(calls[start : start + ROWS_PER_INSERT], carrier)])
             inserted += map(Inserted._make, cursor.fetchall())
     return inserted
 
 
-def _rows(calls: Sequence[Call]) -> str:
+def _rows(calls: Sequence[Call], carrier: Carrier | None) -> str:
     tasks = {id(task): task for task, *_ in calls}
     options = {key: _options(task) for key, task in tasks.items()}
+    traced = {"carrier": carrier} if carrier else {}
     return encode(
         [
             {
@@ -66,6 +68,7 @@ def _rows(calls: Sequence[Call]) -> str:
                 "kwargs": kwargs,
                 "options": options[id(task)],
                 **_due(task.run_after),
+                **traced,
             }
             for task, args, kwargs in calls
         ]

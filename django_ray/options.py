@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Self, cast
 
 from django_ray.requirements import TaskOptions, backoff, stored, whole
@@ -26,6 +27,7 @@ class Options:
     grace: float = 30.0  # GRACE: seconds that running tasks get to finish when the supervisor stops.
     pulse: float = 60.0  # PULSE: seconds between two signs of life of a supervisor; 0 is none.
     max_result_bytes: int = 8_000_000  # MAX_RESULT_BYTES: of the JSON of one result.
+    prune_after: float | None = None  # PRUNE_AFTER: seconds that finished executions are kept; None is for ever.
     defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES.
     queue_defaults: Mapping[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])  # QUEUE_DEFAULTS.
 
@@ -78,6 +80,15 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _age(value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < _CENTURY:
+        raise ValueError("it must be a timedelta or a number of seconds, above 0 and less than 100 years; None is off.")
+    return float(seconds)
+
+
 def _queue_defaults(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError("it must be a dictionary: queue name -> dictionary of task options.")
@@ -88,6 +99,7 @@ def _queue_defaults(value: Any) -> Mapping[str, Any]:
     return {queue: stored(said, f"the queue {queue!r}") for queue, said in given.items()}
 
 
+_CENTURY = timedelta(days=36_500).total_seconds()
 _POLICY = {"max_attempts", "backoff", "max_losses"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),
@@ -96,6 +108,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "GRACE": ("grace", _seconds),
     "PULSE": ("pulse", _seconds),
     "MAX_RESULT_BYTES": ("max_result_bytes", lambda value: whole(1, value)),
+    "PRUNE_AFTER": ("prune_after", _age),
     "MAX_ATTEMPTS": ("max_attempts", lambda value: whole(1, value)),
     "BACKOFF": ("backoff", backoff),
     "MAX_LOSSES": ("max_losses", lambda value: whole(0, value)),

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -20,6 +20,7 @@ from anyio import create_task_group, sleep_forever
 from django_ray.options import Options
 from django_ray_worker.answer import Answer
 from django_ray_worker.config import Config
+from django_ray_worker.monitor import Monitor
 from django_ray_worker.outcome import Returned
 from django_ray_worker.stop import Stop
 from django_ray_worker.store import Store
@@ -184,13 +185,21 @@ def config(**changes) -> Config:
 
 
 @asynccontextmanager
-async def living(database, executor, **changes):
+async def living(database, executor, *, endpoint=None, **changes):
     """A supervisor inside this process, without its signals and its Ray."""
     settings = config(**changes)
     stop = Stop(settings.grace)
+    monitor = Monitor(stop, executor, None if endpoint is None else endpoint.observer)
+    with nullcontext() if endpoint is None else endpoint.serving(monitor):
+        async with _living(settings, database, executor, stop, monitor) as life:
+            yield life
+
+
+@asynccontextmanager
+async def _living(settings, database, executor, stop, monitor):
     async with database.pool() as pool:
         store = Store(pool, backend=settings.backend, queues=settings.queues, options=settings.options)
-        life = _Life(settings, database, executor, store, stop)
+        life = _Life(settings, database, executor, store, stop, monitor=monitor)
         async with create_task_group() as tasks:
             tasks.start_soon(life.live)
             try:

@@ -20,6 +20,7 @@ from textwrap import dedent
 
 import django
 import pytest
+from django.core.management import load_command_class
 from django.db import connection
 from django.utils.module_loading import import_string
 
@@ -97,6 +98,12 @@ def commands_of(page):
     shown = [line.strip() for line in source.splitlines()] + re.findall(r"`([^`\n]+)`", source)
     found = [re.match(r"(?:python )?(?:django-ray-listen|manage\.py django_ray_listen) (.+)$", text) for text in shown]
     return [match[1] for match in found if match]
+
+
+def management_commands_of(page):
+    """Return (name, arguments) of the other commands of ours, wherever a page shows one in a line of its own."""
+    pattern = r"^ *python manage\.py (?P<name>django_ray_(?!listen)\w+) ?(?P<arguments>.*)$"
+    return [(match["name"], match["arguments"]) for match in re.finditer(pattern, page.read_text(), re.MULTILINE)]
 
 
 def files_of_all_pages():
@@ -236,6 +243,13 @@ def test_the_examples_of_a_page_work(page, project, environment):
         f"{name_of(page)}: {len(settings)} settings, {len(modules)} modules, {lines} lines of sessions, {tests} tests, "
         f"{len(commands)} commands"
     )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_management_command_that_a_page_shows_is_understood(page):
+    for name, arguments in management_commands_of(page):
+        parser = load_command_class("django_ray", name).create_parser("manage.py", name)
+        parser.parse_args(shlex.split(arguments, comments=True))
 
 
 @pytest.mark.parametrize("path", sorted(files_of_all_pages()))

@@ -33,6 +33,7 @@ from django_ray.retry import class_path
 from django_ray.runtime.connections import Upkeep
 from django_ray.runtime.interrupt import interruptible, was_interrupted
 from django_ray.serialization import clean_text, encode, jsonable
+from django_ray.tracing import consumer
 
 if TYPE_CHECKING:
     from django.tasks import TaskResult
@@ -128,10 +129,11 @@ def run(row: ClaimedRow) -> Envelope:
     task_started.send_robust(sender=type(backend), task_result=result)
     has_returned = False
     try:
-        returned = _call(result)
-        has_returned = True
-        plain = jsonable(returned, "The result")
-        encoded = _encode(plain, options)
+        with consumer(row):
+            returned = _call(result)
+            has_returned = True
+            plain = jsonable(returned, "The result")
+            encoded = _encode(plain, options)
         object.__setattr__(result, "_return_value", plain)
         _finish(result, TaskResultStatus.SUCCESSFUL)
         task_finished.send_robust(sender=type(backend), task_result=result)

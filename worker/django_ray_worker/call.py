@@ -106,7 +106,8 @@ class Call:
             raise
         except Exception as error:
             # No execution may stop the supervisor; the loss limit ends one that always does this.
-            log.exception("The executor failed at %s.", ", ".join(str(claim) for claim in self._left))
+            fields = self._left[0].log_fields if len(self._left) == 1 else None
+            log.exception("The executor failed at %s.", ", ".join(str(claim) for claim in self._left), extra=fields)
             self._report_left(Lost(f"The executor failed: {type(error).__qualname__}: {error}"))
 
     async def _run(self) -> None:
@@ -189,10 +190,12 @@ def judge(claim: Claim, outcome: Outcome) -> Verdict:
         case Retry(error=error, after=after):
             log.warning(
                 "Attempt %d of %s failed, again in %.1f s: %s: %s",
-                claim.attempt, claim, after, error.exception_class_path, error.message,
+                claim.attempt, claim, after, error.exception_class_path, error.message, extra=claim.log_fields,
             )  # fmt: skip
         case Fail(error=error):
-            log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback)
+            log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback, extra=claim.log_fields)
+        case _ if log.isEnabledFor(logging.DEBUG):
+            log.debug("Attempt %d of %s: %s", claim.attempt, claim, verdict, extra=claim.log_fields)
         case _:
-            log.debug("Attempt %d of %s: %s", claim.attempt, claim, verdict)
+            pass
     return verdict

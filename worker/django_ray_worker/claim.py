@@ -31,6 +31,16 @@ class Claim:
     def __str__(self) -> str:
         return f"{self.callable_path} {self.task_id}"
 
+    @property
+    def log_fields(self) -> dict[str, str | int]:
+        """What a log record about it carries, for machines."""
+        return {
+            "task_id": str(self.task_id),
+            "attempt": self.attempt,
+            "queue": self.queue_name,
+            "task": self.callable_path,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:

@@ -24,9 +24,9 @@ __all__ = ["OPEN_SECONDS", "Database"]
 
 # Waits for transactions in flight, each behind a bell of its own; more of them stand in line.
 MOST_WAITS = 8
-# Claimer, recorder, reconciliation, pulse, the watch of a neighbour, one to spare. Connections that nobody needs are
+# Claimer, recorder, reconciliation, pulse, the watch of a neighbour, counts, pruning. Connections that nobody needs are
 # closed after a while.
-POOL_SIZE = 6 + MOST_WAITS
+POOL_SIZE = 7 + MOST_WAITS
 # Seconds to wait for a connection of the pool: longer means that the database is away, which callers wait for anyway.
 POOL_TIMEOUT = 5.0
 

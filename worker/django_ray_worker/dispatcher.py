@@ -70,6 +70,11 @@ class Dispatcher:
         return self._slots.total
 
     @property
+    def busy(self) -> int:
+        """How many calls run."""
+        return self._slots.taken
+
+    @property
     def room(self) -> int:
         """How many more executions to claim now."""
         return self._backlog.room()
@@ -115,8 +120,9 @@ class Dispatcher:
                 self._report(claim, Unplaced())
             return
         log.warning(
-            "%s asks for %s, and the cluster has less in all: it waits for a node that has it.", claims[0], lacking
-        )
+            "%s asks for %s, and the cluster has less in all: it waits for a node that has it.",
+            claims[0], lacking, extra=claims[0].log_fields,
+        )  # fmt: skip
         self._parked += 1
         self._calls.start_soon(self._run_parked, self._call(claims))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyio import sleep_forever, to_thread
+from anyio import current_time, sleep_forever, to_thread
 
 from django_ray.runtime.entrypoint import invoke
 from django_ray_worker.answer import Answer, NoAnswer, outcome_of
@@ -51,5 +51,6 @@ class InProcessExecutor:
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claim in a thread."""
         (claim,) = claims
+        began = current_time()
         envelope = await to_thread.run_sync(invoke, claim.payload, abandon_on_cancel=True)
-        return Answer(outcomes=[outcome_of(envelope)], seconds=[0.0])
+        return Answer(outcomes=[outcome_of(envelope)], seconds=[current_time() - began])

@@ -6,20 +6,25 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import override
+from typing import Any, override
 
 __all__ = ["configure"]
+
+
+# What a record about an execution carries: see Claim.log_fields.
+FIELDS = ("task_id", "attempt", "queue", "task")
 
 
 class _Json(logging.Formatter):
     @override
     def format(self, record: logging.LogRecord) -> str:
-        entry = {
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
+        entry |= {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry)

@@ -76,6 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grace", type=_seconds, metavar="SECONDS", help="for running tasks when stopping (default: 30)"
     )
+    parser.add_argument(
+        "--metrics-port", type=_port, metavar="PORT", help="serve /metrics, /healthz and /readyz (default: nothing)"
+    )
+    parser.add_argument("--metrics-host", default="0.0.0.0", metavar="HOST", help="where (default: 0.0.0.0)")  # noqa: S104 - probes come from outside
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--log-format", default="text", choices=["text", "json"])
 
@@ -98,7 +102,7 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
     try:
         config = _config(options, project)
         database = find_database()
-        anyio.run(supervise, config, database, _executor(config))
+        anyio.run(supervise, config, database, _executor(config), _endpoint(options))
     except* Misconfigured as errors:
         _refuse(str(_first(errors)))
     sys.exit(0)
@@ -145,10 +149,29 @@ def _executor(config: Config) -> Any:
     return RayExecutor(config)
 
 
+def _endpoint(options: argparse.Namespace) -> Any:
+    if options.metrics_port is None:
+        return None
+    try:
+        from django_ray_worker.endpoint import Endpoint
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        _refuse("--metrics-port needs prometheus-client: pip install 'django-ray[metrics]'.")
+    return Endpoint(options.metrics_host, options.metrics_port)
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 1 to 65535, or 0 for a free one")
     return value
 
 

@@ -108,6 +108,7 @@ class Recorder:
                         self._metrics.refused += 1
                         log.warning(
                             "Attempt %d of %s is not ours any more; its outcome is dropped.", claim.attempt, claim,
+                            extra=claim.log_fields,
                         )  # fmt: skip
                 return
 
@@ -119,7 +120,7 @@ class Recorder:
             return
         ((claim, verdict),) = batch
         reason = f"The outcome cannot be stored: {one_line(error)}"
-        log.error("%s: %s", claim, reason)
+        log.error("%s: %s", claim, reason, extra=claim.log_fields)
         if isinstance(verdict, Fail) and verdict.error.exception_class_path == UNSTORABLE:
             return  # not even that: the row stays as it is until somebody looks at what refuses it
         refusal = Error(exception_class_path=UNSTORABLE, message=reason, traceback=f"{UNSTORABLE}: {reason}\n")

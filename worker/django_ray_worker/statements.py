@@ -30,7 +30,7 @@ SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
         "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "hang_up", "identify", "leave",
-        "mark_lost", "neighbour", "notify", "promote", "pulse", "record", "register", "revive", "running",
+        "mark_lost", "neighbour", "notify", "promote", "prune", "pulse", "record", "register", "revive", "running",
         "session_settings", "sign_off", "unsettled", "watch",
     )
 }  # fmt: skip

@@ -98,6 +98,12 @@ class Store:
         async with self._transaction() as connection:
             await connection.execute(SQL["promote"], self._scope)
 
+    async def prune(self, age: float, limit: int) -> int:
+        """Delete up to limit executions that ended more than age seconds ago; return how many."""
+        async with self._pool.connection() as connection:
+            parameters = {**self._scope, "age": age, "limit": limit}
+            return (await _cancellable(connection.execute(SQL["prune"], parameters))).rowcount
+
     async def record(self, records: Iterable[Record]) -> set[UUID]:
         """Write verdicts and return the ids that the fence let pass."""
         async with self._pool.connection() as connection:

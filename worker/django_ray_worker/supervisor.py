@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -26,6 +27,8 @@ from django_ray_worker.errors import is_transient, one_line
 from django_ray_worker.listener import Misconfigured, Session, backoff, is_news
 from django_ray_worker.liveness import Liveness
 from django_ray_worker.metrics import Metrics
+from django_ray_worker.monitor import Monitor
+from django_ray_worker.pruning import Pruning
 from django_ray_worker.recorder import Recorder
 from django_ray_worker.stop import Stop
 from django_ray_worker.store import Store
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from django_ray_worker.claim import Pulse
     from django_ray_worker.config import Config
     from django_ray_worker.database import Database
+    from django_ray_worker.endpoint import Endpoint
     from django_ray_worker.executor import RayExecutor
     from django_ray_worker.inprocess import InProcessExecutor
 
@@ -48,10 +52,20 @@ log = logging.getLogger("django_ray.supervisor")
 FLUSH_SECONDS = 5.0
 
 
-async def supervise(config: Config, database: Database, executor: RayExecutor | InProcessExecutor) -> None:
+async def supervise(
+    config: Config, database: Database, executor: RayExecutor | InProcessExecutor, endpoint: Endpoint | None = None
+) -> None:
     """Run until a signal, or with burst until the queues are empty. Raises what a supervisor cannot live with."""
     stop = Stop(config.grace)
     stop.watch()
+    monitor = Monitor(stop, executor, observer=None if endpoint is None else endpoint.observer)
+    with nullcontext() if endpoint is None else endpoint.serving(monitor):
+        await _supervise(config, database, executor, stop, monitor)
+
+
+async def _supervise(
+    config: Config, database: Database, executor: RayExecutor | InProcessExecutor, stop: Stop, monitor: Monitor
+) -> None:
     try:
         with stop.intake:
             log.info("Starting %s ...", "without Ray" if config.sync else f"Ray ({config.cluster or 'local'})")
@@ -59,7 +73,7 @@ async def supervise(config: Config, database: Database, executor: RayExecutor | 
         if not stop.intake.cancel_called:
             async with database.pool() as pool:
                 store = Store(pool, backend=config.backend, queues=config.queues, options=config.options)
-                await _Life(config, database, executor, store, stop).live()
+                await _Life(config, database, executor, store, stop, monitor=monitor).live()
     finally:
         with CancelScope(shield=True):
             async with stop.guard():
@@ -96,17 +110,21 @@ class _Life:
         executor: RayExecutor | InProcessExecutor,
         store: Store,
         stop: Stop,
+        *,
+        monitor: Monitor,
     ) -> None:
         self._config = config
         self._database = database
         self._executor = executor
         self._store = store
         self._stop = stop
+        self._monitor = monitor
         self.metrics = Metrics()
         self._wakeup = Wakeup()
         self._claiming = Lock()
         total = 1 if config.sync else config.concurrency or executor.cpus
-        self._tally = Tally(store)
+        self._tally = Tally(store, monitor.observer)
+        self._pruning = Pruning(store, config.options.prune_after)
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
         self._dispatcher = Dispatcher(
             executor, total, self._tally, record=self._recorder.put, on_free=self._wakeup.nudge
@@ -180,6 +198,7 @@ class _Life:
                     living.start_soon(self._heed_requests)
                     living.start_soon(self._tally.run, self._worker)
                     waits.start_soon(self._tend_executor)
+                    waits.start_soon(self._pruning.run)
                     log.info("%s", self._banner())
                     await self._claim(claimer)
                 waits.cancel_scope.cancel()
@@ -201,6 +220,7 @@ class _Life:
             on_bell=self._wakeup.look,
             on_open=self._look_around,
         )
+        self._monitor.watch(self._session, self._dispatcher, self.metrics)
         self._doorbell = Doorbell(self._session, self._store, self._config.bells, tasks=waits, look=self._wakeup.look)
         self._liveness = Liveness(
             self._store,

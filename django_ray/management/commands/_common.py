@@ -1,0 +1,138 @@
+"""What the commands share: which executions are meant, which backend, which queues. Every refusal names the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.management.base import CommandError, CommandParser
+from django.db import router
+from django.tasks import Task, task_backends
+from django.utils.module_loading import import_string
+
+from django_ray.backends import RayTaskBackend
+
+if TYPE_CHECKING:
+    from django_ray.models import ExecutionQuerySet
+
+__all__ = [
+    "add_filters",
+    "check_queues",
+    "counted",
+    "database",
+    "executions",
+    "find_backend",
+    "find_states",
+    "near",
+]
+
+
+def add_filters(parser: CommandParser, verb: str, states: Sequence[str]) -> None:
+    """Declare what chooses executions."""
+    parser.add_argument("ids", nargs="*", metavar="ID", help=f"{verb} these")
+    parser.add_argument("--queue", action="append", metavar="NAME", help="those of this queue; repeatable")
+    parser.add_argument("--task", action="append", metavar="PATH", help="those of this task; repeatable")
+    parser.add_argument(
+        "--state", action="append", metavar="STATE", help=f"those in this state: {' or '.join(states)}; repeatable"
+    )
+    parser.add_argument("--backend", metavar="ALIAS", help="those of this backend in TASKS (default: of all)")
+    parser.add_argument("--all", action="store_true", help=f"{verb} all there are; needed when nothing else is given")
+    parser.add_argument("--dry-run", action="store_true", help="say how many, and change nothing")
+
+
+def executions(options: dict[str, Any], states: Sequence[str]) -> ExecutionQuerySet:
+    """Return those that the filters choose, in the states that a verb is for."""
+    filters = ("ids", "queue", "task", "state", "exception", "backend")
+    if not options["all"] and not any(options.get(name) for name in filters):
+        given = ", ".join(f"--{name}" for name in filters[1:] if name in options)
+        raise CommandError(f"This would be every execution there is: choose some by id, {given}, or say --all.")
+    from django_ray.models import RayTaskExecution
+
+    rows: Any = RayTaskExecution.objects.using(database())
+    chosen: ExecutionQuerySet = rows.filter(state__in=find_states(options["state"], states))
+    if options["ids"]:
+        chosen = chosen.filter(pk__in=[_id(text) for text in options["ids"]])
+    if options["queue"]:
+        chosen = chosen.filter(queue_name__in=options["queue"])
+    if options["task"]:
+        chosen = chosen.filter(callable_path__in=_paths(options["task"]))
+    if options["backend"]:
+        chosen = chosen.filter(backend=options["backend"])
+    return chosen
+
+
+def database() -> str:
+    """Return the alias that executions are written to."""
+    from django_ray.models import RayTaskExecution
+
+    return router.db_for_write(RayTaskExecution)
+
+
+def find_states(given: Sequence[str] | None, allowed: Sequence[str]) -> list[str]:
+    """Return the states meant, all that are allowed when none is given."""
+    from django_ray.models import State
+
+    for name in given or ():
+        if name.upper() in allowed:
+            continue
+        if name.upper() in State.values:
+            raise CommandError(f"--state {name}: this command is for what is {' or '.join(allowed)}.")
+        raise CommandError(f"--state {name}: there is no such state{near(name.upper(), allowed)}")
+    return [name.upper() for name in given or allowed]
+
+
+def find_backend(alias: str) -> RayTaskBackend:
+    """Return the backend of that alias in TASKS."""
+    if alias not in settings.TASKS:
+        raise CommandError(f"--backend {alias}: TASKS has no such alias{near(alias, settings.TASKS)}")
+    backend = task_backends[alias]
+    if not isinstance(backend, RayTaskBackend):
+        raise CommandError(f"--backend {alias}: it is a {type(backend).__qualname__}, and has no queues of ours.")
+    return backend
+
+
+def check_queues(backend: RayTaskBackend, names: Sequence[str]) -> None:
+    """Refuse a queue that the backend does not have; one whose QUEUES is [] has every queue."""
+    configured = backend.queues
+    for name in names:
+        if configured and name not in configured:
+            raise CommandError(f'TASKS["{backend.alias}"]["QUEUES"] has no {name!r}{near(name, configured)}')
+
+
+def counted(number: int) -> str:
+    """Return so many executions in words."""
+    return f"{number:,} execution{'' if number == 1 else 's'}"
+
+
+def near(wrong: str, right: Iterable[str]) -> str:
+    """Return the end of a sentence that says what may have been meant."""
+    choices = sorted(right)
+    if close := difflib.get_close_matches(wrong, choices, n=1):
+        return f": did you mean {close[0]}?"
+    return f": there are {', '.join(choices)}."
+
+
+def _id(text: str | UUID) -> UUID:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        raise CommandError(
+            f"{text!r} is not the id of an execution, which looks like 019a8e5c-52f1-7d10-8c3e-3f1d2a4b5c6d: "
+            "give result.id."
+        ) from None
+
+
+def _paths(given: Sequence[str]) -> set[str]:
+    """Return the paths as rows have them: those of functions, wherever else the tasks can be imported from."""
+    paths = set(given)
+    for path in given:
+        try:
+            task: Any = import_string(path)
+        except ImportError:
+            continue  # of a task that is no more, or elsewhere
+        if isinstance(task, Task):
+            paths.add(task.module_path)
+    return paths

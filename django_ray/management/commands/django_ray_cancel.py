@@ -1,0 +1,32 @@
+"""manage.py django_ray_cancel: executions that are not finished shall not run, or not run on."""
+
+from __future__ import annotations
+
+from typing import Any, override
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from django_ray.management.commands._common import add_filters, counted, executions
+
+STATES = ("READY", "RUNNING")
+
+
+class Command(BaseCommand):
+    """Has the database do it in one statement; supervisors stop what runs."""
+
+    help = (
+        "Cancel executions: those that wait at once, those that run as soon as their supervisor has stopped them. "
+        "Several filters narrow each other."
+    )
+
+    @override
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_filters(parser, "cancel", STATES)
+
+    @override
+    def handle(self, *args: Any, **options: Any) -> None:
+        chosen = executions(options, STATES)
+        if options["dry_run"]:
+            self.stdout.write(f"{counted(chosen.count())} would be cancelled.")
+        else:
+            self.stdout.write(f"Cancelled {counted(chosen.cancel())}.")

@@ -1,0 +1,30 @@
+"""manage.py django_ray_resume: paused queues go on."""
+
+from __future__ import annotations
+
+from typing import Any, override
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from django_ray.management.commands._common import check_queues, database, find_backend
+
+
+class Command(BaseCommand):
+    """Takes django_ray_pause back; a trigger tells the supervisors."""
+
+    help = "Resume paused queues: supervisors look at once for what has collected in them."
+
+    @override
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("queues", nargs="+", metavar="QUEUE")
+        parser.add_argument("--backend", default="default", metavar="ALIAS", help="of this backend (default: default)")
+
+    @override
+    def handle(self, *args: Any, **options: Any) -> None:
+        from django_ray.models import RayQueue
+
+        backend = find_backend(options["backend"])
+        check_queues(backend, options["queues"])
+        for name in options["queues"]:
+            has_changed = RayQueue.objects.db_manager(database()).resume(name, backend.alias)
+            self.stdout.write(f"{name} {'is resumed' if has_changed else 'was not paused'}.")

@@ -1,0 +1,37 @@
+"""manage.py django_ray_retry: failed and cancelled executions once more, with all their attempts."""
+
+from __future__ import annotations
+
+from typing import Any, override
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from django_ray.management.commands._common import add_filters, counted, executions
+
+STATES = ("FAILED", "CANCELLED")
+
+
+class Command(BaseCommand):
+    """Has the database do it in one statement."""
+
+    help = "Run failed and cancelled executions again, with all their attempts. Several filters narrow each other."
+
+    @override
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_filters(parser, "retry", STATES)
+        parser.add_argument(
+            "--exception",
+            metavar="CLASS",
+            help="those whose last error is of this class: its path, or its name alone",
+        )
+
+    @override
+    def handle(self, *args: Any, **options: Any) -> None:
+        chosen = executions(options, STATES)
+        if (name := options["exception"]) is not None:
+            lookup = {"exception_type": name} if "." in name else {"exception_type__endswith": f".{name}"}
+            chosen = chosen.filter(**lookup)
+        if options["dry_run"]:
+            self.stdout.write(f"{counted(chosen.count())} would be retried.")
+        else:
+            self.stdout.write(f"Retried {counted(chosen.retry())}.")

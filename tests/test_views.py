@@ -1,0 +1,97 @@
+"""django_ray.views.metrics: the queues, for Prometheus."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection, transaction
+from django.db.models.functions import Now
+from django.test import RequestFactory
+from prometheus_client.parser import text_string_to_metric_families
+
+import django_ray.views
+from django_ray.models import RayQueue, RayTaskExecution, RayWorker
+from tests import tasks
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def scrape():
+    """Return (gauge, backend, queue) -> value."""
+    response = django_ray.views.metrics(RequestFactory().get("/metrics/tasks"))
+    assert response.status_code == 200
+    assert response["Content-Type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name.removeprefix("django_ray_queue_"), sample.labels["backend"], sample.labels["queue"]): sample.value
+        for family in text_string_to_metric_families(response.content.decode())
+        for sample in family.samples
+    }
+
+
+def test_an_empty_queue_that_is_configured_is_shown():
+    found = scrape()
+    assert {key[1:] for key in found} == {("default", "default"), ("default", "other")}
+    assert set(found.values()) == {0}
+    assert {key[0] for key in found} == {"depth", "scheduled", "running", "oldest_wait_seconds", "paused"}
+
+
+def test_what_waits_runs_and_is_scheduled_is_counted_by_queue():
+    for _ in range(3):
+        tasks.add.enqueue(1, 2)
+    tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
+    due = tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
+    RayTaskExecution.objects.filter(pk=due.id).update(due_at=Now() - timedelta(minutes=1))
+    tasks.add.using(queue_name="other").enqueue(1, 2)
+    worker = RayWorker.objects.create(hostname="h", pid=1, backend="default", queues=[], concurrency=1, version="0")
+    RayTaskExecution.objects.filter(queue_name="other").update(state="RUNNING", claimed_by=worker)
+    found = scrape()
+    assert found["depth", "default", "default"] == 4
+    assert found["scheduled", "default", "default"] == 1
+    assert found["oldest_wait_seconds", "default", "default"] >= 60
+    assert [found[name, "default", "other"] for name in ("depth", "running")] == [0, 1]
+
+
+def test_a_backend_of_any_queue_shows_those_that_hold_something_or_are_paused():
+    awkward = 'a "queue"\\\nof two lines'
+    tasks.add.using(backend="any", queue_name=awkward).enqueue(1, 2)
+    RayQueue.objects.pause("customer-7", "any")
+    found = scrape()
+    assert found["depth", "any", awkward] == 1
+    assert found["paused", "any", "customer-7"] == 1
+    assert found["paused", "any", awkward] == 0
+
+
+def test_counting_ends_at_a_limit_and_reads_no_more_rows_than_that(monkeypatch):
+    """With the statistics of an empty table, and a backlog many times as deep."""
+    monkeypatch.setattr(django_ray.views, "MOST_COUNTED", 11)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO django_ray_execution (callable_path, due_at, state, finished_at) SELECT 'tests.tasks.add',"
+            " CASE WHEN n %% 3 = 0 THEN now() + interval '1 day' END,"
+            " CASE WHEN n %% 3 = 1 THEN 'FAILED' ELSE 'READY' END, CASE WHEN n %% 3 = 1 THEN now() END"
+            " FROM generate_series(1, 6000) AS n",
+            [],
+        )
+    found = scrape()
+    assert found["depth", "default", "default"] == 11
+    assert found["scheduled", "default", "default"] == 11
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(django_ray.views._PLAN)
+        parameters = {"backends": ["default"], "queues": ["default"], "any": ["any"], "most": 11}
+        cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + django_ray.views._FIGURES, parameters)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "Seq Scan on django_ray_execution" not in plan
+    assert "Bitmap" not in plan
+    assert "rows=2000" not in plan
+
+
+def test_a_scrape_leaves_no_setting_behind_in_the_transaction_around_it():
+    with transaction.atomic():
+        scrape()
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW enable_seqscan")
+            assert cursor.fetchone() == ("on",)
+
+
+def test_it_is_only_for_reading(caplog):
+    with caplog.at_level("CRITICAL"):
+        assert django_ray.views.metrics(RequestFactory().post("/metrics/tasks")).status_code == 405

@@ -1,0 +1,84 @@
+"""What a supervisor tells Prometheus: each execution as it comes and goes, and its own figures when they are scraped.
+
+The registry is its own, so that a project that uses prometheus_client as well, with --sync, meets no name of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import override
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from django_ray_worker.monitor import Figures
+
+__all__ = ["Exposition"]
+
+BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600,
+)  # fmt: skip
+
+
+class Exposition:
+    """The tally.Observer that counts for Prometheus."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._attempts = Counter(
+            "django_ray_attempts", "Attempts that have ended.", ("queue", "outcome"), registry=self.registry
+        )
+        self._waits = self._histogram("django_ray_wait_seconds", "From claimable to the first claim.")
+        self._runs = self._histogram("django_ray_run_seconds", "How long bodies took.")
+
+    def _histogram(self, name: str, what: str) -> Histogram:
+        return Histogram(name, what, ("queue",), buckets=BUCKETS, registry=self.registry)
+
+    def show(self, figures: Callable[[], Figures], obstacle: Callable[[], str]) -> None:
+        """Ask these at every scrape; what cannot be told now raises TimeoutError, and is left out."""
+        self.registry.register(_Supervisor(figures, obstacle))
+
+    def waited(self, queue: str, seconds: float) -> None:
+        """Take note of a first claim."""
+        self._waits.labels(queue).observe(seconds)
+
+    def ran(self, queue: str, seconds: float) -> None:
+        """Take note of a body."""
+        self._runs.labels(queue).observe(seconds)
+
+    def ended(self, queue: str, verdict: str) -> None:
+        """Take note of a verdict."""
+        self._attempts.labels(queue, verdict).inc()
+
+
+class _Supervisor(Collector):
+    def __init__(self, figures: Callable[[], Figures], obstacle: Callable[[], str]) -> None:
+        self._figures = figures
+        self._obstacle = obstacle
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        try:
+            figures, obstacle = self._figures(), self._obstacle()
+        except TimeoutError:
+            return
+        yield _gauge("ready", "1 when the supervisor claims, as /readyz says.", not obstacle)
+        yield _gauge("slots", "Calls that may run at a time.", figures.slots)
+        yield _gauge("slots_in_use", "Calls that run.", figures.busy)
+        yield _gauge("held", "Executions that are here, running or waiting.", figures.held)
+        own = figures.metrics
+        yield _gauge("oldest_seconds", "The longest wait of what was claimable at the last pulse.", own.oldest)
+        yield _counter("reconnects", "Listening sessions after the first.", own.reconnects)
+        yield _counter("pulses_missed", "Pulses that did not come back.", own.pulses_missed)
+        yield _counter("rescued", "Executions taken back from dead supervisors.", own.rescued)
+        yield _counter("refused", "Outcomes that the fence refused.", own.refused)
+        yield _counter("clusters_lost", "Times that Ray was gone.", own.clusters_lost)
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"django_ray_{name}", what, value=value)
+
+
+def _counter(name: str, what: str, value: float) -> Metric:
+    return CounterMetricFamily(f"django_ray_{name}", what, value=value)

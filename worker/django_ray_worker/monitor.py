@@ -1,0 +1,63 @@
+"""What of a supervisor is shown to whoever asks: whether it is ready, and its figures. Knows no HTTP and no Prometheus.
+
+Read in the event loop alone, where nothing changes meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django_ray_worker.metrics import Metrics
+
+if TYPE_CHECKING:
+    from django_ray_worker.dispatcher import Dispatcher
+    from django_ray_worker.executor import RayExecutor
+    from django_ray_worker.inprocess import InProcessExecutor
+    from django_ray_worker.listener import Session
+    from django_ray_worker.stop import Stop
+    from django_ray_worker.tally import Observer
+
+__all__ = ["Figures", "Monitor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Of one moment."""
+
+    metrics: Metrics
+    slots: int = 0
+    busy: int = 0  # Slots that are taken.
+    held: int = 0  # Executions that are here: running, waiting for a slot or for a node.
+
+
+class Monitor:
+    """Of one supervisor, from before it has an identity."""
+
+    def __init__(self, stop: Stop, executor: RayExecutor | InProcessExecutor, observer: Observer | None = None) -> None:
+        self.observer = observer  # Is told of each execution.
+        self._stop = stop
+        self._executor = executor
+        self._watched: tuple[Session, Dispatcher, Metrics] | None = None
+
+    def watch(self, session: Session, dispatcher: Dispatcher, metrics: Metrics) -> None:
+        """Show these from now on: the supervisor is registered."""
+        self._watched = session, dispatcher, metrics
+
+    def obstacle(self) -> str:
+        """Return why the supervisor claims nothing, empty when it does."""
+        if self._stop.intake.cancel_called:
+            return "It is stopping."
+        if not self._executor.is_usable:
+            return "Ray is not there, or not yet."
+        if self._watched is None:
+            return "It is starting: the database has not answered yet."
+        session, _, _ = self._watched
+        return "" if session.is_open else "The database is away: the listening session is not open."
+
+    def figures(self) -> Figures:
+        """Return what can be counted now."""
+        if self._watched is None:
+            return Figures(metrics=Metrics())
+        _, dispatcher, metrics = self._watched
+        return Figures(metrics=metrics, slots=dispatcher.slots, busy=dispatcher.busy, held=len(dispatcher.held))

@@ -1,0 +1,72 @@
+"""PRUNE_AFTER: finished executions of the backend are deleted when they are old enough, oldest first.
+
+In batches, each one statement that skips what somebody else has locked: several supervisors share the work, and nobody
+waits for it. Nothing depends on it, so no error of it ends the supervisor. Without PRUNE_AFTER it sends nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import psycopg
+from anyio import sleep
+
+from django_ray_worker.errors import is_transient, one_line
+from django_ray_worker.listener import backoff, is_news
+
+if TYPE_CHECKING:
+    from django_ray_worker.store import Store
+
+__all__ = ["Pruning"]
+
+log = logging.getLogger("django_ray.pruning")
+
+FIRST_SECONDS = 1.0  # After the start, when the first claims are made.
+PERIOD_SECONDS = 3600.0
+LEAST_PERIOD_SECONDS = 60.0  # However soon executions are to go.
+BATCH = 1000
+PAUSE_SECONDS = 0.1  # Between two batches: a million rows are not worth a slow claim.
+
+
+class Pruning:
+    """Of one supervisor."""
+
+    def __init__(self, work: Store, age: float | None) -> None:
+        self._store = work
+        self._age = age  # Seconds that finished executions are kept; None is for ever.
+
+    async def run(self) -> None:
+        """Prune for ever, if at all."""
+        if self._age is None:
+            return
+        period = max(LEAST_PERIOD_SECONDS, min(PERIOD_SECONDS, self._age))
+        await sleep(FIRST_SECONDS)
+        while True:
+            try:
+                await self._prune(self._age)
+            except psycopg.Error as error:
+                log.error("Pruning failed (%s); again in %.0f s.", one_line(error), period)  # noqa: TRY400 - one line
+            await sleep(period)
+
+    async def _prune(self, age: float) -> None:
+        """Delete until none is left that is old enough."""
+        gone = tries = 0
+        while True:
+            try:
+                deleted = await self._store.prune(age, BATCH)
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
+                wait = backoff(tries)
+                if is_news(tries):
+                    log.warning("Pruning waits for the database (%s); again in %.1f s.", one_line(error), wait)
+                tries += 1
+                await sleep(wait)
+                continue
+            gone, tries = gone + deleted, 0
+            if not deleted:
+                break
+            await sleep(PAUSE_SECONDS)
+        if gone:
+            log.info("Deleted %d executions that ended more than %g s ago.", gone, age)
