@@ -22,7 +22,7 @@ TRIGGERS = {
     "django_ray_on_unpause": "django_ray_queue",
 }
 
-__all__ = ["check_database", "check_triggers", "missing_triggers"]
+__all__ = ["TRIGGERS", "check_database", "check_triggers", "missing_triggers"]
 
 
 def _alias() -> str:

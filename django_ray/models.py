@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import batched
 from typing import Any, override
 
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.fields.json import KT
 from django.db.models.functions import JSONObject, Now
@@ -189,10 +189,12 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
 
     def prune(self, most: int = 1000) -> int:
         """Delete up to most of those that are finished, and that nobody else is busy with; return how many."""
-        chosen = self.filter(state__in=FINISHED).order_by("finished_at")
-        ids = chosen.select_for_update(skip_locked=True).values("pk")[:most]
-        doomed = self.model._base_manager.using(self.db).filter(pk__in=ids)  # noqa: SLF001
-        return doomed._raw_delete(doomed.db)  # noqa: SLF001 - one DELETE: nothing refers to these rows
+        chosen = self.filter(state__in=FINISHED).order_by("finished_at").select_for_update(skip_locked=True)
+        with transaction.atomic(using=self.db):
+            ids = list(chosen.values_list("pk", flat=True)[:most])
+            doomed = self.model._base_manager.using(self.db).filter(pk__in=ids)  # noqa: SLF001
+            # One DELETE: nothing refers to these rows.
+            return doomed._raw_delete(doomed.db) if ids else 0  # noqa: SLF001
 
     for _verb in (cancel, retry, enqueue_again, prune):
         _verb.alters_data = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]

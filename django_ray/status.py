@@ -7,12 +7,13 @@ is counted is counted up to MOST.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.db.models.fields.json import KT
 from django.tasks import task_backends
 from django.utils import timezone
@@ -20,7 +21,7 @@ from django.utils import timezone
 from django_ray.backends import RayTaskBackend
 from django_ray.models import RayTaskExecution, State
 
-__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "status"]
+__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "queues", "status"]
 
 MOST = 10_000  # A count that is one more than this says "more than".
 MINUTES = 60
@@ -102,19 +103,36 @@ class Status:
 
 
 def status() -> Status:
-    """Look. Four statements, and two for each alias of RayTaskBackend in TASKS."""
-    return Status(
-        at=timezone.now(),
-        queues=[queue for alias in _aliases() for queue in _queues(alias)],
-        running=list(_few().filter(state=State.RUNNING).order_by("last_attempted_at")[:_FEW]),
-        failures=list(
-            _few()
-            .filter(state=State.FAILED)
-            .annotate(error_text=KT("errors__-1__message"))
-            .order_by("-finished_at")[:_FEW]
-        ),
-        supervisors=_supervisors(),
-    )
+    """Look. Four statements of its own, and two for each alias of RayTaskBackend in TASKS."""
+    failures = _few().filter(state=State.FAILED).annotate(error_text=KT("errors__-1__message"))
+    with _planned_by_index():
+        return Status(
+            at=timezone.now(),
+            queues=[queue for alias in _aliases() for queue in _queues(alias)],
+            running=list(_few().filter(state=State.RUNNING).order_by("last_attempted_at")[:_FEW]),
+            failures=list(failures.order_by("-finished_at")[:_FEW]),
+            supervisors=_supervisors(),
+        )
+
+
+def queues() -> list[Queue]:
+    """Look at the queues of all aliases of RayTaskBackend: those of QUEUES, and what else holds something or did."""
+    with _planned_by_index():
+        return [queue for alias in _aliases() for queue in _queues(alias)]
+
+
+@contextmanager
+def _planned_by_index() -> Generator[None]:
+    """Have the statements of a block probe indexes, whatever the statistics say or do not say yet."""
+    alias = router.db_for_read(RayTaskExecution)
+    with transaction.atomic(using=alias):
+        _select(
+            "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),"
+            " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
+            " set_config('jit', 'off', true)"
+        )
+        yield
+        transaction.set_rollback(True, using=alias)  # the settings end here, in a caller's block too
 
 
 def _aliases() -> list[str]:
@@ -149,11 +167,16 @@ SELECT
     (SELECT count(*) FROM (
         SELECT FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at IS NULL LIMIT %(most)s + 1
-    ) AS head) AS waiting,
+    ) AS head) + (SELECT count(*) FROM (
+        SELECT FROM django_ray_execution
+        WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at <= statement_timestamp()
+        LIMIT %(most)s + 1
+    ) AS due) AS waiting,
     (SELECT count(*) FROM (
         SELECT FROM django_ray_execution
-        WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at IS NOT NULL LIMIT %(most)s + 1
-    ) AS head) AS scheduled,
+        WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at > statement_timestamp()
+        LIMIT %(most)s + 1
+    ) AS later) AS scheduled,
     extract(epoch FROM statement_timestamp() - django_ray_oldest(%(backend)s, ARRAY[name]))::float8 AS oldest,
     coalesce((SELECT number FROM running WHERE queue_name = name), 0) AS running,
     (SELECT paused_at FROM django_ray_queue AS paused

@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 from django.test import RequestFactory
 from prometheus_client.parser import text_string_to_metric_families
 
+import django_ray.status
 import django_ray.views
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker
 from tests import tasks
@@ -62,7 +63,8 @@ def test_a_backend_of_any_queue_shows_those_that_hold_something_or_are_paused():
 
 def test_counting_ends_at_a_limit_and_reads_no_more_rows_than_that(monkeypatch):
     """With the statistics of an empty table, and a backlog many times as deep."""
-    monkeypatch.setattr(django_ray.views, "MOST_COUNTED", 11)
+    monkeypatch.setattr(django_ray.status, "MOST", 10)
+    monkeypatch.setattr(django_ray.views, "MOST", 10)
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO django_ray_execution (callable_path, due_at, state, finished_at) SELECT 'tests.tasks.add',"
@@ -74,10 +76,9 @@ def test_counting_ends_at_a_limit_and_reads_no_more_rows_than_that(monkeypatch):
     found = scrape()
     assert found["depth", "default", "default"] == 11
     assert found["scheduled", "default", "default"] == 11
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(django_ray.views._PLAN)
-        parameters = {"backends": ["default"], "queues": ["default"], "any": ["any"], "most": 11}
-        cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + django_ray.views._FIGURES, parameters)
+    with django_ray.status._planned_by_index(), connection.cursor() as cursor:
+        parameters = {"backend": "default", "configured": ["default"], "most": 10}
+        cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + django_ray.status._QUEUES, parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Seq Scan on django_ray_execution" not in plan
     assert "Bitmap" not in plan

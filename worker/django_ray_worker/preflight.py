@@ -12,7 +12,7 @@ from django.db.utils import DatabaseError, OperationalError
 from django.tasks import task_backends
 
 from django_ray.backends import RayTaskBackend
-from django_ray.checks import missing_triggers
+from django_ray.checks import TRIGGERS, missing_triggers
 from django_ray_worker.database import Database
 from django_ray_worker.listener import Misconfigured
 
@@ -89,6 +89,6 @@ def _look_at(connection: BaseDatabaseWrapper) -> None:
         )
     if missing := missing_triggers(connection):
         raise Misconfigured(
-            f"The trigger {missing[0]} on django_ray_execution is missing or disabled, so nobody would be woken: "
-            f"ALTER TABLE django_ray_execution ENABLE TRIGGER {missing[0]}, or migrate django_ray zero and again."
+            f"The trigger {missing[0]} on {TRIGGERS[missing[0]]} is missing or disabled, so nobody would be woken: "
+            f"ALTER TABLE {TRIGGERS[missing[0]]} ENABLE TRIGGER {missing[0]}, or migrate django_ray zero and again."
         )
