@@ -13,6 +13,7 @@ from django.tasks import TaskResultStatus, task_backends
 from django.utils import timezone
 
 from django_ray.models import RayTaskExecution, State
+from django_ray_worker.tally import PERIOD_SECONDS
 from tests import tasks
 from tests.supervisors import until
 
@@ -169,7 +170,7 @@ def test_an_idle_supervisor_sends_no_statement(on_ray, connect, sleepers):
 
     def is_at_rest():
         sample = session.execute(sql).fetchall()
-        time.sleep(0.5)  # between two of its last statements all sessions are idle, too
+        time.sleep(PERIOD_SECONDS + 0.5)  # between two of its last statements all sessions are idle, too
         return sample == session.execute(sql).fetchall()
 
     until(sleepers, what="the supervisor asleep")
