@@ -1,6 +1,5 @@
 """How claims share calls: Pace and Backlog, which know no clock and no database."""
 
-from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -9,6 +8,7 @@ from anyio import create_task_group, fail_after, sleep, sleep_forever, wait_all_
 from django_ray.requirements import TaskOptions
 from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
 from django_ray_worker.backlog import Backlog
+from django_ray_worker.claim import Claim
 from django_ray_worker.dispatcher import MOST_PARKED, Dispatcher
 from django_ray_worker.pace import MOST_TASKS, Pace
 from django_ray_worker.policy import Release
@@ -18,16 +18,18 @@ from tests.supervisors import Instant
 
 
 def claim(path="tasks.short", unfit="", **options):
-    return SimpleNamespace(
+    return Claim(
         task_id=uuid4(),
         attempt=1,
+        worker=1,
         queue_name="default",
-        waited=0.0,
         callable_path=path,
         options=TaskOptions(**options),
         unfit=unfit,
         failures=0,
         losses=0,
+        waited=0.0,
+        payload="{}",
     )
 
 

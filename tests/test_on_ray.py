@@ -9,10 +9,11 @@ import psutil
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
+from django.db.models import Max
 from django.tasks import TaskResultStatus, task_backends
 from django.utils import timezone
 
-from django_ray.models import RayTaskExecution, State
+from django_ray.models import RayQueue, RayTaskExecution, State
 from django_ray_worker.tally import PERIOD_SECONDS
 from tests import tasks
 from tests.supervisors import until
@@ -179,3 +180,22 @@ def test_an_idle_supervisor_sends_no_statement(on_ray, connect, sleepers):
     time.sleep(10)  # the time over which nothing may happen
     assert session.execute(sql).fetchall() == before
     assert len(before) >= 2
+
+
+def test_a_pause_holds_within_100_ms_while_ray_drains_a_backlog(on_ray):
+    """What was claimed may end, what was not begun goes back; nothing is claimed any more, and nothing begins."""
+    task_backends["default"].enqueue_many([(tasks.add, (number, 1), {}) for number in range(4000)])
+    rows = RayTaskExecution.objects
+    until(lambda: rows.filter(state=State.SUCCESSFUL).count() > 200, what="the first results")
+    RayQueue.objects.pause("default")
+    until(lambda: not rows.filter(state=State.RUNNING).exists(), what="the end of what runs")
+    paused_at = RayQueue.objects.get().paused_at
+    claimed, ended = rows.aggregate(claimed=Max("last_attempted_at"), ended=Max("finished_at")).values()
+    claimed, ended = ((moment - paused_at).total_seconds() for moment in (claimed, ended))
+    print(f"claimed for {claimed:.3f} s, recorded for {ended:.3f} s")
+    assert claimed < 0.1
+    left = rows.filter(state=State.READY).count()
+    assert left > 0, "the backlog was too short to be paused"
+    assert rows.exclude(state__in=[State.READY, State.SUCCESSFUL]).count() == 0
+    RayQueue.objects.resume("default")
+    until(lambda: rows.filter(state=State.SUCCESSFUL).count() == 4000, what="the rest")

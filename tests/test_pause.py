@@ -1,15 +1,10 @@
 """Pausing and resuming queues, and what supervisors count of them."""
 
 from anyio import Event, fail_after, sleep
-from django.db.models import Max
-from django.tasks import task_backends
 
-from django_ray.models import RayQueue, RayTaskExecution, State
 from django_ray_worker.answer import Answer
 from django_ray_worker.outcome import Returned
-from tests import tasks
 from tests.supervisors import Instant, living
-from tests.supervisors import until as wait_until
 
 INSERT = (
     "INSERT INTO django_ray_execution (callable_path, queue_name)"
@@ -158,22 +153,3 @@ async def test_counts_survive_an_outage_and_old_ones_go(open_store, connect):
     total = {name: sum(row[name] for row in rows) for name in ("succeeded", "failed", "retried", "cancelled", "waited")}
     assert total == {"succeeded": 2, "failed": 4, "retried": 6, "cancelled": 8, "waited": 3.0}
     assert max(row["longest_wait"] for row in rows) == 1
-
-
-def test_a_pause_holds_within_100_ms_while_ray_drains_a_backlog(on_ray):
-    """What was claimed may end, what was not begun goes back; nothing is claimed any more, and nothing begins."""
-    task_backends["default"].enqueue_many([(tasks.add, (number, 1), {}) for number in range(4000)])
-    rows = RayTaskExecution.objects
-    wait_until(lambda: rows.filter(state=State.SUCCESSFUL).count() > 200, what="the first results")
-    RayQueue.objects.pause("default")
-    wait_until(lambda: not rows.filter(state=State.RUNNING).exists(), what="the end of what runs")
-    paused_at = RayQueue.objects.get().paused_at
-    claimed, ended = rows.aggregate(claimed=Max("last_attempted_at"), ended=Max("finished_at")).values()
-    claimed, ended = ((moment - paused_at).total_seconds() for moment in (claimed, ended))
-    print(f"claimed for {claimed:.3f} s, recorded for {ended:.3f} s")
-    assert claimed < 0.1
-    left = rows.filter(state=State.READY).count()
-    assert left > 0, "the backlog was too short to be paused"
-    assert rows.exclude(state__in=[State.READY, State.SUCCESSFUL]).count() == 0
-    RayQueue.objects.resume("default")
-    wait_until(lambda: rows.filter(state=State.SUCCESSFUL).count() == 4000, what="the rest")

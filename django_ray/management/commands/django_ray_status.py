@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import selectors
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -50,7 +51,7 @@ class Command(BaseCommand):
                     self._watch(as_json=options["json"])
             else:
                 self._show(status(), as_json=options["json"])
-        except OperationalError as error:
+        except (OperationalError, psycopg.OperationalError) as error:
             raise CommandError(f"The database cannot be reached: {error}") from None
 
     def _watch(self, *, as_json: bool) -> None:
@@ -66,8 +67,7 @@ class Command(BaseCommand):
                     self.stdout.write("\x1b[2J\x1b[H", ending="")
                 self._show(status(), as_json=as_json)
                 self.stdout.flush()
-                for _ in session.notifies(timeout=REFRESH_SECONDS, stop_after=1):
-                    pass
+                _hear(session)
                 time.sleep(PAUSE_SECONDS)
 
     def _show(self, shown: Status, *, as_json: bool) -> None:
@@ -113,6 +113,16 @@ class Command(BaseCommand):
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             self.stdout.write(f"  {'  '.join(cells)}".rstrip())
         self.stdout.write("")
+
+
+def _hear(session: psycopg.Connection[Any]) -> None:
+    """Return at a notification, or after a while. Not psycopg's notifies(), which answers a Ctrl-C only after that."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(session.fileno(), selectors.EVENT_READ)
+        selector.select(REFRESH_SECONDS)
+    session.pgconn.consume_input()
+    while session.pgconn.notifies():
+        pass
 
 
 _NOTHING = "\N{EN DASH}"
