@@ -335,7 +335,7 @@ def _events(row: RayTaskExecution) -> list[dict[str, Any]]:
                 {"at": at, "what": f"Attempt {error['attempt']} failed", "error": error, "worker": error["worker_id"]}
             )
     if row.last_attempted_at and row.state != State.READY:
-        what = f"Attempt {row.attempt_number} started"
+        what = f"Attempt {len(row.worker_ids)} started"
         events.append({"at": row.last_attempted_at, "what": what, "worker": row.worker_ids[-1]})
     if row.cancel_requested_at:
         events.append({"at": row.cancel_requested_at, "what": "Cancelling was asked for"})

@@ -156,7 +156,7 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
             "exception_class_path": Value("django_ray.exceptions.TaskCancelled"),
             "message": Value("The execution was cancelled."),
             "traceback": Value("django_ray.exceptions.TaskCancelled: The execution was cancelled.\n"),
-            "attempt": F("attempt_number"),
+            "attempt": models.Func(F("worker_ids"), function="jsonb_array_length", output_field=models.IntegerField()),
             "worker_id": Value(None, models.TextField()),
             "at": now,
         }

@@ -124,7 +124,7 @@ def _judge_end(
     *,
     is_cancelled: bool,
 ) -> None:
-    attempt = row["attempt_number"]
+    attempt = len(row["worker_ids"])  # As the body sees it: claims that were given back unbegun are none.
     match row["state"]:
         case "SUCCESSFUL" if not ledger[key, attempt, "ended"]:
             findings.lost.append(f"{key}: SUCCESSFUL, but attempt {attempt} never ended")
@@ -165,9 +165,10 @@ def _judge_changes(changes: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 def _explain(findings: Findings, key: str, row: Mapping[str, Any], ledger: Counter[tuple[str, int, str]]) -> None:
     """Tell why each attempt but the last was not the last."""
     errors = {error.get("attempt"): error for error in row["errors"]}
-    started = [attempt for attempt in range(1, row["attempt_number"] + 1) if ledger[key, attempt, "started"]]
+    attempts = len(row["worker_ids"])
+    started = [attempt for attempt in range(1, attempts + 1) if ledger[key, attempt, "started"]]
     findings.started_again += len(started) > 1
-    for attempt in range(1, row["attempt_number"]):
+    for attempt in range(1, attempts):
         reason = _reason(errors.get(attempt))
         findings.reasons[reason if attempt in started else f"{reason}, before the body started"] += 1
 

@@ -35,6 +35,7 @@ def a_row(**columns):
         "run_after": None,
     }
     row |= columns
+    row["worker_ids"] = ["1"] * row["attempt_number"]
     if row["errors"]:
         row["exception_type"] = row["errors"][-1]["exception_class_path"]
     return row

@@ -18,7 +18,7 @@ UPDATE django_ray_execution AS execution SET
         WHEN verdict.error IS NULL AND (verdict.state <> 'READY' OR execution.cancel_requested_at IS NULL)
             THEN execution.errors
         ELSE execution.errors || (coalesce(verdict.error, %(cancelled)s)::jsonb || jsonb_build_object(
-            'attempt', verdict.attempt, 'worker_id', verdict.worker::text, 'at', statement_timestamp()))
+            'attempt', jsonb_array_length(execution.worker_ids), 'worker_id', verdict.worker::text, 'at', statement_timestamp()))
     END,
     worker_ids = CASE WHEN verdict.unbegun THEN execution.worker_ids - -1 ELSE execution.worker_ids END,
     started_at = CASE
