@@ -153,3 +153,20 @@ async def test_counts_survive_an_outage_and_old_ones_go(open_store, connect):
     total = {name: sum(row[name] for row in rows) for name in ("succeeded", "failed", "retried", "cancelled", "waited")}
     assert total == {"succeeded": 2, "failed": 4, "retried": 6, "cancelled": 8, "waited": 3.0}
     assert max(row["longest_wait"] for row in rows) == 1
+
+
+async def test_counts_that_cannot_be_written_stop_nothing(database, connect):
+    session, executor = connect(), Instant()
+    session.execute("ALTER TABLE django_ray_minute RENAME TO away")
+    try:
+        async with living(database, executor) as life:
+            session.execute(INSERT, ["default", 1])
+            await executor.has_run(1)
+            await life._tally.write(life._worker)
+            session.execute(INSERT, ["default", 1])
+            life._wakeup.look()
+            await executor.has_run(2)
+        row = session.execute("SELECT stopped_at FROM django_ray_worker").fetchone()
+        assert row["stopped_at"] is not None
+    finally:
+        session.execute("ALTER TABLE away RENAME TO django_ray_minute")

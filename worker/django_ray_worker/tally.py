@@ -123,13 +123,14 @@ class Tally:
             await sleep(PERIOD_SECONDS)
 
     async def write(self, worker: int) -> None:
-        """Write now; in an outage the counts are kept."""
+        """Write now; in an outage the counts are kept. No error ends the supervisor: nothing depends on counts."""
         counts, self._counts = self._counts, {}
         try:
             await self._store.count(worker, map(asdict, counts.values()))
         except psycopg.Error as error:
             if not is_transient(error):
-                raise
+                log.warning("Counts cannot be written, and are dropped (%s).", one_line(error))
+                return
             log.debug("Counts wait for the database (%s).", one_line(error))
             for kept in counts.values():
                 self._counts.setdefault(kept.queue_name, _Counts(kept.queue_name)).add(kept)
