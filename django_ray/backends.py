@@ -14,6 +14,7 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
+from django.db import connections
 from django.tasks import Task, TaskResultStatus
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
@@ -166,12 +167,14 @@ class RayTaskBackend(BaseTaskBackend):
         from django_ray.models import RayTaskExecution
 
         try:
-            row: Any = RayTaskExecution.objects.using(_database()).filter(task_id=UUID(str(result_id)))
+            task_id = UUID(str(result_id))
         except ValueError:
             raise TaskResultDoesNotExist(result_id) from None
-        if row.cancel():
-            return True
-        if not row.exists():
+        with connections[_database()].cursor() as cursor:
+            cursor.execute("SELECT django_ray_cancel(%s)", [task_id])
+            if cursor.fetchone() == (True,):
+                return True
+        if not RayTaskExecution._base_manager.using(_database()).filter(task_id=task_id).exists():  # noqa: SLF001
             raise TaskResultDoesNotExist(result_id)
         return False
 

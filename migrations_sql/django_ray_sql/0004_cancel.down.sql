@@ -1,0 +1,1 @@
+DROP FUNCTION django_ray_cancel(uuid);
