@@ -37,6 +37,11 @@ def write_line(path, line):
 
 
 @task
+def enqueue_add(a, b):
+    return add.enqueue(a, b).id
+
+
+@task
 async def add_later(a, b):
     return a + b
 

@@ -1,0 +1,114 @@
+-- Roles with the rights that each kind of process needs, and no others. docs/operations.md tells how to use them.
+--
+-- Run this in the project's database, on the search_path that Django has, as the owner of the tables: after migrate, and
+-- again after each upgrade. It may be run as often as you like. Whoever runs it first needs CREATEROLE as well. Roles belong
+-- to the whole server; for other names, change them throughout the file.
+BEGIN;
+
+DO $do$
+DECLARE
+    -- Wherever the tables are.
+    home name := (
+        SELECT nspname FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
+        WHERE pg_class.oid = 'django_ray_execution'::regclass
+    );
+    group_role name;
+BEGIN
+    FOREACH group_role IN ARRAY ARRAY['django_ray_web', 'django_ray_operator', 'django_ray_supervisor'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = group_role) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', group_role);
+        END IF;
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', home, group_role);
+    END LOOP;
+    -- An admin enqueues as well, and tasks enqueue in the processes of a supervisor.
+    FOREACH group_role IN ARRAY ARRAY['django_ray_operator', 'django_ray_supervisor'] LOOP
+        IF NOT pg_has_role(group_role, 'django_ray_web', 'MEMBER') THEN
+            EXECUTE format('GRANT django_ray_web TO %I', group_role);
+        END IF;
+    END LOOP;
+    -- PostgreSQL 14 lets everybody make tables and functions in public, where others would find them.
+    IF has_schema_privilege('public', home, 'CREATE') THEN
+        EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', home);
+    END IF;
+END
+$do$;
+
+-- What an earlier version of this file has granted, or somebody else. Nobody sees the moment in between.
+REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute
+FROM django_ray_web, django_ray_operator, django_ray_supervisor;
+
+-- Functions run with the rights of their caller, django_ray_cancel alone excepted, and PostgreSQL lets everybody call the
+-- others. They are granted all the same, for databases whose default privileges take that away. Those of triggers need no
+-- grant, but what they call does.
+
+-- A web process: enqueues, reads results, waits for them, cancels.
+
+GRANT SELECT -- a result is the whole row
+    -- what django_ray_enqueue() and a plain INSERT give; all else has its default
+    , INSERT (
+        backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after, due_at
+    )
+    , UPDATE (awaited) -- the mark of who waits
+ON django_ray_execution TO django_ray_web;
+
+GRANT EXECUTE ON FUNCTION
+    django_ray_uuid7(), -- the default of task_id
+    django_ray_enqueue(text, json),
+    django_ray_cancel(uuid), -- with the rights of the owner: cancelling is all that it can do
+    django_ray_ring_queue(text, text), django_ray_ring(text), django_ray_channel(text) -- called by triggers
+TO django_ray_web;
+
+-- The admin, the live page, the metrics view and the management commands.
+
+GRANT DELETE -- delete, prune
+    -- retry, and cancel of many
+    , UPDATE (state, due_at, finished_at, cancel_requested_at, errors, failures, losses)
+ON django_ray_execution TO django_ray_operator;
+
+GRANT SELECT
+    , INSERT (backend, name, paused_at), UPDATE (paused_at) -- pause, resume
+ON django_ray_queue TO django_ray_operator;
+
+GRANT SELECT ON django_ray_worker, django_ray_minute TO django_ray_operator;
+
+GRANT EXECUTE ON FUNCTION
+    django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what is shown
+    django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
+TO django_ray_operator;
+
+-- django-ray-listen, and the Ray workers, which record for it.
+
+GRANT DELETE -- PRUNE_AFTER
+    , UPDATE (
+        state, due_at, attempt_number, failures, losses, worker_ids, claimed_by_id, started_at, last_attempted_at, -- claim
+        finished_at, result, errors, -- record
+        cancel_requested_at -- a Ray worker that gives back what somebody wants cancelled
+    )
+ON django_ray_execution TO django_ray_supervisor;
+
+GRANT SELECT -- who is paused; only an operator pauses
+ON django_ray_queue TO django_ray_supervisor;
+
+GRANT SELECT -- its peers
+    , INSERT (hostname, pid, backend, queues, concurrency, ray_address, version, pulse)
+    , UPDATE (pulse_at, stopped_at, lost_at)
+ON django_ray_worker TO django_ray_supervisor;
+
+GRANT SELECT, DELETE -- what is older than a day
+    , INSERT (
+        minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, waited, longest_wait
+    )
+    , UPDATE (succeeded, failed, retried, cancelled, waited, longest_wait)
+ON django_ray_minute TO django_ray_supervisor;
+
+GRANT SELECT -- before it starts: are the tables as new as the code?
+ON django_migrations TO django_ray_supervisor;
+
+GRANT EXECUTE ON FUNCTION
+    django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what to claim
+    django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
+    django_ray_is_settled(text), django_ray_await_in_flight(text),
+    django_ray_identify(int), django_ray_is_dead(int), django_ray_watch(int, float8), django_ray_members(text) -- liveness
+TO django_ray_supervisor;
+
+COMMIT;
