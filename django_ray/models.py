@@ -175,7 +175,13 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         Their errors are kept, and whoever waits for a result waits for the new one.
         """
         return self.filter(state__in=(State.FAILED, State.CANCELLED)).update(
-            state=State.READY, finished_at=None, cancel_requested_at=None, due_at=None, failures=0, losses=0
+            state=State.READY,
+            finished_at=None,
+            cancel_requested_at=None,
+            due_at=None,
+            missing_since=None,
+            failures=0,
+            losses=0,
         )
 
     def enqueue_again(self) -> int:
@@ -235,6 +241,7 @@ class RayTaskExecution(models.Model):
     last_attempted_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)
+    missing_since = models.DateTimeField(null=True)  # Since then no supervisor that claimed it has known its code.
     awaited = models.BooleanField(db_default=False)  # Somebody waits for the end: its NOTIFY is wanted.
 
     result = models.JSONField(null=True)
@@ -243,6 +250,8 @@ class RayTaskExecution(models.Model):
     exception_type = models.GeneratedField(
         expression=KT("errors__-1__exception_class_path"), output_field=models.TextField(), db_persist=True
     )
+
+    output = models.TextField(null=True)  # The last lines that the latest attempt wrote; null is none.  # noqa: DJ001
 
     objects = ExecutionQuerySet.as_manager()
 

@@ -28,7 +28,7 @@ class Options:
     pulse: float = 60.0  # PULSE: seconds between two signs of life of a supervisor; 0 is none.
     max_result_bytes: int = 8_000_000  # MAX_RESULT_BYTES: of the JSON of one result.
     prune_after: float | None = None  # PRUNE_AFTER: seconds that finished executions are kept; None is for ever.
-    defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES.
+    defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES, IMPORT_GRACE.
     queue_defaults: Mapping[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])  # QUEUE_DEFAULTS.
 
     def of(self, queue_name: str, row: Any) -> TaskOptions:
@@ -100,7 +100,7 @@ def _queue_defaults(value: Any) -> Mapping[str, Any]:
 
 
 _CENTURY = timedelta(days=36_500).total_seconds()
-_POLICY = {"max_attempts", "backoff", "max_losses"}
+_POLICY = {"max_attempts", "backoff", "max_losses", "import_grace"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),
     "RAY_RUNTIME_ENV": ("ray_runtime_env", _mapping),
@@ -112,5 +112,6 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "MAX_ATTEMPTS": ("max_attempts", lambda value: whole(1, value)),
     "BACKOFF": ("backoff", backoff),
     "MAX_LOSSES": ("max_losses", lambda value: whole(0, value)),
+    "IMPORT_GRACE": ("import_grace", _seconds),
     "QUEUE_DEFAULTS": ("queue_defaults", _queue_defaults),
 }

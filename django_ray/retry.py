@@ -58,12 +58,16 @@ class RetryPolicy:
     retry_on: tuple[str, ...] | None = None  # Class paths; None retries everything.
     no_retry_on: tuple[str, ...] = ()  # Class paths; these win.
     max_losses: int = 3  # Retries after a died process; they do not count as attempts.
+    import_grace: float = 600.0  # Seconds for which no supervisor may know its code.
 
     def __post_init__(self) -> None:
         for name, least in (("max_attempts", 1), ("max_losses", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        grace = self.import_grace
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < math.inf:
+            raise ValueError(f"import_grace must be a number of seconds, 0 or more, not {grace!r}.")
 
     def retries_failure(self, failures: int, mro: Sequence[str]) -> bool:
         """Tell whether to try again after that many failures, the last with a class of these bases."""

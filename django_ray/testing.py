@@ -15,9 +15,11 @@ doubles need no database: TASKS = {"default": {"BACKEND": "django_ray.testing.Im
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast, override
 from uuid import uuid4
@@ -78,9 +80,9 @@ def run_tasks(
 
 def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> str | None:
     """Claim, run and record one execution, as a supervisor does; return its id."""
-    from django_ray_worker.answer import outcome_of, refused
+    from django_ray_worker.answer import missing, outcome_of
     from django_ray_worker.policy import decide
-    from django_ray_worker.statements import SQL, claim_of, record_parameters
+    from django_ray_worker.statements import SQL, Record, claim_of, record_parameters
 
     scope = {"backend": backend, "queues": None if queue_name is None else [queue_name], "worker": worker, "limit": 1}
     with connections[alias].cursor() as cursor:
@@ -92,9 +94,13 @@ def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, opt
     # Django's connections leave jsonb to its fields.
     claim = claim_of({**row, "options": json.loads(row["options"] or "null")}, options)
     with _own_transactions():
-        outcome = refused(claim.unfit) if claim.unfit else outcome_of(invoke(claim.payload))
+        envelope = None if claim.unfit else invoke(claim.payload)
+    outcome = missing(claim.unfit) if envelope is None else outcome_of(envelope)
+    # What is not here in a test does not come.
+    verdict = decide(replace(claim, missing_for=math.inf), outcome, 0)
+    record = Record(claim, verdict, envelope["output"] if envelope else "")
     with connections[alias].cursor() as cursor:
-        cursor.execute(SQL["record"].decode(), record_parameters([(claim, decide(claim, outcome, 0))]))
+        cursor.execute(SQL["record"].decode(), record_parameters([record]))
     return str(claim.task_id)
 
 

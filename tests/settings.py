@@ -50,7 +50,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "BACKEND": "django_ray.backends.RayTaskBackend",
         "QUEUES": ["default", "other"],
         # Far longer than any test: what happens is done by an event, not by the pulse.
-        "OPTIONS": {"PULSE": 600},
+        "OPTIONS": {"PULSE": 600, "IMPORT_GRACE": 0},
     },
     "any": {"BACKEND": "django_ray.backends.RayTaskBackend", "QUEUES": []},
 }

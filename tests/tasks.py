@@ -2,8 +2,10 @@
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -23,6 +25,30 @@ FAST = Backoff(base=0.5, factor=1, jitter=0)
 @task
 def add(a, b):
     return a + b
+
+
+@task
+def write_lines(number, last=""):
+    logging.getLogger("shop").warning("a warning")
+    print("to standard error", file=sys.stderr)
+    for line in range(number):
+        print("line", line)
+    print(last, end="")
+
+
+@task
+@task_options(max_attempts=1)
+def write_and_fail():
+    print("about to fail")
+    raise ValueError("no")
+
+
+@task
+def write_and_loop(path):
+    print("about to loop")
+    Path(path).touch()
+    while True:
+        time.sleep(0.01)
 
 
 @task

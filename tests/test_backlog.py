@@ -28,6 +28,7 @@ def claim(path="tasks.short", unfit="", **options):
         unfit=unfit,
         failures=0,
         losses=0,
+        missing_for=0.0,
         waited=0.0,
         payload="{}",
     )

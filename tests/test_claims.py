@@ -15,7 +15,7 @@ from django_ray_worker.metrics import Metrics
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Fail, Release, Retry, Succeed
 from django_ray_worker.recorder import Recorder
-from django_ray_worker.statements import SQL, record_parameters
+from django_ray_worker.statements import SQL, Record, record_parameters
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
 
@@ -131,7 +131,7 @@ async def test_a_claim_whose_body_never_began_is_no_attempt_to_who_looks(open_st
     store, worker = await open_store()
     insert()
     (claim,) = (await store.claim(worker, 1)).claims
-    assert await store.record([(claim, Release(has_begun=False))]) == {claim.task_id}
+    assert await store.record([Record(claim, Release(has_begun=False))]) == {claim.task_id}
     seen = "state, worker_ids, started_at, last_attempted_at"
     assert rows(seen) == [{"state": "READY", "worker_ids": [], "started_at": None, "last_attempted_at": None}]
     (begun,) = (await store.claim(worker, 1)).claims
@@ -222,7 +222,7 @@ async def test_two_writers_with_the_same_rows_in_another_order_do_not_deadlock(
     claims = (await store.claim(worker, 3)).claims
     holder, monitor = connect(autocommit=False), connect()
     holder.execute("SELECT 1 FROM django_ray_execution WHERE task_id = %s FOR UPDATE", [claims[1].task_id])
-    records = [(claim, Succeed(result="1")) for claim in claims]
+    records = [Record(claim, Succeed(result="1")) for claim in claims]
     written = []
 
     async def write(store, records):
@@ -247,7 +247,7 @@ async def test_a_deadlock_is_recorded_at_once_and_once(recorder, insert, rows, c
     touch = "UPDATE django_ray_execution SET priority = 1 WHERE task_id = %s"
     operator.execute(touch, [second.task_id])
     for claim in (first, second):
-        recorder.put((claim, Succeed(result="1")))
+        recorder.put(Record(claim, Succeed(result="1")))
     await blocked(monitor, 1)
     await asyncio.to_thread(operator.execute, touch, [first.task_id])
     operator.commit()
@@ -271,7 +271,7 @@ async def test_a_record_that_lost_against_another_transaction_is_repeated(record
         return await record(records)
 
     monkeypatch.setattr(store, "record", refuse)
-    recorder.put((claim, Succeed(result="1")))
+    recorder.put(Record(claim, Succeed(result="1")))
     await recorder.close(10)
     assert refusals == []
     assert rows("state, attempt_number") == [{"state": "SUCCESSFUL", "attempt_number": 1}]
@@ -290,7 +290,7 @@ async def test_a_stricter_default_of_database_and_role_changes_nothing(
 
         async def work(store, worker):
             while claims := (await store.claim(worker, 7)).claims:
-                await store.record([(claim, Succeed(result="1")) for claim in claims])
+                await store.record([Record(claim, Succeed(result="1")) for claim in claims])
 
         async with create_task_group() as workers:
             for store, worker in [await open_store() for _ in range(12)]:
@@ -309,7 +309,7 @@ async def test_the_time_zone_of_the_session_changes_no_moment(database_settings,
     database_settings(timezone=time_zone)
     store, worker = await open_store()
     (claim,) = (await store.claim(worker, 1)).claims
-    await store.record([(claim, Retry(error=ERROR, after=60, failures=1))])
+    await store.record([Record(claim, Retry(error=ERROR, after=60, failures=1))])
     assert 59 < (await store.claim(worker, 1)).next_due <= 60
     payload = json.loads(claim.payload)
     assert datetime.fromisoformat(payload["run_after"]) == moment
@@ -324,7 +324,7 @@ async def test_a_row_deleted_while_it_runs_is_no_error(open_store, insert, conne
     insert()
     (claim,) = (await store.claim(worker, 1)).claims
     connect().execute("DELETE FROM django_ray_execution")
-    assert await store.record([(claim, Succeed(result="1"))]) == set()
+    assert await store.record([Record(claim, Succeed(result="1"))]) == set()
 
 
 async def test_claims_nobody_holds_are_released_and_held_ones_are_not(open_store, insert, rows):
@@ -367,7 +367,7 @@ async def test_one_bad_outcome_in_a_batch_fails_alone(recorder, insert, rows):
         insert()
     first, bad, last = (await store.claim(worker, 3)).claims
     for claim, result in ((first, "1"), (bad, '"a\\u0000b"'), (last, "3")):
-        recorder.put((claim, Succeed(result=result)))
+        recorder.put(Record(claim, Succeed(result=result)))
     await recorder.close(10)
     one, two, three = rows()
     assert (one["result"], three["result"]) == (1, 3)
@@ -400,7 +400,7 @@ async def test_an_error_text_that_cannot_be_stored_is_cleaned_at_the_door(open_s
     insert()
     (claim,) = (await store.claim(worker, 1)).claims
     odd = Error(exception_class_path="a.B", message="nul \x00", traceback="surrogate \ud800")
-    assert await store.record([(claim, Fail(error=odd, failures=1))]) == {claim.task_id}
+    assert await store.record([Record(claim, Fail(error=odd, failures=1))]) == {claim.task_id}
     assert rows()[0]["errors"][0]["message"] == "nul \\x00"
 
 
@@ -466,7 +466,7 @@ async def test_claim_and_record_use_their_indexes_however_full_the_table(crowded
     assert buffers(claim) < 50 * 40
 
     claims = (await store.claim(worker, 50)).claims
-    record = plan(crowded, "record", record_parameters([(claim, Succeed(result="1")) for claim in claims]))
+    record = plan(crowded, "record", record_parameters([Record(claim, Succeed(result="1")) for claim in claims]))
     indexes = {node["Index Name"] for node in nodes(record) if "Index Name" in node}
     assert indexes == {"django_ray_execution_pkey"}
     assert not [node for node in nodes(record) if node["Node Type"] == "Seq Scan"]
@@ -481,7 +481,7 @@ async def test_the_first_batch_is_recorded_by_index_before_anything_has_statisti
     session.execute("INSERT INTO django_ray_execution (callable_path) SELECT 'x.y' FROM generate_series(1, 5000)")
     session.execute(SQL["session_settings"])
     claims = (await store.claim(worker, 400)).claims
-    record = plan(session, "record", record_parameters([(claim, Succeed(result="1")) for claim in claims]))
+    record = plan(session, "record", record_parameters([Record(claim, Succeed(result="1")) for claim in claims]))
     assert {node["Node Type"] for node in nodes(record) if "Scan" in node["Node Type"]} == {
         "Function Scan",
         "Index Scan",

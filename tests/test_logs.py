@@ -15,6 +15,7 @@ from django_ray_worker.logs import _Json
 from django_ray_worker.metrics import Metrics
 from django_ray_worker.outcome import Error, Raised, Returned
 from django_ray_worker.recorder import Recorder
+from django_ray_worker.statements import Record
 from tests.supervisors import Instant, living
 
 BROKEN = Raised(
@@ -57,6 +58,7 @@ def claim(**changes):
         "unfit": "",
         "failures": 0,
         "losses": 0,
+        "missing_for": 0.0,
         "waited": None,
         "payload": "",
     }
@@ -97,7 +99,7 @@ async def test_an_outcome_that_the_fence_refuses_is_named(entries):
 
     mine = claim()
     recorder = Recorder(Store(), Metrics(), on_recorded=lambda: None)
-    await recorder._write([(mine, judge(mine, Returned('"x"')))])
+    await recorder._write([Record(mine, judge(mine, Returned('"x"')))])
     assert entries[-1].items() >= fields(mine, 1).items()
     assert "is not ours any more" in entries[-1]["message"]
 

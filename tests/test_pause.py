@@ -82,7 +82,9 @@ class Busy(Instant):
     async def run(self, claims):
         self.claims = list(claims)
         await self.go.wait()
-        return Answer(outcomes=[Returned("1") for _ in claims], seconds=[0.001 for _ in claims])
+        return Answer(
+            outcomes=[Returned("1") for _ in claims], seconds=[0.001] * len(claims), outputs=[""] * len(claims)
+        )
 
 
 async def test_pausing_gives_back_what_waits_in_a_supervisor_and_lets_finish_what_runs(database, connect, monkeypatch):

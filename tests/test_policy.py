@@ -22,6 +22,7 @@ from django_ray_worker.outcome import (
     Error,
     Interrupted,
     Lost,
+    Missing,
     Raised,
     Refused,
     Returned,
@@ -29,7 +30,7 @@ from django_ray_worker.outcome import (
     Unplaced,
     Unstarted,
 )
-from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, decide
+from django_ray_worker.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, decide
 
 CLAIM = Claim(
     task_id=UUID(int=1),
@@ -41,6 +42,7 @@ CLAIM = Claim(
     unfit="",
     failures=0,
     losses=0,
+    missing_for=0.0,
     waited=0.0,
     payload="{}",
 )
@@ -65,14 +67,20 @@ policies = st.builds(
     retry_on=st.none() | st.lists(st.sampled_from(ERROR.mro), max_size=2).map(tuple),
     no_retry_on=st.lists(st.sampled_from(ERROR.mro), max_size=1).map(tuple),
     max_losses=st.integers(0, 5),
+    import_grace=st.sampled_from([0, 60.0, 600.0]),
 )
 claims = st.builds(
-    lambda retry, failures, losses: replace(
-        CLAIM, options=TaskOptions(retry=retry, timeout=None, ray={}), failures=failures, losses=losses
+    lambda retry, failures, losses, missing_for: replace(
+        CLAIM,
+        options=TaskOptions(retry=retry, timeout=None, ray={}),
+        failures=failures,
+        losses=losses,
+        missing_for=missing_for,
     ),
     policies,
     st.integers(0, 30),
     st.integers(0, 10),
+    st.floats(0, 1000),
 )
 outcomes = st.sampled_from(
     [
@@ -85,6 +93,7 @@ outcomes = st.sampled_from(
         Interrupted(),
         Unstarted(),
         Unplaced(),
+        Missing(ERROR),
     ]
 )
 chances = st.floats(0, 1)
@@ -109,6 +118,10 @@ def test_every_outcome_has_a_verdict_and_nothing_is_retried_for_ever(claim, outc
         case Release():
             assert isinstance(outcome, Interrupted | Unstarted | Unplaced)
             assert verdict.has_begun == isinstance(outcome, Interrupted)
+        case Postpone():
+            assert isinstance(outcome, Missing)
+            assert claim.missing_for < policy.import_grace
+            assert 0.5 <= verdict.after <= 45
 
 
 @given(claims, chances)
@@ -123,6 +136,11 @@ def test_being_interrupted_or_lost_costs_no_attempt(claim, chance):
 def test_what_no_node_can_run_is_claimed_again_more_and_more_seldom():
     afters = [decide(replace(CLAIM, attempt=attempt), Unplaced(), 0).after for attempt in (1, 2, 3, 50)]
     assert afters == [15, 30, 60, 600]
+
+
+def test_what_no_code_here_knows_is_claimed_again_until_the_grace_is_over():
+    seen = [decide(replace(CLAIM, missing_for=seconds), Missing(ERROR), 0.5) for seconds in (0, 4, 90, 600)]
+    assert seen == [*(Postpone(error=ERROR, after=after) for after in (1, 4, 30)), Fail(error=ERROR, failures=1)]
 
 
 def test_a_failure_is_retried_until_max_attempts():
@@ -175,6 +193,7 @@ def test_a_policy_survives_the_row(policy):
                 "retry_on": policy.retry_on,
                 "no_retry_on": policy.no_retry_on,
                 "max_losses": policy.max_losses,
+                "import_grace": policy.import_grace,
             }
         )
     )

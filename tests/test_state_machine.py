@@ -27,6 +27,7 @@ from django_ray_worker import statements
 from django_ray_worker.call import abandoned, released
 from django_ray_worker.outcome import Error
 from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed
+from django_ray_worker.statements import Record
 from django_ray_worker.store import Store
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
@@ -119,7 +120,7 @@ class TwoSupervisors(RuleBasedStateMachine):
         model = self.rows[claim.task_id]
         is_current = (model.state, model.attempt, model.owner) == ("RUNNING", claim.attempt, claim.worker)
         who = self.arena.workers.index(claim.worker)
-        written = self.arena.run(self.arena.stores[who].record([(claim, verdict)]))
+        written = self.arena.run(self.arena.stores[who].record([Record(claim, verdict)]))
         assert bool(written) <= is_current, "the database let a late record pass"
         assert written == ({claim.task_id} if is_current else set())
         if is_current:

@@ -104,6 +104,7 @@ class Migration(migrations.Migration):
                 ("last_attempted_at", models.DateTimeField(null=True)),
                 ("finished_at", models.DateTimeField(null=True)),
                 ("cancel_requested_at", models.DateTimeField(null=True)),
+                ("missing_since", models.DateTimeField(null=True)),
                 ("awaited", models.BooleanField(db_default=False)),
                 ("result", models.JSONField(null=True)),
                 ("errors", models.JSONField(db_default=models.Value([], models.JSONField()))),
@@ -117,6 +118,7 @@ class Migration(migrations.Migration):
                         output_field=models.TextField(),
                     ),
                 ),
+                ("output", models.TextField(null=True)),
                 (
                     "claimed_by",
                     models.ForeignKey(

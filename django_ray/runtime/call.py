@@ -21,8 +21,9 @@ from django.db import connections, router, transaction
 from django.db.models import Case, F, Func, JSONField, Q, When
 from django.db.models.functions import Now
 
-from django_ray.runtime.entrypoint import ClaimedRow, Envelope, invoke, prepare
+from django_ray.runtime.entrypoint import ClaimedRow, Envelope, ReturnedEnvelope, invoke, prepare
 from django_ray.runtime.interrupt import protected, was_interrupted
+from django_ray.runtime.output import label_output
 
 __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 
@@ -44,6 +45,7 @@ class Report(TypedDict):
 def invoke_on_ray(rows: Sequence[str]) -> Report:
     """Run attempts, each the JSON of its row, on the main thread of a Ray worker, where they can be interrupted."""
     prepare()
+    label_output()
     with protected():
         return _Call(rows).run()
 
@@ -88,14 +90,14 @@ class _Call:
             if self._is_over:
                 return
             returned = {
-                index: envelope["result"]
+                index: envelope
                 for index, envelope in enumerate(self._report["envelopes"])
                 if envelope["kind"] == "returned"
             }
             if not (returned or self._rest):
                 return  # the body that runs has nobody to keep waiting
             try:
-                _write([(self._rows[index], result) for index, result in returned.items()], list(self._rest))
+                _write([(self._rows[index], envelope) for index, envelope in returned.items()], list(self._rest))
             except Exception:  # noqa: BLE001 - without the database, they wait for the body
                 return
             finally:
@@ -147,7 +149,7 @@ def _watch() -> _Watch:
     return watch
 
 
-def _write(returned: Sequence[tuple[str, str]], unstarted: Sequence[str]) -> None:
+def _write(returned: Sequence[tuple[str, ReturnedEnvelope]], unstarted: Sequence[str]) -> None:
     from django_ray.models import RayTaskExecution, State
 
     alias = router.db_for_write(RayTaskExecution)
@@ -156,9 +158,14 @@ def _write(returned: Sequence[tuple[str, str]], unstarted: Sequence[str]) -> Non
         # In the order of every writer.
         ours = reduce(or_, [*map(_fence, unstarted), *(_fence(row) for row, _ in returned)])
         list(rows.filter(ours).order_by("task_id").select_for_update().values_list("task_id"))
-        for row, result in returned:
+        for row, envelope in returned:
             rows.filter(_fence(row)).update(
-                state=State.SUCCESSFUL, claimed_by=None, result=json.loads(result), finished_at=Now()
+                state=State.SUCCESSFUL,
+                claimed_by=None,
+                result=json.loads(envelope["result"]),
+                output=envelope["output"] or None,
+                missing_since=None,
+                finished_at=Now(),
             )
         if unstarted:
             released = rows.filter(reduce(or_, map(_fence, unstarted)))

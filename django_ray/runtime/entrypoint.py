@@ -32,6 +32,7 @@ from django_ray.results import import_task, task_result
 from django_ray.retry import class_path
 from django_ray.runtime.connections import Upkeep
 from django_ray.runtime.interrupt import interruptible, was_interrupted
+from django_ray.runtime.output import Output
 from django_ray.serialization import clean_text, encode, jsonable
 from django_ray.tracing import consumer
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from django_ray.options import Options
 
-__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "invoke", "prepare", "run"]
+__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "ReturnedEnvelope", "invoke", "prepare", "run"]
 
 MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
 MAX_TRACEBACK = 100_000
@@ -51,16 +52,18 @@ class ReturnedEnvelope(TypedDict):
 
     kind: Literal["returned"]
     result: str  # JSON text.
+    output: str  # The last lines that it wrote.
 
 
 class ErrorEnvelope(TypedDict):
     """The body raised, or cannot run at all."""
 
-    kind: Literal["raised", "refused"]
+    kind: Literal["raised", "refused", "missing"]  # Missing: the code here does not know the task.
     exception_class_path: str
     message: str
     traceback: str
     mro: list[str]
+    output: str
 
 
 # What comes back: of plain strings, so that no class of the user's code crosses process borders.
@@ -124,12 +127,13 @@ def run(row: ClaimedRow) -> Envelope:
         backend = task_backends[row.backend]
         result = task_result(task, row)
     except Exception as error:  # noqa: BLE001 - whatever importing the user's module raises
-        return _error("refused", error)
+        return _error("missing", error)
     options = getattr(backend, "settings", None)
     task_started.send_robust(sender=type(backend), task_result=result)
     has_returned = False
+    output = Output(f"{row.callable_path} {row.task_id}")
     try:
-        with consumer(row):
+        with output, consumer(row):
             returned = _call(result)
             has_returned = True
             plain = jsonable(returned, "The result")
@@ -142,14 +146,14 @@ def run(row: ClaimedRow) -> Envelope:
             raise  # Ray ends this process on purpose.
         # A result that cannot be stored would be the same after another attempt.
         kind: Literal["raised", "refused"] = "refused" if has_returned and isinstance(error, Exception) else "raised"
-        envelope = _error(kind, error, _classes_named(row, options))
+        envelope = _error(kind, error, _classes_named(row, options), output.text)
         if not was_interrupted() and _is_last(row, envelope, options):
             # Inside the except block, so that Django's logger finds the traceback.
             result.errors.append(_task_error(envelope))
             _finish(result, TaskResultStatus.FAILED)
             task_finished.send_robust(sender=type(backend), task_result=result)
         return envelope
-    return {"kind": "returned", "result": encoded}
+    return {"kind": "returned", "result": encoded, "output": output.text}
 
 
 def _call(result: TaskResult[..., Any]) -> Any:
@@ -216,7 +220,9 @@ def _task_error(envelope: ErrorEnvelope) -> Any:
     return TaskError(exception_class_path=envelope["exception_class_path"], traceback=envelope["traceback"])
 
 
-def _error(kind: Literal["raised", "refused"], error: BaseException, named: Sequence[str] = ()) -> ErrorEnvelope:
+def _error(
+    kind: Literal["raised", "refused", "missing"], error: BaseException, named: Sequence[str] = (), output: str = ""
+) -> ErrorEnvelope:
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a __str__ of the user's may raise anything
@@ -231,4 +237,5 @@ def _error(kind: Literal["raised", "refused"], error: BaseException, named: Sequ
         "message": clean_text(message, MAX_MESSAGE),
         "traceback": clean_text(text, MAX_TRACEBACK),
         "mro": _bases(error, named),
+        "output": output,
     }

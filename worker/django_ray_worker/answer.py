@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from django_ray_worker.outcome import Error, Outcome, Raised, Refused, Returned
+from django_ray_worker.outcome import Error, Missing, Outcome, Raised, Refused, Returned
 
 if TYPE_CHECKING:
     from django_ray.runtime.call import Report
     from django_ray.runtime.entrypoint import Envelope
 
-__all__ = ["Answer", "NoAnswer", "answer_of", "outcome_of", "refused"]
+__all__ = ["Answer", "NoAnswer", "answer_of", "missing", "outcome_of", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,7 @@ class Answer:
 
     outcomes: list[Outcome]
     seconds: list[float]  # How long each took.
+    outputs: list[str]  # What each wrote, and what the one wrote that was stopped.
     is_interrupted: bool = False  # The last of these was stopped by an interrupt, unless it had returned.
     settled: frozenset[int] = frozenset()  # Which of these are recorded already, and not ours any more.
     has_stopped: bool = False  # The first of the others was stopped.
@@ -44,6 +45,7 @@ def answer_of(report: Report) -> Answer:
     return Answer(
         outcomes=[outcome_of(envelope) for envelope in report["envelopes"]],
         seconds=report["seconds"],
+        outputs=[envelope["output"] for envelope in report["envelopes"]],
         is_interrupted=report["is_interrupted"],
         settled=frozenset(report["settled"]),
         is_rest_ready=report["is_rest_ready"],
@@ -60,10 +62,25 @@ def outcome_of(envelope: Envelope) -> Outcome:
         traceback=envelope["traceback"],
         mro=tuple(envelope["mro"]),
     )
-    return Raised(error) if envelope["kind"] == "raised" else Refused(error)
+    match envelope["kind"]:
+        case "raised":
+            return Raised(error)
+        case "refused":
+            return Refused(error)
+        case "missing":
+            return Missing(error)
 
 
 def refused(reason: str) -> Refused:
     """Return the outcome of an execution that cannot be run at all."""
+    return Refused(_refusal(reason))
+
+
+def missing(reason: str) -> Missing:
+    """Return the outcome of an execution that asks for what the code here does not know."""
+    return Missing(_refusal(reason))
+
+
+def _refusal(reason: str) -> Error:
     path = "django_ray.exceptions.TaskRefused"
-    return Refused(Error(exception_class_path=path, message=reason, traceback=f"{path}: {reason}\n", mro=(path,)))
+    return Error(exception_class_path=path, message=reason, traceback=f"{path}: {reason}\n", mro=(path,))

@@ -16,12 +16,12 @@ from anyio import CancelScope, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from django_ray.runtime.call import PATIENCE_SECONDS
-from django_ray_worker.answer import Answer, NoAnswer, refused
+from django_ray_worker.answer import Answer, NoAnswer, missing
 from django_ray_worker.outcome import Cancelled, Interrupted, Lost, Outcome, TimedOut, Unstarted
-from django_ray_worker.policy import Fail, Retry, Verdict, decide
+from django_ray_worker.policy import Fail, Postpone, Retry, Verdict, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
 
     from django_ray_worker.claim import Claim
@@ -57,6 +57,14 @@ class Executor(Protocol):
         ...
 
 
+class Reporter(Protocol):
+    """Who takes over what became of a claim."""
+
+    def __call__(self, claim: Claim, outcome: Outcome, output: str = "") -> None:
+        """Take it over; output is what its body wrote."""
+        ...
+
+
 class Call:
     """Claims of one shape on their way to their verdicts: all of them in one call, or what that leaves in another."""
 
@@ -66,7 +74,7 @@ class Call:
         executor: Executor,
         pace: Pace,
         tally: Tally,
-        report: Callable[[Claim, Outcome], None],
+        report: Reporter,
     ) -> None:
         self.claims = claims
         self._left = deque(claims)  # In the order in which they run.
@@ -115,7 +123,7 @@ class Call:
             self._left.remove(claim)
             self._report(claim, Cancelled())
         if self._left and self._left[0].unfit:
-            self._report_next(refused(self._left[0].unfit))
+            self._report_next(missing(self._left[0].unfit))
         elif self._left:
             await self._ask()
 
@@ -134,7 +142,8 @@ class Call:
             self._report_next(answer.outcome)
         has_stopped = is_alone or (isinstance(answer, Answer) and answer.has_stopped)
         if self._left and self._scope.cancel_called and has_stopped:
-            self._report_next(self._why_stopped(current_time() - began))
+            output = answer.outputs[-1] if isinstance(answer, Answer) and answer.has_stopped else ""
+            self._report_next(self._why_stopped(current_time() - began), output)
         if isinstance(answer, Answer):
             self._may_run = False
             if answer.is_rest_ready:
@@ -147,7 +156,7 @@ class Call:
             if index in answer.settled:
                 self._tally.settled(self._left.popleft())
             else:
-                self._report_next(outcome)
+                self._report_next(outcome, answer.outputs[index])
 
     def _give_up(self, outcome: Outcome) -> None:
         """Release all: it is not known how far they came, so nobody is charged; next time each of them runs alone."""
@@ -164,8 +173,8 @@ class Call:
             return TimedOut(claim.options.timeout)
         return Interrupted()  # somebody else was meant
 
-    def _report_next(self, outcome: Outcome) -> None:
-        self._report(self._left.popleft(), outcome)
+    def _report_next(self, outcome: Outcome, output: str = "") -> None:
+        self._report(self._left.popleft(), outcome, output)
 
     def _report_left(self, outcome: Outcome) -> None:
         while self._left:
@@ -194,6 +203,12 @@ def judge(claim: Claim, outcome: Outcome) -> Verdict:
             )  # fmt: skip
         case Fail(error=error):
             log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback, extra=claim.log_fields)
+        case Postpone(error=error, after=after):
+            log.warning(
+                "%s is not known here: %s. Its code may be on its way, or with another supervisor: again in %.1f s, "
+                "for %.0f s in all (IMPORT_GRACE).",
+                claim, error.message.rstrip("."), after, claim.options.retry.import_grace, extra=claim.log_fields,
+            )  # fmt: skip
         case _ if log.isEnabledFor(logging.DEBUG):
             log.debug("Attempt %d of %s: %s", claim.attempt, claim, verdict, extra=claim.log_fields)
         case _:

@@ -24,6 +24,7 @@ class Claim:
     unfit: str  # Why the row's options cannot be used; empty when they can.
     failures: int  # Before this attempt.
     losses: int
+    missing_for: float  # Seconds since a supervisor first found no code for it; 0 unless that was the last attempt.
     waited: float | None  # Seconds from claimable to claimed; None for later attempts.
     payload: str  # The row as JSON, for the Ray worker; the supervisor never looks inside.
 

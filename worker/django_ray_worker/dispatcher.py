@@ -12,6 +12,7 @@ from django_ray_worker.call import Call, Executor, judge
 from django_ray_worker.outcome import Cancelled, Unplaced, Unstarted
 from django_ray_worker.pace import Pace
 from django_ray_worker.slots import Slots
+from django_ray_worker.statements import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from django_ray_worker.claim import Claim, Held
     from django_ray_worker.outcome import Outcome
-    from django_ray_worker.statements import Record
     from django_ray_worker.tally import Tally
 
 __all__ = ["Dispatcher"]
@@ -166,11 +166,11 @@ class Dispatcher:
                 self._backlog.remove(claim)
                 self._report(claim, Unstarted())
 
-    def _report(self, claim: Claim, outcome: Outcome) -> None:
+    def _report(self, claim: Claim, outcome: Outcome, output: str = "") -> None:
         self._forget(claim)
         verdict = judge(claim, outcome)
         self._tally.ended(claim, verdict)
-        self._record((claim, verdict))
+        self._record(Record(claim, verdict, output))
 
     def _forget(self, claim: Claim) -> None:
         held = self._running.get(claim.task_id)

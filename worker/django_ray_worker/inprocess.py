@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from anyio import current_time, sleep_forever, to_thread
 
 from django_ray.runtime.entrypoint import invoke
+from django_ray.runtime.output import label_output
 from django_ray_worker.answer import Answer, NoAnswer, outcome_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class InProcessExecutor:
         """Nothing to abandon."""
 
     async def start(self) -> None:
-        """Nothing to start."""
+        """Nothing to start but to tell who writes what."""
+        label_output()
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -53,4 +55,4 @@ class InProcessExecutor:
         (claim,) = claims
         began = current_time()
         envelope = await to_thread.run_sync(invoke, claim.payload, abandon_on_cancel=True)
-        return Answer(outcomes=[outcome_of(envelope)], seconds=[current_time() - began])
+        return Answer(outcomes=[outcome_of(envelope)], seconds=[current_time() - began], outputs=[envelope["output"]])

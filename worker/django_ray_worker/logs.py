@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, override
+from typing import Any, TextIO, override
 
 __all__ = ["configure"]
 
@@ -30,9 +30,13 @@ class _Json(logging.Formatter):
         return json.dumps(entry)
 
 
+class _Own(logging.StreamHandler[TextIO]):
+    """The supervisor's. A class of its own, because what it writes is no output of a task that runs here."""
+
+
 def configure(level: str, form: str) -> None:
     """Log django_ray's loggers to standard error, besides whatever Django's LOGGING says of others."""
-    output = logging.StreamHandler(sys.stderr)
+    output = _Own(sys.stderr)
     output.setFormatter(_Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     # What psycopg warns of during an outage, we say ourselves, once.
     for name, least in (("django_ray", level), ("django.tasks", level), ("psycopg", "error")):

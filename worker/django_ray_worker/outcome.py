@@ -9,6 +9,7 @@ __all__ = [
     "Error",
     "Interrupted",
     "Lost",
+    "Missing",
     "Outcome",
     "Raised",
     "Refused",
@@ -51,6 +52,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """It was not begun: the code here does not know its task, or what it asks for. Newer code may."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
 class TimedOut:
     """The body was stopped at its timeout."""
 
@@ -84,4 +92,4 @@ class Unplaced:
     """It was not begun: no node has what it asks for, and enough others wait for one."""
 
 
-type Outcome = Returned | Raised | Refused | TimedOut | Cancelled | Lost | Interrupted | Unstarted | Unplaced
+type Outcome = Returned | Raised | Refused | Missing | TimedOut | Cancelled | Lost | Interrupted | Unstarted | Unplaced

@@ -11,6 +11,7 @@ from django_ray_worker.outcome import (
     Error,
     Interrupted,
     Lost,
+    Missing,
     Outcome,
     Raised,
     Refused,
@@ -20,12 +21,15 @@ from django_ray_worker.outcome import (
     Unstarted,
 )
 
-__all__ = ["CANCELLED", "Cancel", "Fail", "Release", "Retry", "Succeed", "Verdict", "decide"]
+__all__ = ["CANCELLED", "Cancel", "Fail", "Postpone", "Release", "Retry", "Succeed", "Verdict", "decide"]
 
 
 # Seconds until what no node can run is claimed again: doubling, and not longer than who adds a node would wait.
 FIRST_UNPLACED = 15.0
 LONGEST_UNPLACED = 600.0
+# Seconds until what no code here knows is claimed again: as long as it has been so already, within these bounds.
+SHORTEST_POSTPONED = 1.0
+LONGEST_POSTPONED = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,15 @@ class Release:
     has_begun: bool = True
 
 
-type Verdict = Succeed | Retry | Fail | Cancel | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postpone:
+    """READY again after so many seconds, as if it had not been claimed: its code may be on its way."""
+
+    error: Error
+    after: float
+
+
+type Verdict = Succeed | Retry | Fail | Cancel | Release | Postpone
 
 
 def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
@@ -83,6 +95,8 @@ def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
             return _failed(claim, _error("TaskTimeout", f"The attempt ran longer than {seconds:g} s."), chance)
         case Refused(error):
             return Fail(error=error, failures=1)
+        case Missing(error):
+            return _missing(claim, error, chance)
         case Cancelled():
             return Cancel(error=CANCELLED)
         case Lost(reason):
@@ -103,6 +117,14 @@ def _failed(claim: Claim, error: Error, chance: float) -> Verdict:
     if policy.retries_failure(failures, error.mro):
         return Retry(error=error, after=policy.backoff.seconds(failures, chance), failures=1)
     return Fail(error=error, failures=1)
+
+
+def _missing(claim: Claim, error: Error, chance: float) -> Verdict:
+    if claim.missing_for >= claim.options.retry.import_grace:
+        return Fail(error=error, failures=1)
+    wait = min(LONGEST_POSTPONED, max(SHORTEST_POSTPONED, claim.missing_for))
+    # A wide jitter: a supervisor with other code is to have its turn.
+    return Postpone(error=error, after=wait * (0.5 + chance))
 
 
 def _lost(claim: Claim, reason: str) -> Verdict:

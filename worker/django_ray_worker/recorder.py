@@ -51,7 +51,7 @@ class Recorder:
     @property
     def pending(self) -> frozenset[UUID]:
         """The executions whose verdict is not in the database yet."""
-        return frozenset(claim.task_id for claim, _ in self._queue)
+        return frozenset(record.claim.task_id for record in self._queue)
 
     def put(self, record: Record) -> None:
         """Take a verdict over; it is never refused and never lost while the process lives."""
@@ -103,7 +103,7 @@ class Recorder:
                 tries += 1
                 await sleep(wait)
             else:
-                for claim, _ in batch:
+                for claim, _, _ in batch:
                     if claim.task_id not in written:
                         self._metrics.refused += 1
                         log.warning(
@@ -118,10 +118,10 @@ class Recorder:
             for record in batch:
                 await self._write([record])
             return
-        ((claim, verdict),) = batch
+        ((claim, verdict, _),) = batch
         reason = f"The outcome cannot be stored: {one_line(error)}"
         log.error("%s: %s", claim, reason, extra=claim.log_fields)
         if isinstance(verdict, Fail) and verdict.error.exception_class_path == UNSTORABLE:
             return  # not even that: the row stays as it is until somebody looks at what refuses it
         refusal = Error(exception_class_path=UNSTORABLE, message=reason, traceback=f"{UNSTORABLE}: {reason}\n")
-        await self._write([(claim, Fail(error=refusal, failures=1))])
+        await self._write([Record(claim, Fail(error=refusal, failures=1))])

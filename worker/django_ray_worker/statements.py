@@ -8,18 +8,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from django_ray.options import Options
 from django_ray.runtime.entrypoint import MAX_MESSAGE, MAX_TRACEBACK
 from django_ray.serialization import clean_text
 from django_ray_worker.claim import Claim
 from django_ray_worker.outcome import Error
-from django_ray_worker.policy import CANCELLED, Cancel, Fail, Release, Retry, Succeed, Verdict
+from django_ray_worker.policy import CANCELLED, Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
 
 __all__ = ["SQL", "Record", "claim_of", "record_parameters"]
 
-type Record = tuple[Claim, Verdict]
+
+class Record(NamedTuple):
+    """What to write of one attempt."""
+
+    claim: Claim
+    verdict: Verdict
+    output: str = ""  # The last lines that its body wrote.
 
 
 def _load(name: str) -> bytes:
@@ -53,6 +59,7 @@ def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
         unfit=unfit,
         failures=row["failures"],
         losses=row["losses"],
+        missing_for=row["missing_for"] or 0.0,
         waited=row["waited"],
         payload=row["payload"],
     )
@@ -61,12 +68,14 @@ def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
 def record_parameters(records: Iterable[Record]) -> dict[str, Any]:
     """Return the parameters of record.sql. One JSON text costs half of what a list for each column does."""
     # Sorted by id: two writers that meet on the same rows take them in the same order.
-    ordered = sorted(records, key=lambda record: record[0].task_id)
-    verdicts = [
-        {"task_id": str(claim.task_id), "attempt": claim.attempt, "worker": claim.worker, **_columns(verdict)}
-        for claim, verdict in ordered
-    ]
-    return {"verdicts": json.dumps(verdicts), "cancelled": _error(CANCELLED)}
+    ordered = sorted(records, key=lambda record: record.claim.task_id)
+    return {"verdicts": json.dumps([*map(_row, ordered)]), "cancelled": _error(CANCELLED)}
+
+
+def _row(record: Record) -> dict[str, Any]:
+    claim, verdict, output = record
+    fence = {"task_id": str(claim.task_id), "attempt": claim.attempt, "worker": claim.worker}
+    return {**fence, **_columns(verdict), **({"output": output} if output else {})}
 
 
 def _columns(verdict: Verdict) -> dict[str, Any]:
@@ -83,6 +92,8 @@ def _columns(verdict: Verdict) -> dict[str, Any]:
             return {"state": "CANCELLED", "error": _error(error)}
         case Release(after=after, has_begun=has_begun):
             return {"state": "READY", "after": after or None, "unbegun": not has_begun}
+        case Postpone(after=after):
+            return {"state": "READY", "after": after, "unbegun": True, "missing": True}
         case _:
             assert_never(verdict)
 

@@ -118,7 +118,7 @@ class Store:
         """
         async with self._transaction() as connection:
             rows = await self._running(connection, worker)
-            unheld = [(claim, verdict_of(claim)) for claim, _ in rows if claim.task_id not in held]
+            unheld = [Record(claim, verdict_of(claim)) for claim, _ in rows if claim.task_id not in held]
             recorded = await _record(connection, unheld) if unheld else ()
         ours = {claim.task_id: said for claim, said in rows if claim.task_id in held}
         return ours, len(recorded)
@@ -180,7 +180,7 @@ class Store:
             cursor = await connection.execute(SQL["dead_workers"], scope)
             for dead in [row["id"] for row in await cursor.fetchall()]:
                 claims = [claim for claim, _ in await self._running(connection, dead)]
-                rescued[dead] = len(await _record(connection, [(claim, verdict_of(claim)) for claim in claims]))
+                rescued[dead] = len(await _record(connection, [Record(claim, verdict_of(claim)) for claim in claims]))
                 await connection.execute(SQL["mark_lost"], {"worker": dead})
         return rescued
 

@@ -14,7 +14,7 @@ import psycopg
 from anyio import Event, sleep
 
 from django_ray_worker.errors import is_transient, one_line
-from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed, Verdict
+from django_ray_worker.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ class Tally:
                 self._end(claim, "retried")
             case Cancel():
                 self._end(claim, "cancelled")
-            case Release():
+            case Release() | Postpone():
                 pass  # as if nothing had happened
 
     def publish(self) -> None:

@@ -28,6 +28,7 @@ WITH queue AS MATERIALIZED (
         CASE WHEN attempt_number = 1
             THEN extract(epoch FROM statement_timestamp() - greatest(enqueued_at, run_after))::float8
         END AS waited,
+        extract(epoch FROM statement_timestamp() - missing_since)::float8 AS missing_for,
         json_build_object(
             'task_id', task_id, 'state', state, 'backend', backend, 'queue_name', queue_name, 'priority', priority,
             'callable_path', callable_path, 'args', args, 'kwargs', kwargs, 'options', options,

@@ -28,11 +28,16 @@ UPDATE django_ray_execution AS execution SET
         WHEN verdict.unbegun AND jsonb_array_length(execution.worker_ids) = 1 THEN NULL
         ELSE execution.last_attempted_at
     END,
+    missing_since = CASE
+        WHEN verdict.missing THEN coalesce(execution.missing_since, statement_timestamp())
+        WHEN verdict.unbegun THEN execution.missing_since
+    END,
+    output = CASE WHEN verdict.unbegun THEN execution.output ELSE verdict.output END,
     failures = execution.failures + coalesce(verdict.failures, 0),
     losses = execution.losses + coalesce(verdict.losses, 0)
 FROM json_to_recordset(%(verdicts)s::json) AS verdict(
     task_id uuid, attempt int, worker int, state text, result text, error text, after float8, failures int, losses int,
-    unbegun boolean
+    unbegun boolean, missing boolean, output text
 )
 WHERE execution.task_id = verdict.task_id
     AND execution.attempt_number = verdict.attempt

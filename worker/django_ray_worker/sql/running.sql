@@ -1,7 +1,7 @@
 -- What runs in the name of a supervisor, with the fence to record it.
 SELECT
     execution.task_id, attempt_number, claimed_by_id, queue_name, callable_path, options, failures, losses,
-    NULL::float8 AS waited, '' AS payload,
+    NULL::float8 AS waited, extract(epoch FROM statement_timestamp() - missing_since)::float8 AS missing_for, '' AS payload,
     cancel_requested_at IS NOT NULL AS is_unwanted,
     EXISTS (
         SELECT FROM django_ray_queue AS queue

@@ -1,0 +1,125 @@
+"""What task bodies write to standard output and standard error: each line with the task's name, the last ones kept.
+
+print(), warnings and the handlers of Django's LOGGING all end in these two streams. A process that a task starts writes
+past them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, ClassVar, Self
+
+from django_ray.serialization import clean_text
+
+__all__ = ["Output", "label_output"]
+
+MOST_LINES = 100  # That are kept of one attempt.
+MOST_CHARACTERS = 1000  # Of each of them.
+
+
+class Output:
+    """What one attempt writes while it is entered: one at a time in a process, because threads of it write, too."""
+
+    __slots__ = ("_is_fresh", "_label", "_lines")
+
+    current: ClassVar[Output | None] = None
+
+    def __init__(self, label: str) -> None:
+        self._label = f"[{label}] "
+        self._lines: deque[str] = deque(maxlen=MOST_LINES)
+        self._is_fresh = True  # The next character is the first of its line.
+
+    def __enter__(self) -> Self:
+        Output.current = self
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._is_fresh:
+            with suppress(Exception):  # whatever has become of the stream
+                sys.stdout.write("\n")
+        Output.current = None
+
+    @property
+    def text(self) -> str:
+        """The last lines."""
+        lines = [line.rstrip("\r") for line in self._lines]
+        return clean_text("\n".join(lines), MOST_LINES * (MOST_CHARACTERS + 1)) if lines else ""
+
+    def add(self, text: str) -> str:
+        """Keep text, which need not end with its line; return it with the label before each line."""
+        labelled: list[str] = []
+        for piece in _pieces(text):
+            if self._is_fresh:
+                labelled.append(self._label)
+                self._lines.append("")
+            labelled.append(piece)
+            self._is_fresh = piece.endswith("\n")
+            self._lines[-1] = _overwritten(self._lines[-1] + piece.removesuffix("\n"))
+        return "".join(labelled)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Split after each newline, and at nothing else that str.splitlines() takes for one."""
+    *ended, rest = text.split("\n")
+    for line in ended:
+        yield f"{line}\n"
+    if rest:
+        yield rest
+
+
+def _overwritten(line: str) -> str:
+    """Return what a terminal shows of a line in which carriage returns start anew, as progress bars have them."""
+    shown = line.rstrip("\r").rpartition("\r")[2][:MOST_CHARACTERS]
+    return f"{shown}\r" if line.endswith("\r") else shown
+
+
+class _Labelled:
+    """A stream above another one, that labels what an attempt writes."""
+
+    __slots__ = ("_below",)
+
+    def __init__(self, below: Any) -> None:
+        self._below = below
+
+    def write(self, text: str) -> int:
+        output = Output.current
+        if output is None or not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return self._below.write(text)  # type: ignore[no-any-return]
+        self._below.write(output.add(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._below, name)
+
+
+def label_output() -> None:
+    """Have what is written in this process from now on pass by: also from log handlers that have a stream already."""
+    for name in ("stdout", "stderr"):
+        below = getattr(sys, name)
+        if below is None or isinstance(below, _Labelled):
+            continue
+        if isinstance(below, io.TextIOWrapper):
+            below.reconfigure(line_buffering=True)  # a log is read while it is written
+        labelled: Any = _Labelled(below)
+        setattr(sys, name, labelled)
+        for handler in _stream_handlers():
+            if handler.stream is below:
+                handler.setStream(labelled)
+
+
+def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
+    """Return those of the user's LOGGING; the supervisor's own is of another class."""
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            for handler in logger.handlers:
+                if type(handler) is logging.StreamHandler:
+                    yield handler
