@@ -62,7 +62,7 @@ TO django_ray_web;
 
 GRANT DELETE -- delete, prune
     -- retry, and cancel of many
-    , UPDATE (state, due_at, finished_at, cancel_requested_at, errors, failures, losses)
+    , UPDATE (state, due_at, finished_at, cancel_requested_at, errors, failures, losses, missing_since)
 ON django_ray_execution TO django_ray_operator;
 
 GRANT SELECT
@@ -81,7 +81,7 @@ TO django_ray_operator;
 GRANT DELETE -- PRUNE_AFTER
     , UPDATE (
         state, due_at, attempt_number, failures, losses, worker_ids, claimed_by_id, started_at, last_attempted_at, -- claim
-        finished_at, result, errors, -- record
+        finished_at, result, output, errors, missing_since, -- record
         cancel_requested_at -- a Ray worker that gives back what somebody wants cancelled
     )
 ON django_ray_execution TO django_ray_supervisor;

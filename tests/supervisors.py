@@ -125,7 +125,7 @@ class Listen:
                 self.process.kill()
                 self.wait()
                 raise
-        elif not self.process.stderr.closed:
+        elif not self.process.stdout.closed:
             self.wait()
 
 

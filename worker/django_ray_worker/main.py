@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.path.insert(0, str(project))
     if options.settings:
         os.environ["DJANGO_SETTINGS_MODULE"] = options.settings
+    _reload(options, project)
     if not os.environ.get("DJANGO_SETTINGS_MODULE"):
         _refuse("No settings: give --settings mysite.settings, or set DJANGO_SETTINGS_MODULE.")
     import django
@@ -74,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--sync", action="store_true", help="no Ray: run tasks in this process, one at a time")
     parser.add_argument("--burst", action="store_true", help="stop when nothing is left to do")
     parser.add_argument(
+        "--reload", action="store_true", help="for development: start again when Python files of the project change"
+    )
+    parser.add_argument(
         "--grace", type=_seconds, metavar="SECONDS", help="for running tasks when stopping (default: 30)"
     )
     parser.add_argument(
@@ -86,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, project: Path) -> NoReturn:
     """Run a supervisor in a process where Django is set up; exits."""
+    _reload(options, project)
     try:
         import anyio
 
@@ -106,6 +111,26 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
     except* Misconfigured as errors:
         _refuse(str(_first(errors)))
     sys.exit(0)
+
+
+def _reload(options: argparse.Namespace, project: Path) -> None:
+    """With --reload, this process only watches over another one."""
+    if not options.reload:
+        return
+    if options.burst:
+        _end("--reload and --burst contradict each other: one starts again and again, the other ends.", 2)
+    try:
+        import anyio
+
+        from django_ray_worker import logs
+        from django_ray_worker.reload import IS_CHILD, reloading
+    except ModuleNotFoundError as error:
+        if error.name not in {"anyio", "watchfiles"}:
+            raise
+        _refuse("--reload needs watchfiles: pip install 'django-ray[worker]'.")
+    if IS_CHILD not in os.environ:
+        logs.configure(options.log_level, options.log_format)
+        sys.exit(anyio.run(reloading, project))
 
 
 def _config(options: argparse.Namespace, project: Path) -> Config:
