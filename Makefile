@@ -50,8 +50,8 @@ soak: $(STAMP) ## Random tasks and random faults for MINUTES (5), and a ledger o
 bench: $(STAMP) ## Benchmarks; PEERS=1 compares with other task queues. ARGS="--parts A" selects.
 	@PYTHONPATH=.:example $(PY) -m benchmarks $(if $(PEERS),--peers) $(ARGS)
 
-compose-test: ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
-	@sh example/compose_test.sh
+compose-test: $(STAMP) ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
+	@PYTHONPATH=. $(PY) -m tests.compose.drive $(ARGS)
 
 nodes-test: $(STAMP) ## Hosts of a Ray cluster killed and paused under load, in containers; COMPOSE as above.
 	@PYTHONPATH=.:example $(PY) -m tests.nodes.drive $(ARGS)

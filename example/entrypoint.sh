@@ -1,5 +1,5 @@
 #!/bin/sh
-# Wait for PostgreSQL, bring its tables up to date, become the command.
+# Wait for PostgreSQL, bring its tables up to date, create the demo user if there is to be one, become the command.
 set -eu
 : "${DATABASE_URL:?must name a PostgreSQL database: postgresql://user:password@host/name}"
 
@@ -8,4 +8,5 @@ until said=$(python -c 'import sys, psycopg; psycopg.connect(sys.argv[1], connec
     sleep 1
 done
 python manage.py migrate --no-input
+[ -z "${DEMO_USER:-}" ] || python manage.py demo_user
 exec "$@"

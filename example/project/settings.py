@@ -44,6 +44,13 @@ TEMPLATES = [
     },
 ]
 STATIC_URL = "static/"
+# What tasks log: on the supervisor's output and in the admin, each line with its task.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"shop": {"handlers": ["console"], "level": "INFO"}},
+}
 
 DATABASES = {"default": dj_database_url.parse(database_url())}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

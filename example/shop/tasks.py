@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import logging
+import socket
 import time
 from typing import Any
 
@@ -10,11 +12,21 @@ from django.tasks import TaskContext, task
 from django_ray import Backoff, task_options
 from django_ray.runtime.distributed import parallel_map
 
+log = logging.getLogger(__name__)
+
 
 @task
 def greet(name: str) -> str:
     """Be quick."""
+    log.info("Greeting %s.", name)
     return f"Hello, {name}!"
+
+
+@task
+def where() -> str:
+    """Tell which host of the cluster it runs on."""
+    time.sleep(1)
+    return socket.gethostname()
 
 
 @task(queue_name="reports")
@@ -70,6 +82,7 @@ def fingerprints(pictures: int) -> list[str]:
 # What the page's buttons and the demo enqueue: name -> task, arguments.
 SHOWN: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "greet": (greet, ("Ada",)),
+    "where": (where, ()),
     "monthly_report": (monthly_report, (7,)),
     "charge_card": (charge_card, (42,)),
     "ship": (ship, (43,)),

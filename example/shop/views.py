@@ -1,5 +1,7 @@
 """One page: enqueue a task, see what became of it."""
 
+import os
+
 from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
@@ -16,7 +18,8 @@ def index(request: HttpRequest) -> HttpResponse:
     latest = list(RayTaskExecution.objects.order_by("-task_id")[:20])
     for row in latest:
         row.seconds = (row.finished_at - row.started_at).total_seconds() if row.started_at and row.finished_at else None
-    return render(request, "shop/index.html", {"names": SHOWN, "latest": latest})
+    context = {"names": SHOWN, "latest": latest, "demo_user": os.environ.get("DEMO_USER")}
+    return render(request, "shop/index.html", context)
 
 
 @require_POST

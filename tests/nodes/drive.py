@@ -11,14 +11,19 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.nodes.compose import Compose
+from tests.containers import Compose
 
 if TYPE_CHECKING:
     from tests.nodes.faults import Fault, Faults
     from tests.nodes.load import Load
     from tests.nodes.watch import Watch
+
+
+FILE = Path(__file__).parent / "docker-compose.yml"
+SERVICES = ("postgres", "head", "node-a", "node-b", "supervisor")
 
 
 def main() -> int:
@@ -29,7 +34,7 @@ def main() -> int:
     def say(what: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {what}", flush=True)
 
-    with Compose(is_kept=options.keep) as compose:
+    with Compose(FILE, "django-ray-nodes", SERVICES, is_kept=options.keep) as compose:
         say("building the image")
         compose("build")
         say("starting PostgreSQL")

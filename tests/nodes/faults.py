@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from tests.nodes.compose import Compose
+from tests.containers import Compose
 from tests.nodes.watch import Watch
 
 __all__ = ["Fault", "Faults"]

@@ -6,22 +6,21 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 __all__ = ["Compose"]
 
-FILE = Path(__file__).parent / "docker-compose.yml"
-SERVICES = ("postgres", "head", "node-a", "node-b", "supervisor")
-
 
 class Compose:
-    """One project of containers; it ends with the block."""
+    """The containers of one compose file, as a project of that name; they end with the block."""
 
-    def __init__(self, *, is_kept: bool) -> None:
+    def __init__(self, file: Path, project: str, services: Sequence[str], *, is_kept: bool) -> None:
+        self._services = services
         self._is_kept = is_kept
         command = shlex.split(os.environ.get("COMPOSE") or "docker compose")
-        self._command = [*command, "--project-name", "django-ray-nodes", "--file", str(FILE)]
+        self._command = [*command, "--project-name", project, "--file", str(file)]
 
     def __enter__(self) -> Self:
         self._down()  # what a run that was killed has left
@@ -29,7 +28,7 @@ class Compose:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            for service in SERVICES:
+            for service in self._services:
                 print(f"--- the end of the log of {service}", file=sys.stderr)
                 print(self._run("logs", "--tail", "100", service, check=False), file=sys.stderr, flush=True)
         if not self._is_kept:
