@@ -238,7 +238,7 @@ async def test_a_hundred_that_no_node_can_run_are_parked_and_the_rest_is_release
         await wait_all_tasks_blocked()
         assert len(executor.running) == MOST_PARKED + 1
         assert executor.running[-1].callable_path == "tasks.possible"
-        assert [verdict for _, verdict in records] == [Release(after=15.0, has_begun=False)] * 5
+        assert [record.verdict for record in records] == [Release(after=15.0, has_begun=False)] * 5
         assert dispatcher.room == 1
         calls.cancel_scope.cancel()
         waits.cancel_scope.cancel()

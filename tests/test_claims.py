@@ -113,9 +113,9 @@ async def test_a_record_returns_what_it_wrote(open_store, insert, rows):
     first, second, third = (await store.claim(worker, 3)).claims
     written = await store.record(
         [
-            (third, Retry(error=ERROR, after=60, failures=1)),
-            (first, Succeed(result='{"a": 1}')),
-            (second, Fail(error=ERROR, failures=1)),
+            Record(third, Retry(error=ERROR, after=60, failures=1)),
+            Record(first, Succeed(result='{"a": 1}')),
+            Record(second, Fail(error=ERROR, failures=1)),
         ]
     )
     assert written == {first.task_id, second.task_id, third.task_id}
@@ -135,10 +135,10 @@ async def test_a_claim_whose_body_never_began_is_no_attempt_to_who_looks(open_st
     seen = "state, worker_ids, started_at, last_attempted_at"
     assert rows(seen) == [{"state": "READY", "worker_ids": [], "started_at": None, "last_attempted_at": None}]
     (begun,) = (await store.claim(worker, 1)).claims
-    await store.record([(begun, Release())])
+    await store.record([Record(begun, Release())])
     first = rows("started_at")[0]["started_at"]
     (again,) = (await store.claim(worker, 1)).claims
-    await store.record([(again, Release(has_begun=False))])
+    await store.record([Record(again, Release(has_begun=False))])
     assert rows("worker_ids, started_at, attempt_number") == [
         {"worker_ids": [str(worker)], "started_at": first, "attempt_number": 3}  # the fence counts every claim
     ]
@@ -150,12 +150,12 @@ async def test_the_fence_refuses_an_older_attempt_and_another_owner(open_store, 
     other_store, other = await open_store()
     insert()
     (late,) = (await store.claim(worker, 1)).claims
-    await store.record([(late, Release())])
+    await store.record([Record(late, Release())])
     (current,) = (await other_store.claim(other, 1)).claims
-    assert await store.record([(late, Succeed(result="1"))]) == set()
+    assert await store.record([Record(late, Succeed(result="1"))]) == set()
     assert rows("state, claimed_by_id") == [{"state": "RUNNING", "claimed_by_id": other}]
-    assert await other_store.record([(current, Succeed(result="2"))]) == {current.task_id}
-    assert await other_store.record([(current, Succeed(result="3"))]) == set()
+    assert await other_store.record([Record(current, Succeed(result="2"))]) == {current.task_id}
+    assert await other_store.record([Record(current, Succeed(result="3"))]) == set()
     assert rows("result")[0]["result"] == 2
 
 
@@ -164,10 +164,10 @@ async def test_the_fence_refuses_an_older_attempt_of_the_same_owner(open_store, 
     store, worker = await open_store()
     insert()
     (late,) = (await store.claim(worker, 1)).claims
-    await store.record([(late, Release())])
+    await store.record([Record(late, Release())])
     (current,) = (await store.claim(worker, 1)).claims
-    assert await store.record([(late, Succeed(result="1"))]) == set()
-    assert await store.record([(current, Succeed(result="2"))]) == {current.task_id}
+    assert await store.record([Record(late, Succeed(result="1"))]) == set()
+    assert await store.record([Record(current, Succeed(result="2"))]) == {current.task_id}
     assert rows("result, attempt_number") == [{"result": 2, "attempt_number": 2}]
 
 
@@ -176,8 +176,8 @@ async def test_the_fence_refuses_an_attempt_that_nobody_has_claimed_since(open_s
     store, worker = await open_store()
     insert()
     (late,) = (await store.claim(worker, 1)).claims
-    await store.record([(late, Release())])
-    assert await store.record([(late, Succeed(result="1"))]) == set()
+    await store.record([Record(late, Release())])
+    assert await store.record([Record(late, Succeed(result="1"))]) == set()
     assert rows("state, attempt_number") == [{"state": "READY", "attempt_number": 1}]
 
 
@@ -386,8 +386,8 @@ async def test_a_row_that_takes_no_outcome_at_all_is_left_and_the_recorder_lives
         f" CHECK (task_id <> '{stubborn.task_id}' OR state = 'RUNNING')"
     )
     try:
-        recorder.put((stubborn, Succeed(result="1")))
-        recorder.put((other, Succeed(result="2")))
+        recorder.put(Record(stubborn, Succeed(result="1")))
+        recorder.put(Record(other, Succeed(result="2")))
         await recorder.close(10)
     finally:
         session.execute("ALTER TABLE django_ray_execution DROP CONSTRAINT theirs")

@@ -66,17 +66,22 @@ def test_the_wheel_has_three_top_level_names_and_its_sql(wheel):
     assert b"django-ray-listen = django_ray_worker.main:main" in zipfile.ZipFile(wheel).read(entry_points)
 
 
+def uv():
+    """The path of uv."""
+    path = shutil.which("uv", path=f"{ROOT / '.tools' / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert path, "uv is missing: make setup installs it"
+    return path
+
+
 @pytest.fixture(scope="module")
 def web_environment(wheel, tmp_path_factory):
     """A virtual environment with the wheel and a PostgreSQL driver, and nothing of the extra."""
     folder = tmp_path_factory.mktemp("web")
-    uv = shutil.which("uv", path=f"{ROOT / '.tools' / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    assert uv, "uv is missing: make setup installs it"
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
+    subprocess.run([uv(), "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
     subprocess.run(
         [
-            uv, "pip", "install", "--quiet", "--python", str(python), str(wheel), "psycopg[binary]",
+            uv(), "pip", "install", "--quiet", "--python", str(python), str(wheel), "psycopg[binary]",
             "--constraints", str(constraints(folder)),
         ],
         check=True,

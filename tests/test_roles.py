@@ -37,6 +37,7 @@ from django_ray_worker.call import abandoned
 from django_ray_worker.database import Database
 from django_ray_worker.policy import Succeed
 from django_ray_worker.preflight import find_database
+from django_ray_worker.statements import Record
 from django_ray_worker.store import Store
 from tests import tasks
 from tests.supervisors import ROOT, database_url, until
@@ -675,7 +676,7 @@ def use_as_supervisor():
     find_database()
     tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
     returned, unstarted = async_to_sync(use_as_store)(Database(connection))
-    _write([(returned.payload, "1")], [unstarted.payload])
+    _write([(returned.payload, {"kind": "returned", "result": "1", "output": "said"})], [unstarted.payload])
 
 
 async def use_as_store(database):
@@ -692,7 +693,7 @@ async def use_as_store(database):
         await work.promote()
         first, *others = (await work.claim(worker, 3)).claims
         await store.leave(session, [BELL])
-        assert await work.record([(first, Succeed(result="1"))]) == {first.task_id}
+        assert await work.record([Record(first, Succeed(result="1"))]) == {first.task_id}
         await work.reconcile(worker, {claim.task_id for claim in others}, abandoned)
         await work.count(
             worker,

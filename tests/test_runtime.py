@@ -114,7 +114,7 @@ def signals():
 
 
 def test_a_body_returns_json():
-    assert invoke(payload(path("async_double"), 4)) == {"kind": "returned", "result": "8"}
+    assert invoke(payload(path("async_double"), 4)) == {"kind": "returned", "result": "8", "output": ""}
 
 
 def test_a_body_that_takes_context_gets_its_result():
@@ -166,7 +166,7 @@ def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(name, excepti
 def test_a_path_that_is_not_a_task_is_refused_and_never_called(row):
     """C10."""
     # Without an argument, so that not_a_task could be called.
-    assert invoke(payload(row))["kind"] == "refused"
+    assert invoke(payload(row))["kind"] == "missing"
     assert not CALLED.exists()
 
 
@@ -228,6 +228,6 @@ def test_a_raising_receiver_changes_no_outcome(caplog):
 )
 def test_the_next_task_finds_a_clean_connection(name, args):
     """D6."""
-    assert invoke(payload(path(name), *args)) == {"kind": "returned", "result": "null"}
-    assert invoke(payload(path("query"))) == {"kind": "returned", "result": "42"}
+    assert invoke(payload(path(name), *args)) == {"kind": "returned", "result": "null", "output": ""}
+    assert invoke(payload(path("query"))) == {"kind": "returned", "result": "42", "output": ""}
     assert connection.get_autocommit()

@@ -1,0 +1,112 @@
+"""README's six steps, word for word: the wheel in a new virtual environment, a new project, and its first task runs."""
+
+import os
+import re
+import subprocess
+import sys
+from textwrap import dedent
+
+import psycopg
+import pytest
+from django import VERSION
+from psycopg import sql
+
+from tests.supervisors import ROOT, until
+from tests.test_packaging import constraints, uv, wheel  # noqa: F401 - a fixture
+
+README = (ROOT / "README.md").read_text()
+STEPS = re.split(r"^\d\. ", README.partition("## Use it")[2].partition("\n## ")[0], flags=re.MULTILINE)[1:]
+
+
+def command_of(step):
+    """The one line that a step shows as a command."""
+    (line,) = re.findall(r"^       (\S.*)$", step, re.MULTILINE)
+    return line
+
+
+def python_of(step):
+    (block,) = re.findall(r"```python\n(.*?)```", dedent(step.partition("\n")[2]), re.DOTALL)
+    return dedent(block)
+
+
+@pytest.fixture
+def database():
+    """A new database on the server of the tests, as settings have it."""
+    name = f"first_steps_{os.getpid()}"
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": name,
+            "USER": server.info.user,
+            "PASSWORD": server.info.password,
+            "HOST": server.info.host,
+            "PORT": str(server.info.port),
+        }
+        server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def shell(tmp_path, wheel):  # noqa: F811
+    """Run a command line as a newcomer would: nothing of this repository is in reach."""
+    ours = {"DATABASE_URL", "DJANGO_SETTINGS_MODULE", "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | {
+        "PATH": f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(tmp_path / "venv"),
+    }
+
+    def start(line, **options):
+        return subprocess.Popen(
+            line, shell=True, cwd=tmp_path, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+        )  # fmt: skip
+
+    def run(line):
+        with start(line) as process:
+            said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{line}\n{said}"
+        return said
+
+    run.start = start
+    return run
+
+
+def test_the_six_steps_of_the_readme_run_the_first_task(shell, wheel, tmp_path, database):  # noqa: F811
+    assert len(STEPS) == 6
+    install, settings, migrate, declare, supervise, enqueue = STEPS
+    shell(f"{uv()} venv --quiet --python {sys.executable} venv")
+    what = command_of(install).removeprefix("pip install ").replace("django-ray[worker]", f"{wheel}[worker]")
+    pins = constraints(tmp_path).read_text().splitlines()
+    django = f"django=={'.'.join(map(str, VERSION[:2]))}.*"  # the one that these tests run on
+    (tmp_path / "constraints.txt").write_text("\n".join(pin for pin in pins if not pin.startswith("django==")))
+    shell(f"{uv()} pip install --quiet --constraints constraints.txt '{django}' {what}")
+    shell("django-admin startproject mysite .")
+    with (tmp_path / "mysite" / "settings.py").open("a") as file:
+        file.write(f"DATABASES = {{'default': {database!r}}}\n")
+        file.write(python_of(settings).replace("[..., ", "[*INSTALLED_APPS, "))
+    shell(command_of(migrate))
+    tasks = python_of(declare)
+    if VERSION < (6, 1):
+        # As the step says below its example.
+        tasks = tasks.replace(
+            '@task(queue_name="reports", max_attempts=5)',
+            '@task(queue_name="reports")\n@django_ray.task_options(max_attempts=5)',
+        ).replace("from django.tasks", "import django_ray\nfrom django.tasks")
+    (tmp_path / "mysite" / "tasks.py").write_text(tasks)
+    log = []
+    with shell.start(f"exec {command_of(supervise)}") as supervisor:
+        try:
+            for line in supervisor.stdout:
+                log.append(line)
+                if "is ready" in line:
+                    break
+            assert "is ready" in "".join(log), "".join(log)
+            session = python_of(enqueue).splitlines()
+            code = [line.removeprefix(">>> ") for line in session if line.startswith(">>> ")]
+            code[-1] = f"print({code[-1]})"
+            (tmp_path / "typed.py").write_text("\n".join(code))
+            assert shell("python manage.py shell --no-imports < typed.py").strip() == session[-1] == "{'pages': 12}"
+        finally:
+            supervisor.terminate()
+        assert supervisor.wait(60) == 0
+    assert until(lambda: shell("python manage.py django_ray_status"))
