@@ -58,7 +58,7 @@ class TaskOptions:
             self,
             retry=self.retry.changed(_object(options.get("retry", {}), "The option retry")),
             timeout=self.timeout if timeout is None else _timeout(timeout),
-            ray={**self.ray, **_object(options.get("ray", {}), "The option ray")},
+            ray={**self.ray, **_ray(_object(options.get("ray", {}), "The option ray"))},
         )
 
 
@@ -184,6 +184,21 @@ _READERS: Mapping[str, tuple[str, str, Callable[[Any], Any]]] = {
     "retry_on": ("retry", "retry_on", _classes),
     "no_retry_on": ("retry", "no_retry_on", _classes),
 }
+
+
+# What a row may say to Ray: its other options change what a call returns, or how often it is made.
+_OF_RAY = {key: reader for part, key, reader in _READERS.values() if part == "ray"} | {"max_calls": partial(whole, 0)}
+
+
+def _ray(said: dict[str, Any]) -> dict[str, Any]:
+    for key, value in said.items():
+        if key not in _OF_RAY:
+            raise ValueError(f"The option ray has the unknown key {key!r}; there are {', '.join(_OF_RAY)}.")
+        try:
+            _OF_RAY[key](value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The option ray has {key} = {value!r}: {error}") from None
+    return said
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

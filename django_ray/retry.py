@@ -91,6 +91,8 @@ class RetryPolicy:
             except TypeError as error:
                 raise ValueError(f"backoff {values['backoff']!r} does not fit: {error}") from None
         for name in ("retry_on", "no_retry_on"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
+            if (paths := values.get(name)) is not None:
+                if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+                    raise ValueError(f"{name} must be a list of import paths, not {paths!r}.")
+                values[name] = tuple(paths)
         return replace(self, **values)

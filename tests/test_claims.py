@@ -404,13 +404,45 @@ async def test_an_error_text_that_cannot_be_stored_is_cleaned_at_the_door(open_s
     assert rows()[0]["errors"][0]["message"] == "nul \\x00"
 
 
-async def test_options_that_do_not_fit_spoil_their_own_row_alone(open_store, insert):
+UNFIT = [
+    "a text",
+    ["a list"],
+    {"no such part": 1},
+    {"timeout": "never"},
+    {"timeout": -1},
+    {"timeout": True},
+    {"retry": None},
+    {"retry": {"max_attempts": "many"}},
+    {"retry": {"backoff": 7}},
+    {"retry": {"backoff": {"base": "long"}}},
+    {"retry": {"retry_on": "builtins.ValueError"}},
+    {"retry": {"no_retry_on": [7]}},
+    {"retry": {"import_grace": "long"}},
+    {"ray": 7},
+    {"ray": {"num_cpus": "x"}},
+    {"ray": {"num_gpus": 1.5}},
+    {"ray": {"memory": "1"}},
+    {"ray": {"resources": [1]}},
+    {"ray": {"resources": {"CPU": 1}}},
+    {"ray": {"resources": {"a": "b"}}},
+    {"ray": {"label_selector": {"zone": 1}}},
+    {"ray": {"runtime_env": "pip"}},
+    {"ray": {"max_calls": "one"}},
+    {"ray": {"num_returns": 2}},
+    {"ray": {"max_retries": 5}},
+    {"ray": {"scheduling_strategy": "SPREAD"}},
+]
+
+
+@pytest.mark.parametrize("options", UNFIT, ids=json.dumps)
+async def test_options_that_do_not_fit_spoil_their_own_row_alone(open_store, insert, options):
     """C10."""
     store, worker = await open_store()
-    insert(options=json.dumps({"retry": {"max_attempts": "many"}}))
+    insert(options=json.dumps(options))
     insert()
     poisoned, healthy = (await store.claim(worker, 2)).claims
-    assert "max_attempts" in poisoned.unfit
+    assert poisoned.unfit
+    assert poisoned.options == healthy.options
     assert healthy.unfit == ""
 
 

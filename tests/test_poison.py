@@ -41,6 +41,21 @@ POISON = [
 ]
 
 
+@pytest.mark.parametrize(
+    "options", [{"ray": {"num_cpus": "x"}}, {"ray": {"resources": [1]}}, {"ray": {"num_returns": 2}}]
+)
+def test_options_that_somebody_wrote_into_the_row_harm_no_neighbour(on_ray, options):
+    before = tasks.backend_pid.enqueue()
+    row = RayTaskExecution.objects.create(callable_path="tests.tasks.add", args=[1, 2], options=options)
+    after = tasks.backend_pid.enqueue()
+    assert task_backends["default"].get_result(str(row.pk)).wait(timeout=20).status == TaskResultStatus.FAILED
+    row.refresh_from_db()
+    assert (row.exception_type, row.failures) == ("django_ray.exceptions.TaskRefused", 1)
+    for neighbour in (before, after):
+        assert neighbour.wait(timeout=20).status == TaskResultStatus.SUCCESSFUL
+    assert on_ray.process.poll() is None
+
+
 def put(poison, argument):
     if isinstance(poison, str):
         return task_backends["default"].get_result(str(RayTaskExecution.objects.create(callable_path=poison).pk))

@@ -1,7 +1,7 @@
 """One Ray call: one attempt, or several short ones one after the other, inside a Ray worker.
 
 Several share a call because a call costs more than a short body. None waits long for another all the same: a call
-starts no body after its first 20 ms, and hands back what it has not started. When a body turns out to be long, the
+starts no body after its first 50 ms, and hands back what it has not started. When a body turns out to be long, the
 supervisor would hear of all that too late. So after 100 ms the call settles the others itself, fenced as every write:
 what has returned is recorded, and what has not started is READY again.
 """
