@@ -85,14 +85,7 @@ def test_the_six_steps_of_the_readme_run_the_first_task(shell, wheel, tmp_path, 
         file.write(f"DATABASES = {{'default': {database!r}}}\n")
         file.write(python_of(settings).replace("[..., ", "[*INSTALLED_APPS, "))
     shell(command_of(migrate))
-    tasks = python_of(declare)
-    if VERSION < (6, 1):
-        # As the step says below its example.
-        tasks = tasks.replace(
-            '@task(queue_name="reports", max_attempts=5)',
-            '@task(queue_name="reports")\n@django_ray.task_options(max_attempts=5)',
-        ).replace("from django.tasks", "import django_ray\nfrom django.tasks")
-    (tmp_path / "mysite" / "tasks.py").write_text(tasks)
+    (tmp_path / "mysite" / "tasks.py").write_text(python_of(declare))
     log = []
     with shell.start(f"exec {command_of(supervise)}") as supervisor:
         try:

@@ -93,11 +93,19 @@ def test_code_that_cannot_be_imported_is_waited_out(supervise, project, run, tmp
 
 
 def test_it_can_be_ended_while_it_waits_for_a_change(supervise, project, tmp_path):
-    (tmp_path / "edited_settings.py").write_text("1 / 0")
     supervisor = supervise("--sync")
+    supervisor.wait_for("is ready")
+    (tmp_path / "edited_settings.py").write_text("1 / 0")
     supervisor.wait_for("it starts again when code changes")
     supervisor.signal()
     assert supervisor.wait() == 1
+
+
+def test_what_fails_before_any_edit_ends_it(supervise, project, tmp_path):
+    """As without --reload: who started it may start it again, as Docker does while the tables are not there yet."""
+    (tmp_path / "edited_settings.py").write_text("from tests.settings import *\nTASKS = {}")
+    supervisor = supervise("--sync")
+    assert supervisor.wait() == 78
 
 
 def test_it_contradicts_burst(supervise, project):

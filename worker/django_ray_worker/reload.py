@@ -1,7 +1,7 @@
 """--reload: the supervisor in a process of its own, ended and started again when the project's code changes.
 
 For development. It ends as by SIGTERM: what runs has the grace to finish, and what is queued waits for the new code.
-One that ends by itself with an error waits for a change as well.
+What an edit has broken waits for the next edit; one that fails before any ends like every supervisor.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ class _Reloading:
         async with create_task_group() as tasks:
             await tasks.start(self._heed_signals)
             tasks.start_soon(self._watch)
+            is_edited = False
             while True:
                 code = await self._until_ended()
-                if code and not self._changed.is_set() and not self._is_told:
+                if code and is_edited and not (self._changed.is_set() or self._is_told):
                     log.warning("The supervisor ended with exit code %d; it starts again when code changes.", code)
                     await self._changed.wait()
                 if self._is_told or not self._changed.is_set():
                     break
-                self._changed = Event()
+                self._changed, is_edited = Event(), True
                 await self._start()
             tasks.cancel_scope.cancel()
         return code
