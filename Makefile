@@ -29,13 +29,15 @@ test: lint unit ## All checks and tests.
 test-all: test $(OTHER)/.installed ## And the tests on the other Django.
 	@$(MAKE) --no-print-directory unit PY=$(OTHER)/bin/python
 
-lint: $(STAMP) ## Style, types and import rules.
+lint: $(STAMP) ## Style, types, import rules, container files.
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	@$(PY) -m mypy
 	@$(PY) -m mypy tests/typed/api.py
 	@.venv/bin/pyright
+	@.venv/bin/hadolint --no-color $(shell git ls-files '*Dockerfile')
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(shell git ls-files '*docker-compose.yml')
 
 unit: $(STAMP) ## The tests. ARGS="-k name" selects.
 	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"

@@ -65,7 +65,7 @@ class RetryPolicy:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-        grace = self.import_grace
+        grace: Any = self.import_grace  # of a row, where it may be anything
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < math.inf:
             raise ValueError(f"import_grace must be a number of seconds, 0 or more, not {grace!r}.")
 

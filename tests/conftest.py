@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import django
 import psycopg
 import pytest
@@ -5,7 +8,7 @@ from django.db import connection
 from psycopg.rows import dict_row
 
 from django_ray.options import Options
-from tests.supervisors import Listen, database_url, until
+from tests.supervisors import ROOT, Listen, database_url, until
 
 ASLEEP = 1145721434
 
@@ -127,6 +130,22 @@ def finished(transactional_db):
         return result
 
     return _finished
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory):
+    """A folder with what one would publish."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True, capture_output=True
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(dist):
+    (path,) = dist.glob("*.whl")
+    return path
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from django import VERSION
 from psycopg import sql
 
+from tests.installing import constraints, uv
 from tests.supervisors import ROOT, until
-from tests.test_packaging import constraints, uv, wheel  # noqa: F401 - a fixture
 
 README = (ROOT / "README.md").read_text()
 STEPS = re.split(r"^\d\. ", README.partition("## Use it")[2].partition("\n## ")[0], flags=re.MULTILINE)[1:]
@@ -47,7 +47,7 @@ def database():
 
 
 @pytest.fixture
-def shell(tmp_path, wheel):  # noqa: F811
+def shell(tmp_path, wheel):
     """Run a command line as a newcomer would: nothing of this repository is in reach."""
     ours = {"DATABASE_URL", "DJANGO_SETTINGS_MODULE", "PYTHONPATH"}
     environment = {name: value for name, value in os.environ.items() if name not in ours} | {
@@ -71,7 +71,7 @@ def shell(tmp_path, wheel):  # noqa: F811
     return run
 
 
-def test_the_six_steps_of_the_readme_run_the_first_task(shell, wheel, tmp_path, database):  # noqa: F811
+def test_the_six_steps_of_the_readme_run_the_first_task(shell, wheel, tmp_path, database):
     assert len(STEPS) == 6
     install, settings, migrate, declare, supervise, enqueue = STEPS
     shell(f"{uv()} venv --quiet --python {sys.executable} venv")

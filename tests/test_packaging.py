@@ -1,14 +1,17 @@
 """The wheel, as somebody else installs it."""
 
 import os
-import shutil
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
 from django.db import connection
 
+import django_ray
+from tests.installing import constraints, uv
 from tests.supervisors import ROOT
 
 WEB_PROCESS = """
@@ -36,15 +39,30 @@ print(django_ray.__file__, again.status)
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dist")
+def test_what_one_would_publish_is_in_order(dist):
+    names = sorted(path.name for path in dist.iterdir())
+    version = django_ray.__version__
+    assert names == [f"django_ray-{version}-py3-none-any.whl", f"django_ray-{version}.tar.gz"]
+    command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", *map(str, dist.iterdir())]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)
+
+
+def test_the_source_is_complete(dist, tmp_path):
+    """A wheel that is built from the sdist is the one that is built from the repository."""
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
-    (path,) = folder.glob("*.whl")
-    return path
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=source, check=True, capture_output=True
+    )
+    (again,) = (source / "dist").glob("*.whl")
+    (first,) = dist.glob("*.whl")
+    assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(first).namelist()
 
 
 def test_the_wheel_has_three_top_level_names_and_its_sql(wheel):
@@ -66,13 +84,6 @@ def test_the_wheel_has_three_top_level_names_and_its_sql(wheel):
     assert b"django-ray-listen = django_ray_worker.main:main" in zipfile.ZipFile(wheel).read(entry_points)
 
 
-def uv():
-    """The path of uv."""
-    path = shutil.which("uv", path=f"{ROOT / '.tools' / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    assert path, "uv is missing: make setup installs it"
-    return path
-
-
 @pytest.fixture(scope="module")
 def web_environment(wheel, tmp_path_factory):
     """A virtual environment with the wheel and a PostgreSQL driver, and nothing of the extra."""
@@ -87,14 +98,6 @@ def web_environment(wheel, tmp_path_factory):
         check=True,
     )  # fmt: skip
     return folder, python
-
-
-def constraints(folder):
-    """The locked versions, without the hashes that a constraint may not have."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    path = folder / "constraints.txt"
-    path.write_text("\n".join(line.rstrip(" \\") for line in lines if "==" in line and "--hash" not in line))
-    return path
 
 
 @pytest.mark.django_db(transaction=True)

@@ -44,18 +44,22 @@ class _Reloading:
         async with create_task_group() as tasks:
             await tasks.start(self._heed_signals)
             tasks.start_soon(self._watch)
-            is_edited = False
-            while True:
-                code = await self._until_ended()
-                if code and is_edited and not (self._changed.is_set() or self._is_told):
-                    log.warning("The supervisor ended with exit code %d; it starts again when code changes.", code)
-                    await self._changed.wait()
-                if self._is_told or not self._changed.is_set():
-                    break
-                self._changed, is_edited = Event(), True
-                await self._start()
+            await self._again_and_again()
             tasks.cancel_scope.cancel()
-        return code
+        return self._supervisor.returncode or 0
+
+    async def _again_and_again(self) -> None:
+        is_edited = False
+        while True:
+            await self._until_ended()
+            code = self._supervisor.returncode
+            if code and is_edited and not (self._changed.is_set() or self._is_told):
+                log.warning("The supervisor ended with exit code %d; it starts again when code changes.", code)
+                await self._changed.wait()
+            if self._is_told or not self._changed.is_set():
+                return
+            self._changed, is_edited = Event(), True
+            await self._start()
 
     async def _start(self) -> None:
         # Its standard streams are ours: breakpoints work.
@@ -67,18 +71,18 @@ class _Reloading:
             env={**os.environ, IS_CHILD: "1"},
         )
 
-    async def _until_ended(self) -> int:
-        """Return the exit code of the supervisor, which is told to end when its code changes."""
+    async def _until_ended(self) -> None:
+        """Wait for the end of the supervisor, which is told to end when its code changes."""
         async with create_task_group() as tasks:
 
             async def end_on_change() -> None:
                 await self._changed.wait()
-                self._supervisor.terminate()
+                if self._supervisor.returncode is None:
+                    self._supervisor.terminate()
 
             tasks.start_soon(end_on_change)
-            code = await self._supervisor.wait()
+            await self._supervisor.wait()
             tasks.cancel_scope.cancel()
-        return code
 
     async def _watch(self) -> None:
         async for changes in awatch(self._project, watch_filter=PythonFilter()):
