@@ -211,3 +211,25 @@ def test_what_the_pages_look_like(log_in, connect, take, scheme):
     page.set_viewport_size({"width": 420, "height": 800})
     page.goto(LIVE)
     take(page, f"queues-narrow-{scheme}")
+
+
+def test_what_a_task_wrote_is_on_its_page_and_stays_text(log_in, listen, take):
+    listen("--sync").wait_for("is ready")
+    result = tasks.write_lines.enqueue(3, f"{EVIL} and more").wait(timeout=30)
+    page = log_in()
+    page.goto(f"{LIST}{result.id}/change/")
+    output = page.locator("section", has=page.locator("h2", has_text="Output"))
+    expect(output).to_contain_text("a warning\nto standard error\nline 0\nline 1\nline 2\n" + EVIL, use_inner_text=True)
+    assert page.evaluate("window.owned") is None
+    take(page, "execution-output")
+
+
+def test_a_task_that_no_code_knows_says_so(log_in, connect, take):
+    insert(connect, missing_since=timezone.now(), due_at=timezone.now() + timezone.timedelta(seconds=30))
+    page = log_in()
+    page.goto(LIST)
+    page.get_by_role("link", name=str(RayTaskExecution.objects.get().pk)[:8]).or_(
+        page.locator("#result_list th a")
+    ).first.click()
+    expect(page.get_by_text("no supervisor that took it has known its code")).to_be_visible()
+    take(page, "execution-missing")
