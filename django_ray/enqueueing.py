@@ -84,8 +84,9 @@ def _due(run_after: datetime | timedelta | None) -> dict[str, str]:
         case None:
             return {}
         case timedelta():
-            # In a unit that no time zone makes longer or shorter.
-            return {"delay": f"{run_after // timedelta(microseconds=1)} microseconds"}
+            # In units that no time zone makes longer or shorter, and whose numbers fit PostgreSQL 14.
+            hours, rest = divmod(run_after, timedelta(hours=1))
+            return {"delay": f"{hours} hours {rest.seconds}.{rest.microseconds:06} seconds"}
         case datetime():
             aware = timezone.make_aware(run_after) if timezone.is_naive(run_after) else run_after  # USE_TZ = False
             return {"moment": aware.isoformat()}

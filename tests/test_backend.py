@@ -235,6 +235,24 @@ def test_a_task_whose_path_leads_elsewhere_is_refused_at_enqueue():
         tasks.add.enqueue(1, 2)
 
 
+@pytest.mark.parametrize(
+    "delay",
+    [
+        timedelta(microseconds=1),
+        timedelta(seconds=59.999999),
+        timedelta(hours=1),
+        timedelta(days=1, microseconds=7),
+        timedelta(days=36_500),
+        timedelta(0),
+        -timedelta(minutes=90, microseconds=1),
+    ],
+    ids=str,
+)
+def test_a_delay_of_any_length_is_exact(delay):
+    result = tasks.add.using(run_after=delay).enqueue(1, 2)
+    assert result.task.run_after - result.enqueued_at == delay
+
+
 def test_a_delay_counts_from_the_insert_by_the_clock_of_the_database():
     """F1: the web server's clock does not matter."""
     later = tasks.add.using(run_after=timedelta(hours=1))
