@@ -97,10 +97,9 @@ def result_of(task_id):
     return row.result
 
 
-@pytest.mark.parametrize("mode", ["--sync", "--local"])
-def test_the_web_processes_come_first(old, new, mode):
+def test_the_web_processes_come_first(old, new):
     """A task that only the new code knows waits for a supervisor with the new code."""
-    before = old.supervise(mode)
+    before = old.supervise("--sync")
     waiting = {name: new.enqueue(name) for name in ("added", "promoted")}
     for task_id in waiting.values():
         until(RayTaskExecution.objects.filter(pk=task_id, missing_since__isnull=False).exists)

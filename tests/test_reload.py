@@ -62,9 +62,9 @@ def run(insert):
     return enqueue
 
 
-@pytest.mark.parametrize("mode", ["--sync", "--local"])
+@pytest.mark.parametrize("mode", [["--sync"], ["--local", "--concurrency", "1"]], ids=" ".join)
 def test_an_edit_is_picked_up_and_what_runs_is_drained(supervise, project, run, tmp_path, mode):
-    supervisor = supervise(mode)
+    supervisor = supervise(*mode)
     supervisor.wait_for("is ready")
     assert run("version")() == 1
     started = tmp_path / "started"
