@@ -67,8 +67,7 @@ def begun(supervisor, what, old=()):
     """Return when the Ray that is being started has come so far."""
 
     def look():
-        found = faults.ray_workers(supervisor) if what == "Ray worker" else faults.named(supervisor, what)
-        return [process for process in found if process not in old]
+        return [process for process in faults.named(supervisor, what) if process not in old]
 
     until(look, 60, f"a {what}")
 
