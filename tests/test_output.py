@@ -77,6 +77,25 @@ def test_what_is_written_outside_of_a_task_is_left_alone():
     assert output.text == "inside\ninside\na\nb"
 
 
+def test_a_task_inside_a_task_leaves_the_rest_to_the_outer_one():
+    with labelled_process() as (out, _, _), Output("x") as outer:
+        with Output("y") as inner:
+            print("inside")
+        print("outside")
+    assert out.getvalue() == "[y] inside\n[x] outside\n"
+    assert (outer.text, inner.text) == ("outside", "inside")
+
+
+def test_a_body_that_ends_late_does_not_end_the_next_one():
+    with labelled_process() as (out, _, _):
+        late, following = Output("late"), Output("next")
+        late.__enter__()
+        with following:
+            late.__exit__(None, None, None)
+            print("still here")
+    assert out.getvalue() == "[next] still here\n"
+
+
 def test_a_stream_that_is_closed_costs_nothing():
     with labelled_process() as (out, _, _), Output("x"):
         sys.stdout.write("no newline")

@@ -23,11 +23,13 @@ MOST_CHARACTERS = 1000  # Of each of them.
 
 
 class Output:
-    """What one attempt writes while it is entered: one at a time in a process, because threads of it write, too."""
+    """What one attempt writes while it is entered, on whichever thread: bodies start threads, which write, too."""
 
     __slots__ = ("_is_fresh", "_label", "_lines")
 
-    current: ClassVar[Output | None] = None
+    # The last one writes. There are several when a task runs another one in place, and when with --sync a cancelled
+    # body runs on beside the next one.
+    entered: ClassVar[list[Output]] = []
 
     def __init__(self, label: str) -> None:
         self._label = f"[{label}] "
@@ -35,14 +37,14 @@ class Output:
         self._is_fresh = True  # The next character is the first of its line.
 
     def __enter__(self) -> Self:
-        Output.current = self
+        Output.entered.append(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if not self._is_fresh:
             with suppress(Exception):  # whatever has become of the stream
                 sys.stdout.write("\n")
-        Output.current = None
+        Output.entered.remove(self)
 
     @property
     def text(self) -> str:
@@ -87,7 +89,7 @@ class _Labelled:
         self._below = below
 
     def write(self, text: str) -> int:
-        output = Output.current
+        output = next(reversed(Output.entered), None)
         if output is None or not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             return self._below.write(text)  # type: ignore[no-any-return]
         self._below.write(output.add(text))
