@@ -148,7 +148,7 @@ async def test_a_peer_that_only_lost_its_session_keeps_its_work(database, connec
 @pytest.fixture
 def outage(database, connect, looks, monkeypatch):
     """End every session, in one order or the other; the peer comes back last. Returns what became of its work."""
-    monkeypatch.setattr(liveness, "GRACE_SECONDS", 1.5)  # long enough to be back meanwhile
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 4.0)  # long enough to be back meanwhile, on a busy machine too
 
     async def _outage(first):
         session, executor, gate, identify = connect(), Endless(), Event(), store.identify
