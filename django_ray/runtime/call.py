@@ -29,7 +29,7 @@ __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 
 BUDGET_SECONDS = 0.05  # A call starts no body after that.
 PATIENCE_SECONDS = 0.1  # The others of a call wait no longer for a long body.
-MOST_RESULT_CHARACTERS = 1_000_000  # A call that has so many in its results is over: they travel together.
+MOST_CHARACTERS = 1_000_000  # A call that has so many to send is over: they travel together.
 
 
 class Report(TypedDict):
@@ -72,8 +72,9 @@ class _Call:
                 self._report["envelopes"].append(envelope)
                 self._report["seconds"].append(now - before)
             before = now
+            characters += len(envelope["output"])
             characters += len(envelope["result"]) if envelope["kind"] == "returned" else len(envelope["traceback"])
-            if now - began > BUDGET_SECONDS or characters > MOST_RESULT_CHARACTERS:
+            if now - began > BUDGET_SECONDS or characters > MOST_CHARACTERS:
                 break
         with self._lock:
             self._is_over = True
