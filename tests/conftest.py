@@ -121,7 +121,7 @@ def ray_listen(django_db_setup, django_db_blocker):
 def finished(transactional_db):
     """Return a result once it is finished."""
 
-    def _finished(result, timeout=30):
+    def _finished(result, timeout=60):
         def look():
             result.refresh()
             return result.is_finished

@@ -29,7 +29,7 @@ from django_ray_worker.supervisor import _Life
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def until(condition, timeout=30, what="the condition"):
+def until(condition, timeout=60, what="the condition"):
     """Return the first true answer of condition(), asked again and again for at most timeout seconds."""
     deadline = time.monotonic() + timeout
     while not (answer := condition()):

@@ -149,9 +149,9 @@ def test_a_row_that_names_no_task_fails_clearly_and_calls_nothing(on_ray, finish
 
 def test_waiting_leaves_a_row_claimable_by_a_sleeping_supervisor(on_ray):
     """The mark locks the row for a moment: a claim that skipped it is rung for."""
-    assert tasks.add.enqueue(3, 4).wait(timeout=20).return_value == 7
+    assert tasks.add.enqueue(3, 4).wait(timeout=60).return_value == 7
     later = tasks.add.using(run_after=timedelta(seconds=0.3)).enqueue(3, 5)
-    assert later.wait(timeout=20).return_value == 8
+    assert later.wait(timeout=60).return_value == 8
 
 
 async def test_a_chain_can_be_awaited(on_ray):

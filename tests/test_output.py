@@ -108,7 +108,7 @@ def row_of(result):
 
 def check(result, supervisor):
     label = f"[tests.tasks.write_lines {result.id}] "
-    assert result.wait(timeout=30).status == TaskResultStatus.SUCCESSFUL
+    assert result.wait(timeout=60).status == TaskResultStatus.SUCCESSFUL
     kept = row_of(result).output.split("\n")
     assert kept == [*(f"line {number}" for number in range(200 - MOST_LINES + 1, 200)), "the end"]
     awaited = {"a warning", "to standard error", "line 0", "line 199", "the end"}
@@ -129,7 +129,7 @@ def test_in_this_process_they_are_as_well(listen):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_failure_comes_with_what_it_wrote(on_ray):
-    row = row_of(tasks.write_and_fail.enqueue().wait(timeout=30))
+    row = row_of(tasks.write_and_fail.enqueue().wait(timeout=60))
     assert (row.state, row.output) == (State.FAILED, "about to fail")
 
 
@@ -141,7 +141,7 @@ def test_what_is_stopped_comes_with_what_it_wrote(on_ray, tmp_path, how):
     until((tmp_path / "started").exists)
     if how == "cancelled":
         result.cancel()
-    row = row_of(result.wait(timeout=30))
+    row = row_of(result.wait(timeout=60))
     assert row.state in {State.CANCELLED, State.FAILED}
     assert row.output == "about to loop"
 
@@ -151,10 +151,10 @@ def test_many_in_one_call_do_not_mix(on_ray):
     calls = [(tasks.write_lines, (0, str(number)), {}) for number in range(50)]
     results = task_backends["default"].enqueue_many(calls)
     for number, result in enumerate(results):
-        result.wait(timeout=30)
+        result.wait(timeout=60)
         assert row_of(result).output == f"a warning\nto standard error\n{number}"
 
 
 @pytest.mark.django_db(transaction=True)
 def test_a_task_that_writes_nothing_stores_nothing(on_ray):
-    assert row_of(tasks.add.enqueue(1, 2).wait(timeout=30)).output is None
+    assert row_of(tasks.add.enqueue(1, 2).wait(timeout=60)).output is None

@@ -48,11 +48,11 @@ def test_options_that_somebody_wrote_into_the_row_harm_no_neighbour(on_ray, opti
     before = tasks.backend_pid.enqueue()
     row = RayTaskExecution.objects.create(callable_path="tests.tasks.add", args=[1, 2], options=options)
     after = tasks.backend_pid.enqueue()
-    assert task_backends["default"].get_result(str(row.pk)).wait(timeout=20).status == TaskResultStatus.FAILED
+    assert task_backends["default"].get_result(str(row.pk)).wait(timeout=60).status == TaskResultStatus.FAILED
     row.refresh_from_db()
     assert (row.exception_type, row.failures) == ("django_ray.exceptions.TaskRefused", 1)
     for neighbour in (before, after):
-        assert neighbour.wait(timeout=20).status == TaskResultStatus.SUCCESSFUL
+        assert neighbour.wait(timeout=60).status == TaskResultStatus.SUCCESSFUL
     assert on_ray.process.poll() is None
 
 
@@ -67,7 +67,7 @@ def test_poison_ends_readably_and_harms_no_neighbour(on_ray, poison, argument, e
     """C10, D1, D3, D4, D5, D6."""
     before = [tasks.backend_pid.enqueue() for _ in range(3)]
     began = time.monotonic()
-    result = put(poison, argument).wait(timeout=20)
+    result = put(poison, argument).wait(timeout=60)
     seconds = time.monotonic() - began
     after = [tasks.backend_pid.enqueue() for _ in range(3)]
     row = RayTaskExecution.objects.get(task_id=result.id)
@@ -81,6 +81,6 @@ def test_poison_ends_readably_and_harms_no_neighbour(on_ray, poison, argument, e
         assert len(row.error_traceback) < 200_000
         assert len(result.errors) == result.attempts
     for neighbour in before + after:
-        assert neighbour.wait(timeout=20).status == TaskResultStatus.SUCCESSFUL
+        assert neighbour.wait(timeout=60).status == TaskResultStatus.SUCCESSFUL
     assert on_ray.process.poll() is None
     assert not CALLED.exists(), not_a_task

@@ -263,7 +263,7 @@ def test_a_web_process_cancels_what_waits_and_whoever_waits_for_it_hears_of_it(a
     assert result.cancel()
     assert not result.cancel()
     assert [heard.payload for heard in owner.notifies(timeout=30, stop_after=1)] == [result.id]
-    assert result.wait(timeout=30).errors[-1].exception_class_path == "django_ray.exceptions.TaskCancelled"
+    assert result.wait(timeout=60).errors[-1].exception_class_path == "django_ray.exceptions.TaskCancelled"
 
 
 def test_a_web_process_asks_for_the_cancel_of_what_runs(acting, owner):
@@ -406,13 +406,13 @@ def test_a_supervisor_does_all_its_work(acting, owner, supervise):
     owner.execute(DONE.format("now() - interval '2 hours'"))
     supervisor = supervise("--sync", DJANGO_SETTINGS_MODULE="tests.settings_lively")
     supervisor.wait_for("is ready")
-    assert tasks.add.enqueue(1, 2).wait(timeout=30).return_value == 3
+    assert tasks.add.enqueue(1, 2).wait(timeout=60).return_value == 3
     assert async_to_sync(tasks.add_later.enqueue(1, 2).await_result)(timeout=30).return_value == 3
-    assert tasks.fail_until_third.enqueue().wait(timeout=30).attempts == 3
+    assert tasks.fail_until_third.enqueue().wait(timeout=60).attempts == 3
     too_long = tasks.sleep.using(timeout=0.2, max_attempts=1).enqueue(1)
-    assert "TaskTimeout" in too_long.wait(timeout=30).errors[-1].exception_class_path
-    enqueued = tasks.enqueue_add.enqueue(1, 2).wait(timeout=30).return_value
-    assert task_backends["default"].get_result(enqueued).wait(timeout=30).return_value == 3
+    assert "TaskTimeout" in too_long.wait(timeout=60).errors[-1].exception_class_path
+    enqueued = tasks.enqueue_add.enqueue(1, 2).wait(timeout=60).return_value
+    assert task_backends["default"].get_result(enqueued).wait(timeout=60).return_value == 3
     waiting = tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
     assert waiting.cancel()
     # The other tables are nothing that a web process may read.
@@ -454,7 +454,7 @@ def test_a_supervisor_opens_its_session_again(acting, owner, supervise, sleepers
         [login("supervisor")],
     )
     supervisor.wait_for("connecting again")
-    assert tasks.add.enqueue(1, 2).wait(timeout=30).return_value == 3
+    assert tasks.add.enqueue(1, 2).wait(timeout=60).return_value == 3
 
 
 def test_a_supervisor_takes_back_what_a_dead_peer_ran(acting, supervise, tmp_path):
@@ -468,7 +468,7 @@ def test_a_supervisor_takes_back_what_a_dead_peer_ran(acting, supervise, tmp_pat
     first.signal(signal.SIGKILL)
     second.wait_for("1 executions of it are taken back")
     (tmp_path / "started.go").touch()
-    assert result.wait(timeout=30).attempts == 2
+    assert result.wait(timeout=60).attempts == 2
 
 
 async def hang_up_on_ourselves(database):
@@ -500,7 +500,7 @@ def test_on_ray_a_supervisor_and_its_ray_workers_do_all_their_work(acting, owner
     supervisor = supervise("--local", "--concurrency", "2")
     supervisor.wait_for("is ready")
     enqueued = tasks.enqueue_add.enqueue(1, 2).wait(timeout=60).return_value
-    assert task_backends["default"].get_result(enqueued).wait(timeout=30).return_value == 3
+    assert task_backends["default"].get_result(enqueued).wait(timeout=60).return_value == 3
     enqueue_many = task_backends["default"].enqueue_many
     quick = [(tasks.play, ("quick",), {})]
     enqueue_many(quick * 500)[-1].wait(timeout=60)
@@ -508,15 +508,15 @@ def test_on_ray_a_supervisor_and_its_ray_workers_do_all_their_work(acting, owner
     try:
         for number, result in enumerate(results):
             if number != 20:
-                result.wait(timeout=30)
+                result.wait(timeout=60)
         assert (tmp_path / "a").exists()
     finally:
         (tmp_path / "a.go").touch()
-    assert results[20].wait(timeout=30).return_value == "hold"
+    assert results[20].wait(timeout=60).return_value == "hold"
     looping = tasks.loop.enqueue(str(tmp_path / "b"))
     until((tmp_path / "b").exists, what="the start")
     looping.cancel()
-    assert "TaskCancelled" in looping.wait(timeout=30).errors[-1].exception_class_path
+    assert "TaskCancelled" in looping.wait(timeout=60).errors[-1].exception_class_path
 
 
 # What is refused.

@@ -66,7 +66,7 @@ def test_a_waiter_is_woken_by_the_end(elsewhere):
         finish(result)
 
     elsewhere(when_awaited(result, end))
-    assert result.wait(timeout=20) is result
+    assert result.wait(timeout=60) is result
     assert time.monotonic() - ended[0] < 1
     assert result.return_value == 7
 
@@ -89,7 +89,7 @@ def test_a_failure_ends_the_wait(elsewhere):
     result = tasks.add.enqueue(3, 4)
     error = {"exception_class_path": "builtins.ValueError", "traceback": "ValueError: no", "message": "no"}
     elsewhere(when_awaited(result, lambda: finish(result, state=State.FAILED, result=None, errors=[error])))
-    assert result.wait(timeout=20).errors[0].exception_class is ValueError
+    assert result.wait(timeout=60).errors[0].exception_class is ValueError
 
 
 @pytest.mark.parametrize("how", ["wait", "await_result"])
@@ -118,7 +118,7 @@ def test_waiting_inside_a_transaction_is_refused_with_the_remedy():
     with transaction.atomic():
         result = tasks.add.enqueue(3, 4)
         with pytest.raises(TransactionManagementError, match="run_tasks"):
-            result.wait(timeout=20)
+            result.wait(timeout=60)
         run_tasks()
         assert result.wait().return_value == 7  # nothing left to wait for
 
@@ -135,7 +135,7 @@ def test_an_end_that_is_written_before_the_mark_is_not_missed(elsewhere, monkeyp
         return mark(result_id)
 
     monkeypatch.setattr(waiting, "_mark_awaited", end_first)
-    assert result.wait(timeout=20).return_value == 7
+    assert result.wait(timeout=60).return_value == 7
     again = tasks.add.enqueue(3, 4)
     monkeypatch.setattr(waiting, "_mark_awaited", lambda result_id: (finish(again), mark(result_id))[1])
     assert async_to_sync(again.await_result)(timeout=20).return_value == 7

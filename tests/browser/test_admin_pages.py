@@ -129,7 +129,7 @@ def test_pausing_and_resuming_by_clicking(log_in, listen):
     expect(row).to_contain_text("Paused")
     tasks.add.enqueue(1, 2)
     other = tasks.add.using(queue_name="other").enqueue(1, 2)
-    other.wait(timeout=20)
+    other.wait(timeout=60)
     expect(row.locator("td").first).to_have_text("1")
     row.get_by_role("button", name="Resume").click()
     expect(row).not_to_contain_text("Paused")
@@ -215,7 +215,7 @@ def test_what_the_pages_look_like(log_in, connect, take, scheme):
 
 def test_what_a_task_wrote_is_on_its_page_and_stays_text(log_in, listen, take):
     listen("--sync").wait_for("is ready")
-    result = tasks.write_lines.enqueue(3, f"{EVIL} and more").wait(timeout=30)
+    result = tasks.write_lines.enqueue(3, f"{EVIL} and more").wait(timeout=60)
     page = log_in()
     page.goto(f"{LIST}{result.id}/change/")
     output = page.locator("section", has=page.locator("h2", has_text="Output"))
