@@ -62,7 +62,7 @@ def _measure(system, session, size, where):
 
 def _claim(session, limit):
     """Return the median seconds of the supervisor's own claim, each rolled back."""
-    from django_ray_worker.statements import SQL
+    from django_ray_worker.database.statements import SQL
 
     parameters = {"backend": "default", "queues": ["default"], "limit": limit, "worker": 1}
     session.execute(SQL["session_settings"])

@@ -80,9 +80,9 @@ def run_tasks(
 
 def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> str | None:
     """Claim, run and record one execution, as a supervisor does; return its id."""
-    from django_ray_worker.answer import missing, outcome_of
-    from django_ray_worker.policy import decide
-    from django_ray_worker.statements import SQL, Record, claim_of, record_parameters
+    from django_ray_worker.core.policy import decide
+    from django_ray_worker.database.statements import SQL, Record, claim_of, record_parameters
+    from django_ray_worker.running.answer import missing, outcome_of
 
     scope = {"backend": backend, "queues": None if queue_name is None else [queue_name], "worker": worker, "limit": 1}
     with connections[alias].cursor() as cursor:

@@ -16,7 +16,7 @@ ASLEEP = 1145721434
 @pytest.fixture
 def database(transactional_db):
     """How a supervisor connects to the test database."""
-    from django_ray_worker.database import Database
+    from django_ray_worker.database.connections import Database
 
     return Database(connection)
 
@@ -39,7 +39,7 @@ def connect(transactional_db):
 @pytest.fixture
 async def open_store(database):
     """Open stores, each with a RayWorker."""
-    from django_ray_worker.store import Store
+    from django_ray_worker.database.store import Store
 
     pools = []
 

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit, urlunsplit
 from anyio import create_task_group, sleep_forever
 
 from django_ray.options import Options
-from django_ray_worker.answer import Answer
-from django_ray_worker.config import Config
-from django_ray_worker.monitor import Monitor
-from django_ray_worker.outcome import Returned
+from django_ray_worker.core.config import Config
+from django_ray_worker.core.outcome import Returned
+from django_ray_worker.database.store import Store
+from django_ray_worker.running.answer import Answer
+from django_ray_worker.showing.monitor import Monitor
 from django_ray_worker.stop import Stop
-from django_ray_worker.store import Store
 from django_ray_worker.supervisor import _Life
 
 ROOT = Path(__file__).resolve().parent.parent

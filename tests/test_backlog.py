@@ -7,13 +7,13 @@ from anyio import create_task_group, fail_after, sleep, sleep_forever, wait_all_
 
 from django_ray.requirements import TaskOptions
 from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
-from django_ray_worker.backlog import Backlog
-from django_ray_worker.claim import Claim
-from django_ray_worker.dispatcher import MOST_PARKED, Dispatcher
-from django_ray_worker.pace import MOST_TASKS, Pace
-from django_ray_worker.policy import Release
-from django_ray_worker.slots import Slots
-from django_ray_worker.tally import Tally
+from django_ray_worker.claiming.backlog import Backlog
+from django_ray_worker.claiming.pace import MOST_TASKS, Pace
+from django_ray_worker.claiming.slots import Slots
+from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.policy import Release
+from django_ray_worker.recording.tally import Tally
+from django_ray_worker.running.dispatcher import MOST_PARKED, Dispatcher
 from tests.supervisors import Instant
 
 

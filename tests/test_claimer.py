@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from anyio import Event, Lock, fail_after, sleep
 
-from django_ray_worker.claimer import Claimer, Wakeup
+from django_ray_worker.claiming.claimer import Claimer, Wakeup
 from tests.supervisors import Instant, living
 
 INSERT = "INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add')"

@@ -9,13 +9,13 @@ import psycopg
 import pytest
 from anyio import create_task_group, fail_after, sleep
 
-from django_ray_worker.call import abandoned, released
-from django_ray_worker.claim import Held
-from django_ray_worker.metrics import Metrics
-from django_ray_worker.outcome import Error
-from django_ray_worker.policy import Fail, Release, Retry, Succeed
-from django_ray_worker.recorder import Recorder
-from django_ray_worker.statements import SQL, Record, record_parameters
+from django_ray_worker.core.claim import Held
+from django_ray_worker.core.judge import abandoned, released
+from django_ray_worker.core.metrics import Metrics
+from django_ray_worker.core.outcome import Error
+from django_ray_worker.core.policy import Fail, Release, Retry, Succeed
+from django_ray_worker.database.statements import SQL, Record, record_parameters
+from django_ray_worker.recording.recorder import Recorder
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
 

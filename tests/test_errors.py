@@ -5,7 +5,7 @@ import pytest
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-from django_ray_worker.errors import is_data_fault, is_transient
+from django_ray_worker.database.errors import is_data_fault, is_transient
 
 FAILOVER = {
     errors.ReadOnlySqlTransaction: "25006",  # the server is a standby: "cannot execute NOTIFY during recovery"

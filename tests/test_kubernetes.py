@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from django_ray_worker.endpoint import ANSWER_SECONDS, Endpoint
 from django_ray_worker.main import add_arguments
+from django_ray_worker.showing.endpoint import ANSWER_SECONDS, Endpoint
 from tests.supervisors import ROOT
 
 FOLDER = ROOT / "docs" / "kubernetes"

@@ -9,13 +9,13 @@ from anyio import fail_after, sleep
 
 from django_ray.requirements import TaskOptions
 from django_ray.retry import RetryPolicy
-from django_ray_worker.call import judge
-from django_ray_worker.claim import Claim
+from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.judge import judge
+from django_ray_worker.core.metrics import Metrics
+from django_ray_worker.core.outcome import Error, Raised, Returned
+from django_ray_worker.database.statements import Record
 from django_ray_worker.logs import _Json
-from django_ray_worker.metrics import Metrics
-from django_ray_worker.outcome import Error, Raised, Returned
-from django_ray_worker.recorder import Recorder
-from django_ray_worker.statements import Record
+from django_ray_worker.recording.recorder import Recorder
 from tests.supervisors import Instant, living
 
 BROKEN = Raised(

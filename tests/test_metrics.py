@@ -12,12 +12,12 @@ import pytest
 from anyio import fail_after, sleep, to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_ray_worker import endpoint as module
-from django_ray_worker.endpoint import Endpoint
-from django_ray_worker.listener import Misconfigured
+from django_ray_worker.core.exceptions import Misconfigured
 from django_ray_worker.main import _endpoint as endpoint_of
 from django_ray_worker.main import add_arguments
-from django_ray_worker.monitor import Monitor
+from django_ray_worker.showing import endpoint as module
+from django_ray_worker.showing.endpoint import Endpoint
+from django_ray_worker.showing.monitor import Monitor
 from django_ray_worker.stop import Stop
 from tests.supervisors import Instant, Listen, living, until
 from tests.test_outage import server  # noqa: F401

@@ -14,7 +14,7 @@ from django.tasks import TaskResultStatus, task_backends
 from django.utils import timezone
 
 from django_ray.models import RayQueue, RayTaskExecution, State
-from django_ray_worker.tally import PERIOD_SECONDS
+from django_ray_worker.recording.tally import PERIOD_SECONDS
 from tests import tasks
 from tests.supervisors import until
 

@@ -77,7 +77,7 @@ def test_the_wheel_has_three_top_level_names_and_its_sql(wheel):
         "django_ray/py.typed",
         "django_ray/migrations/0001_initial.py",
         "django_ray_sql/0002_doorbell.up.sql",
-        "django_ray_worker/sql/claim.sql",
+        "django_ray_worker/database/sql/claim.sql",
     ):
         assert needed in names
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))

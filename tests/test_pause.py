@@ -2,8 +2,8 @@
 
 from anyio import Event, fail_after, sleep
 
-from django_ray_worker.answer import Answer
-from django_ray_worker.outcome import Returned
+from django_ray_worker.core.outcome import Returned
+from django_ray_worker.running.answer import Answer
 from tests.supervisors import Instant, living
 
 INSERT = (
@@ -88,7 +88,7 @@ class Busy(Instant):
 
 
 async def test_pausing_gives_back_what_waits_in_a_supervisor_and_lets_finish_what_runs(database, connect, monkeypatch):
-    monkeypatch.setattr("django_ray_worker.backlog.PATIENCE_SECONDS", 60)  # or it would be given back for that
+    monkeypatch.setattr("django_ray_worker.claiming.backlog.PATIENCE_SECONDS", 60)  # or it would be given back for that
     session, executor = connect(), Busy()
     async with living(database, executor) as life:
         session.execute(INSERT, ["default", 1])

@@ -16,8 +16,8 @@ from django_ray.requirements import TaskOptions
 from django_ray.results import import_task, task_result
 from django_ray.retry import Backoff, RetryPolicy
 from django_ray.serialization import clean_text, encode, jsonable
-from django_ray_worker.claim import Claim
-from django_ray_worker.outcome import (
+from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.outcome import (
     Cancelled,
     Error,
     Interrupted,
@@ -30,7 +30,7 @@ from django_ray_worker.outcome import (
     Unplaced,
     Unstarted,
 )
-from django_ray_worker.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, decide
+from django_ray_worker.core.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, decide
 
 CLAIM = Claim(
     task_id=UUID(int=1),

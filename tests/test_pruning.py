@@ -7,8 +7,8 @@ import pytest
 from anyio import Event, create_task_group, fail_after, sleep
 
 from django_ray.options import Options
-from django_ray_worker import pruning
-from django_ray_worker.pruning import Pruning
+from django_ray_worker.recording import pruning
+from django_ray_worker.recording.pruning import Pruning
 from tests.supervisors import Instant, living
 
 DONE = (
@@ -132,7 +132,7 @@ async def test_what_somebody_is_busy_with_is_skipped(open_store, connect):
 
 async def test_a_batch_reads_no_more_than_it_deletes(open_store, connect):
     """By the index on finished_at, whatever the statistics say."""
-    from django_ray_worker.statements import SQL
+    from django_ray_worker.database.statements import SQL
 
     await open_store()
     session = connect()

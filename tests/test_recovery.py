@@ -10,7 +10,8 @@ from anyio import Event, fail_after, sleep, sleep_forever
 from django.db import connection
 
 from django_ray.models import RayTaskExecution
-from django_ray_worker import liveness, store
+from django_ray_worker.database import store
+from django_ray_worker.waking import liveness
 from tests import tasks
 from tests.supervisors import Instant, living, until
 

@@ -32,13 +32,13 @@ from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.runtime.call import _write
 from django_ray.status import status
-from django_ray_worker import store
-from django_ray_worker.call import abandoned
-from django_ray_worker.database import Database
-from django_ray_worker.policy import Succeed
+from django_ray_worker.core.judge import abandoned
+from django_ray_worker.core.policy import Succeed
+from django_ray_worker.database import store
+from django_ray_worker.database.connections import Database
+from django_ray_worker.database.statements import Record
+from django_ray_worker.database.store import Store
 from django_ray_worker.preflight import find_database
-from django_ray_worker.statements import Record
-from django_ray_worker.store import Store
 from tests import tasks
 from tests.supervisors import ROOT, database_url, until
 from tests.test_admin import deeds, pages

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from django_ray.options import Options
-from django_ray_worker import statements
-from django_ray_worker.call import abandoned, released
-from django_ray_worker.outcome import Error
-from django_ray_worker.policy import Cancel, Fail, Release, Retry, Succeed
-from django_ray_worker.statements import Record
-from django_ray_worker.store import Store
+from django_ray_worker.core.judge import abandoned, released
+from django_ray_worker.core.outcome import Error
+from django_ray_worker.core.policy import Cancel, Fail, Release, Retry, Succeed
+from django_ray_worker.database import statements
+from django_ray_worker.database.statements import Record
+from django_ray_worker.database.store import Store
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
 MAX_LOSSES = Options().defaults.retry.max_losses

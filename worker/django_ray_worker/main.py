@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from django_ray_worker.config import Config
+    from django_ray_worker.core.config import Config
 
 __all__ = ["add_arguments", "main", "run"]
 
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
         import anyio
 
         from django_ray_worker import logs
-        from django_ray_worker.listener import Misconfigured
+        from django_ray_worker.core.exceptions import Misconfigured
         from django_ray_worker.preflight import find_database
     except ModuleNotFoundError as error:
         if error.name not in {"anyio", "psycopg_pool"}:
@@ -134,7 +134,7 @@ def _reload(options: argparse.Namespace, project: Path) -> None:
 
 
 def _config(options: argparse.Namespace, project: Path) -> Config:
-    from django_ray_worker.config import Config
+    from django_ray_worker.core.config import Config
     from django_ray_worker.preflight import find_backend, find_queues
 
     backend = find_backend(options.backend)
@@ -159,14 +159,14 @@ def _config(options: argparse.Namespace, project: Path) -> Config:
 
 def _executor(config: Config) -> Any:
     if config.sync:
-        from django_ray_worker.inprocess import InProcessExecutor
+        from django_ray_worker.running.inprocess import InProcessExecutor
 
         return InProcessExecutor()
-    from django_ray_worker.rayenv import prepare_environment
+    from django_ray_worker.running.onray.environment import prepare_environment
 
     prepare_environment(cluster=config.cluster)
     try:
-        from django_ray_worker.executor import RayExecutor
+        from django_ray_worker.running.onray.executor import RayExecutor
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
@@ -178,7 +178,7 @@ def _endpoint(options: argparse.Namespace) -> Any:
     if options.metrics_port is None:
         return None
     try:
-        from django_ray_worker.endpoint import Endpoint
+        from django_ray_worker.showing.endpoint import Endpoint
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
             raise

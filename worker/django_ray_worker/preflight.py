@@ -13,8 +13,8 @@ from django.tasks import task_backends
 
 from django_ray.backends import RayTaskBackend
 from django_ray.checks import TRIGGERS, missing_triggers
-from django_ray_worker.database import Database
-from django_ray_worker.listener import Misconfigured
+from django_ray_worker.core.exceptions import Misconfigured
+from django_ray_worker.database.connections import Database
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,30 +19,32 @@ import psycopg
 from anyio import CancelScope, Event, Lock, create_task_group, current_time, move_on_after, sleep
 
 import django_ray
-from django_ray_worker.call import abandoned, released
-from django_ray_worker.claimer import Claimer, Wakeup
-from django_ray_worker.dispatcher import Dispatcher
-from django_ray_worker.doorbell import Doorbell
-from django_ray_worker.errors import is_transient, one_line
-from django_ray_worker.listener import Misconfigured, Session, backoff, is_news
-from django_ray_worker.liveness import Liveness
-from django_ray_worker.metrics import Metrics
-from django_ray_worker.monitor import Monitor
-from django_ray_worker.pruning import Pruning
-from django_ray_worker.recorder import Recorder
+from django_ray_worker.claiming.claimer import Claimer, Wakeup
+from django_ray_worker.core.exceptions import Misconfigured
+from django_ray_worker.core.judge import abandoned, released
+from django_ray_worker.core.metrics import Metrics
+from django_ray_worker.core.tries import backoff, is_news
+from django_ray_worker.database.errors import is_transient, one_line
+from django_ray_worker.database.store import Store
+from django_ray_worker.recording.pruning import Pruning
+from django_ray_worker.recording.recorder import Recorder
+from django_ray_worker.recording.tally import Tally
+from django_ray_worker.running.dispatcher import Dispatcher
+from django_ray_worker.showing.monitor import Monitor
 from django_ray_worker.stop import Stop
-from django_ray_worker.store import Store
-from django_ray_worker.tally import Tally
+from django_ray_worker.waking.doorbell import Doorbell
+from django_ray_worker.waking.listener import Session
+from django_ray_worker.waking.liveness import Liveness
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from django_ray_worker.claim import Pulse
-    from django_ray_worker.config import Config
-    from django_ray_worker.database import Database
-    from django_ray_worker.endpoint import Endpoint
-    from django_ray_worker.executor import RayExecutor
-    from django_ray_worker.inprocess import InProcessExecutor
+    from django_ray_worker.core.claim import Pulse
+    from django_ray_worker.core.config import Config
+    from django_ray_worker.database.connections import Database
+    from django_ray_worker.running.inprocess import InProcessExecutor
+    from django_ray_worker.running.onray.executor import RayExecutor
+    from django_ray_worker.showing.endpoint import Endpoint
 
 __all__ = ["supervise"]
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from django_ray_worker.claim import Claim
-    from django_ray_worker.pace import Pace
-    from django_ray_worker.slots import Slots
+    from django_ray_worker.claiming.pace import Pace
+    from django_ray_worker.claiming.slots import Slots
+    from django_ray_worker.core.claim import Claim
 
 __all__ = ["Backlog"]
 

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import CapacityLimiter, sleep
 
-from django_ray_worker import store
-from django_ray_worker.database import MOST_WAITS
-from django_ray_worker.errors import is_transient
-from django_ray_worker.listener import SessionLost, backoff
+from django_ray_worker.core.exceptions import SessionLost
+from django_ray_worker.core.tries import backoff
+from django_ray_worker.database import store
+from django_ray_worker.database.connections import MOST_WAITS
+from django_ray_worker.database.errors import is_transient
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from django_ray_worker.listener import Session
-    from django_ray_worker.store import Store
+    from django_ray_worker.database.store import Store
+    from django_ray_worker.waking.listener import Session
 
 __all__ = ["Doorbell"]
 

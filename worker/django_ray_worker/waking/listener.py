@@ -9,37 +9,30 @@ committed before is looked for. A payload is never data: whatever it is, it mean
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from anyio import TASK_STATUS_IGNORED, CancelScope, Event, fail_after, sleep, wait_readable
 
-from django_ray_worker import store
-from django_ray_worker.database import OPEN_SECONDS
-from django_ray_worker.errors import is_transient, one_line
+from django_ray_worker.core.exceptions import Misconfigured, SessionLost
+from django_ray_worker.core.tries import backoff, is_news
+from django_ray_worker.database import store
+from django_ray_worker.database.connections import OPEN_SECONDS
+from django_ray_worker.database.errors import is_transient, one_line
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
-    from django_ray_worker.database import Database
-    from django_ray_worker.store import Connection, Store
+    from django_ray_worker.database.connections import Database
+    from django_ray_worker.database.store import Connection, Store
 
-__all__ = ["Misconfigured", "Session", "SessionLost", "backoff", "is_news"]
+__all__ = ["Session"]
 
 log = logging.getLogger("django_ray.listener")
 
 ECHO_SECONDS = 5.0  # A NOTIFY of our own that takes longer will not come.
 ECHO = "echo"
-
-
-class Misconfigured(Exception):  # noqa: N818 - it says what to change
-    """The supervisor cannot work here; the message names the remedy."""
-
-
-class SessionLost(Exception):  # noqa: N818
-    """There is no session now; a new one will look again, so that nothing needs repeating."""
 
 
 class Statement(Protocol):
@@ -53,20 +46,6 @@ class _Request:
         self.statement = statement
         self.done = Event()
         self.error: BaseException | None = None
-
-
-def backoff(tries: int, chance: float | None = None) -> float:
-    """Return seconds to wait after that many failures in a row: 0.05 doubling to 0.5, a random part of it.
-
-    The first enqueue after an outage shall not wait for us; to be refused a connection twice a second costs nothing.
-    """
-    chance = random.random() if chance is None else chance  # noqa: S311 - spreads reconnects, guards nothing
-    return min(0.5, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + chance / 2)
-
-
-def is_news(tries: int) -> bool:
-    """Tell whether to log that many failures in a row: the first, second, fourth, eighth, ..."""
-    return tries & (tries + 1) == 0
 
 
 class Session:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import sleep
 
-from django_ray_worker.errors import is_transient, one_line
-from django_ray_worker.listener import backoff, is_news
+from django_ray_worker.core.tries import backoff, is_news
+from django_ray_worker.database.errors import is_transient, one_line
 
 if TYPE_CHECKING:
-    from django_ray_worker.store import Store
+    from django_ray_worker.database.store import Store
 
 __all__ = ["Pruning"]
 

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import CancelScope, Event, move_on_after, sleep, sleep_forever
 
-from django_ray_worker.call import abandoned
-from django_ray_worker.errors import is_transient
-from django_ray_worker.listener import SessionLost, backoff
+from django_ray_worker.core.exceptions import SessionLost
+from django_ray_worker.core.judge import abandoned
+from django_ray_worker.core.tries import backoff
+from django_ray_worker.database.errors import is_transient
 
 if TYPE_CHECKING:
-    from django_ray_worker.claim import Pulse
-    from django_ray_worker.listener import Session
-    from django_ray_worker.metrics import Metrics
-    from django_ray_worker.store import Store
+    from django_ray_worker.core.claim import Pulse
+    from django_ray_worker.core.metrics import Metrics
+    from django_ray_worker.database.store import Store
+    from django_ray_worker.waking.listener import Session
 
 __all__ = ["Liveness"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from django_ray_worker.outcome import Error, Missing, Outcome, Raised, Refused, Returned
+from django_ray_worker.core.outcome import Error, Missing, Outcome, Raised, Refused, Returned
 
 if TYPE_CHECKING:
     from django_ray.runtime.call import Report

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from django_ray_worker.monitor import Figures
+from django_ray_worker.showing.monitor import Figures
 
 __all__ = ["Exposition"]
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import CancelScope, Event, move_on_after, sleep
 
-from django_ray_worker.errors import is_data_fault, is_transient, one_line
-from django_ray_worker.listener import backoff, is_news
-from django_ray_worker.outcome import Error
-from django_ray_worker.policy import Fail
-from django_ray_worker.statements import Record
-from django_ray_worker.store import MOST_PER_RECORD, Store
+from django_ray_worker.core.outcome import Error
+from django_ray_worker.core.policy import Fail
+from django_ray_worker.core.tries import backoff, is_news
+from django_ray_worker.database.errors import is_data_fault, is_transient, one_line
+from django_ray_worker.database.statements import Record
+from django_ray_worker.database.store import MOST_PER_RECORD, Store
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from django_ray_worker.metrics import Metrics
+    from django_ray_worker.core.metrics import Metrics
 
 __all__ = ["Recorder"]
 

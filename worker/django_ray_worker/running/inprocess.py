@@ -12,12 +12,12 @@ from anyio import current_time, sleep_forever, to_thread
 
 from django_ray.runtime.entrypoint import invoke
 from django_ray.runtime.output import label_output
-from django_ray_worker.answer import Answer, NoAnswer, outcome_of
+from django_ray_worker.running.answer import Answer, NoAnswer, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from django_ray_worker.claim import Claim
+    from django_ray_worker.core.claim import Claim
 
 __all__ = ["InProcessExecutor"]
 

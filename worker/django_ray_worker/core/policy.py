@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from django_ray_worker.claim import Claim
-from django_ray_worker.outcome import (
+from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.outcome import (
     Cancelled,
     Error,
     Interrupted,

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, assert_never
 from django_ray.options import Options
 from django_ray.runtime.entrypoint import MAX_MESSAGE, MAX_TRACEBACK
 from django_ray.serialization import clean_text
-from django_ray_worker.claim import Claim
-from django_ray_worker.outcome import Error
-from django_ray_worker.policy import CANCELLED, Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
+from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.outcome import Error
+from django_ray_worker.core.policy import CANCELLED, Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
 
 __all__ = ["SQL", "Record", "claim_of", "record_parameters"]
 

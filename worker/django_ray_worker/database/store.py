@@ -20,9 +20,9 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
-from django_ray_worker.claim import Batch, Claim, Held, Pulse
-from django_ray_worker.policy import Verdict
-from django_ray_worker.statements import SQL, Record, claim_of, record_parameters
+from django_ray_worker.core.claim import Batch, Claim, Held, Pulse
+from django_ray_worker.core.policy import Verdict
+from django_ray_worker.database.statements import SQL, Record, claim_of, record_parameters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

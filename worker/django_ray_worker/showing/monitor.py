@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django_ray_worker.metrics import Metrics
+from django_ray_worker.core.metrics import Metrics
 
 if TYPE_CHECKING:
-    from django_ray_worker.dispatcher import Dispatcher
-    from django_ray_worker.executor import RayExecutor
-    from django_ray_worker.inprocess import InProcessExecutor
-    from django_ray_worker.listener import Session
+    from django_ray_worker.recording.tally import Observer
+    from django_ray_worker.running.dispatcher import Dispatcher
+    from django_ray_worker.running.inprocess import InProcessExecutor
+    from django_ray_worker.running.onray.executor import RayExecutor
     from django_ray_worker.stop import Stop
-    from django_ray_worker.tally import Observer
+    from django_ray_worker.waking.listener import Session
 
 __all__ = ["Figures", "Monitor"]
 

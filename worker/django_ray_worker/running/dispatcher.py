@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from django_ray_worker.backlog import Backlog
-from django_ray_worker.call import Call, Executor, judge
-from django_ray_worker.outcome import Cancelled, Unplaced, Unstarted
-from django_ray_worker.pace import Pace
-from django_ray_worker.slots import Slots
-from django_ray_worker.statements import Record
+from django_ray_worker.claiming.backlog import Backlog
+from django_ray_worker.claiming.pace import Pace
+from django_ray_worker.claiming.slots import Slots
+from django_ray_worker.core.judge import judge
+from django_ray_worker.core.outcome import Cancelled, Unplaced, Unstarted
+from django_ray_worker.database.statements import Record
+from django_ray_worker.running.call import Call, Executor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from django_ray_worker.claim import Claim, Held
-    from django_ray_worker.outcome import Outcome
-    from django_ray_worker.tally import Tally
+    from django_ray_worker.core.claim import Claim, Held
+    from django_ray_worker.core.outcome import Outcome
+    from django_ray_worker.recording.tally import Tally
 
 __all__ = ["Dispatcher"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
 
 if TYPE_CHECKING:
-    from django_ray_worker.claim import Claim
+    from django_ray_worker.core.claim import Claim
 
 __all__ = ["Pace"]
 

@@ -8,7 +8,6 @@ released.
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,19 +15,18 @@ from anyio import CancelScope, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from django_ray.runtime.call import PATIENCE_SECONDS
-from django_ray_worker.answer import Answer, NoAnswer, missing
-from django_ray_worker.outcome import Cancelled, Interrupted, Lost, Outcome, TimedOut, Unstarted
-from django_ray_worker.policy import Fail, Postpone, Retry, Verdict, decide
+from django_ray_worker.core.outcome import Cancelled, Interrupted, Lost, Outcome, TimedOut, Unstarted
+from django_ray_worker.running.answer import Answer, NoAnswer, missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from django_ray_worker.claim import Claim
-    from django_ray_worker.pace import Pace
-    from django_ray_worker.tally import Tally
+    from django_ray_worker.claiming.pace import Pace
+    from django_ray_worker.core.claim import Claim
+    from django_ray_worker.recording.tally import Tally
 
-__all__ = ["Call", "Executor", "abandoned", "judge", "released"]
+__all__ = ["Call", "Executor"]
 
 log = logging.getLogger("django_ray.attempt")
 
@@ -180,37 +178,3 @@ class Call:
         while self._left:
             unwanted = self._left[0].task_id in self._unwanted
             self._report_next(Cancelled() if unwanted else outcome)
-
-
-def abandoned(claim: Claim) -> Verdict:
-    """Return the verdict on an attempt whose supervisor died."""
-    return judge(claim, Lost(f"The supervisor {claim.worker} that ran the attempt died."))
-
-
-def released(claim: Claim) -> Verdict:
-    """Return the verdict on a claim that never reached us."""
-    return judge(claim, Unstarted())
-
-
-def judge(claim: Claim, outcome: Outcome) -> Verdict:
-    """Return what becomes of the execution, and log what somebody should know."""
-    verdict = decide(claim, outcome, random.random())  # noqa: S311 - the jitter of a backoff
-    match verdict:
-        case Retry(error=error, after=after):
-            log.warning(
-                "Attempt %d of %s failed, again in %.1f s: %s: %s",
-                claim.attempt, claim, after, error.exception_class_path, error.message, extra=claim.log_fields,
-            )  # fmt: skip
-        case Fail(error=error):
-            log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback, extra=claim.log_fields)
-        case Postpone(error=error, after=after):
-            log.warning(
-                "%s is not known here: %s. Its code may be on its way, or with another supervisor: again in %.1f s, "
-                "for %.0f s in all (IMPORT_GRACE).",
-                claim, error.message.rstrip("."), after, claim.options.retry.import_grace, extra=claim.log_fields,
-            )  # fmt: skip
-        case _ if log.isEnabledFor(logging.DEBUG):
-            log.debug("Attempt %d of %s: %s", claim.attempt, claim, verdict, extra=claim.log_fields)
-        case _:
-            pass
-    return verdict

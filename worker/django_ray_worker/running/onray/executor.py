@@ -21,14 +21,14 @@ from anyio import CancelScope, create_task_group, fail_after, get_cancelled_exc_
 from ray import exceptions
 
 from django_ray.runtime.call import invoke_on_ray
-from django_ray_worker.answer import Answer, NoAnswer, answer_of, refused
-from django_ray_worker.listener import Misconfigured
-from django_ray_worker.outcome import Interrupted, Lost, Outcome, Refused
-from django_ray_worker.sockets import Address, until_gone
+from django_ray_worker.core.exceptions import Misconfigured
+from django_ray_worker.core.outcome import Interrupted, Lost, Outcome, Refused
+from django_ray_worker.running.answer import Answer, NoAnswer, answer_of, refused
+from django_ray_worker.running.onray.sockets import Address, until_gone
 
 if TYPE_CHECKING:
-    from django_ray_worker.claim import Claim
-    from django_ray_worker.config import Config
+    from django_ray_worker.core.claim import Claim
+    from django_ray_worker.core.config import Config
 
 __all__ = ["RayExecutor"]
 

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from django_ray_worker.store import Connection, apply_settings
+from django_ray_worker.database.store import Connection, apply_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import psycopg
 from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
 
-from django_ray_worker.errors import is_transient, one_line
-from django_ray_worker.listener import backoff, is_news
+from django_ray_worker.core.tries import backoff, is_news
+from django_ray_worker.database.errors import is_transient, one_line
 
 if TYPE_CHECKING:
-    from django_ray_worker.dispatcher import Dispatcher
-    from django_ray_worker.doorbell import Doorbell
-    from django_ray_worker.store import Store
+    from django_ray_worker.database.store import Store
+    from django_ray_worker.running.dispatcher import Dispatcher
+    from django_ray_worker.waking.doorbell import Doorbell
 
 __all__ = ["Claimer", "Wakeup"]
 

@@ -20,13 +20,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
 
-from django_ray_worker.exposition import Exposition
-from django_ray_worker.listener import Misconfigured
+from django_ray_worker.core.exceptions import Misconfigured
+from django_ray_worker.showing.exposition import Exposition
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from django_ray_worker.monitor import Monitor
+    from django_ray_worker.showing.monitor import Monitor
 
 __all__ = ["Endpoint"]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 import psycopg
 from anyio import Event, sleep
 
-from django_ray_worker.errors import is_transient, one_line
-from django_ray_worker.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
+from django_ray_worker.core.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
+from django_ray_worker.database.errors import is_transient, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from django_ray_worker.claim import Claim
-    from django_ray_worker.store import Store
+    from django_ray_worker.core.claim import Claim
+    from django_ray_worker.database.store import Store
 
 __all__ = ["Observer", "Tally"]
 

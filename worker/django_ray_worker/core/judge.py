@@ -1,0 +1,48 @@
+"""What becomes of an execution, decided by the policy with a chance of its own, and told to the log."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.outcome import Lost, Outcome, Unstarted
+from django_ray_worker.core.policy import Fail, Postpone, Retry, Verdict, decide
+
+__all__ = ["abandoned", "judge", "released"]
+
+log = logging.getLogger("django_ray.attempt")
+
+
+def abandoned(claim: Claim) -> Verdict:
+    """Return the verdict on an attempt whose supervisor died."""
+    return judge(claim, Lost(f"The supervisor {claim.worker} that ran the attempt died."))
+
+
+def released(claim: Claim) -> Verdict:
+    """Return the verdict on a claim that never reached us."""
+    return judge(claim, Unstarted())
+
+
+def judge(claim: Claim, outcome: Outcome) -> Verdict:
+    """Return what becomes of the execution, and log what somebody should know."""
+    verdict = decide(claim, outcome, random.random())  # noqa: S311 - the jitter of a backoff
+    match verdict:
+        case Retry(error=error, after=after):
+            log.warning(
+                "Attempt %d of %s failed, again in %.1f s: %s: %s",
+                claim.attempt, claim, after, error.exception_class_path, error.message, extra=claim.log_fields,
+            )  # fmt: skip
+        case Fail(error=error):
+            log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback, extra=claim.log_fields)
+        case Postpone(error=error, after=after):
+            log.warning(
+                "%s is not known here: %s. Its code may be on its way, or with another supervisor: again in %.1f s, "
+                "for %.0f s in all (IMPORT_GRACE).",
+                claim, error.message.rstrip("."), after, claim.options.retry.import_grace, extra=claim.log_fields,
+            )  # fmt: skip
+        case _ if log.isEnabledFor(logging.DEBUG):
+            log.debug("Attempt %d of %s: %s", claim.attempt, claim, verdict, extra=claim.log_fields)
+        case _:
+            pass
+    return verdict

@@ -1,0 +1,1 @@
+"""What is written of an execution, and what is counted: outcomes, counts by the minute, the deletion of old rows."""

@@ -1,0 +1,1 @@
+"""From claims to outcomes: calls, and where they run."""
