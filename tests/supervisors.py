@@ -24,7 +24,8 @@ from django_ray_worker.database.store import Store
 from django_ray_worker.running.answer import Answer
 from django_ray_worker.showing.monitor import Monitor
 from django_ray_worker.stop import Stop
-from django_ray_worker.supervisor import _Life
+from django_ray_worker.supervisor import Supervisor
+from django_ray_worker.waking.registration import register
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -201,7 +202,8 @@ async def living(database, executor, *, endpoint=None, **changes):
 async def _living(settings, database, executor, stop, monitor):
     async with database.pool() as pool:
         store = Store(pool, backend=settings.backend, queues=settings.queues, options=settings.options)
-        life = _Life(settings, database, executor, store, stop, monitor=monitor)
+        worker = await register(store, slots=executor.cpus, ray_address=executor.address, pulse=settings.pulse)
+        life = Supervisor(worker, settings, executor, database=database, store=store, stop=stop, monitor=monitor)
         async with create_task_group() as tasks:
             tasks.start_soon(life.live)
             try:

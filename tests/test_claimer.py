@@ -33,7 +33,7 @@ async def test_a_due_time_without_a_session_does_not_spin():
         worker=1,
         may_claim=may_not_claim,
         doorbell=SimpleNamespace(),
-        dispatcher=SimpleNamespace(room=1),
+        starter=SimpleNamespace(room=1),
         wakeup=wakeup,
         claiming=Lock(),
         on_doubt=lambda: None,

@@ -184,7 +184,7 @@ def test_the_command_refuses_it_with_the_exit_code_of_a_wrong_configuration(list
 def test_without_prometheus_client_it_is_refused_with_the_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     for name in ("endpoint", "exposition"):
-        monkeypatch.delitem(sys.modules, f"django_ray_worker.{name}")
+        monkeypatch.delitem(sys.modules, f"django_ray_worker.showing.{name}")
     with pytest.raises(SystemExit) as exit_:
         endpoint_of(Namespace(metrics_port=1, metrics_host="127.0.0.1"))
     assert exit_.value.code == 78

@@ -45,7 +45,7 @@ async def soon(condition):
 
 def is_open(life):
     """It has a session: it hears, and the others see it alive."""
-    return hasattr(life, "_session") and life._session.is_open
+    return life._session.is_open
 
 
 def end_session(session, worker):
@@ -178,7 +178,7 @@ def outage(database, connect, looks, monkeypatch):
                 return is_gone
 
             monkeypatch.setattr(neighbour._store, "watch", watched)
-            neighbour._hear_members()  # so that it begins to watch once more
+            neighbour._liveness.members_changed()  # so that it begins to watch once more
             await soon(lambda: is_watched(session, peer._worker))
             gate = Event()
             if first == "peer":

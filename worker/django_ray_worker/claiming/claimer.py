@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import psycopg
 from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
 
 from django_ray_worker.core.tries import backoff, is_news
-from django_ray_worker.database.errors import is_transient, one_line
+from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from django_ray_worker.core.claim import Claim
     from django_ray_worker.database.store import Store
-    from django_ray_worker.running.dispatcher import Dispatcher
     from django_ray_worker.waking.doorbell import Doorbell
 
 __all__ = ["Claimer", "Wakeup"]
@@ -52,6 +53,19 @@ class Wakeup:
         self._changed = Event()
 
 
+class Starter(Protocol):
+    """Who starts what is claimed."""
+
+    @property
+    def room(self) -> int:
+        """How many more executions to claim now."""
+        ...
+
+    def start(self, claims: Sequence[Claim]) -> None:
+        """Take over claims, in the order to start them."""
+        ...
+
+
 class Claimer:
     """Takes executions for one supervisor."""
 
@@ -62,7 +76,7 @@ class Claimer:
         worker: int,
         may_claim: Callable[[], bool],
         doorbell: Doorbell,
-        dispatcher: Dispatcher,
+        starter: Starter,
         wakeup: Wakeup,
         claiming: Lock,
         on_doubt: Callable[[], None],
@@ -71,7 +85,7 @@ class Claimer:
         self._worker = worker
         self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
-        self._dispatcher = dispatcher
+        self._starter = starter
         self._wakeup = wakeup
         self._claiming = claiming  # Held from the claim until its attempts have started: who reconciles waits for it.
         self._on_doubt = on_doubt  # A claim has failed, and may have been committed all the same.
@@ -107,7 +121,7 @@ class Claimer:
             self._again, self._wakeup.is_hungry = float("inf"), True
         if not self._wakeup.is_hungry or not self._may_claim():
             return
-        if not self._dispatcher.room:
+        if not self._starter.room:
             if self._wakeup.has_heard:
                 # Rings that we cannot use only cost the enqueuers.
                 self._wakeup.has_heard = False
@@ -117,7 +131,7 @@ class Claimer:
         self._wakeup.is_hungry = self._wakeup.has_heard = False
         try:
             is_short = await self._claim()
-        except psycopg.Error as error:
+        except DatabaseError as error:
             if not is_transient(error):
                 raise
             await self._wait_out(error)
@@ -136,10 +150,10 @@ class Claimer:
             if has_promoted := self._has_due:
                 await self._store.promote()
                 self._has_due = False
-            room = self._dispatcher.room
+            room = self._starter.room
             async with self._claiming:
                 batch = await self._store.claim(self._worker, room)
-                self._dispatcher.start(batch.claims)
+                self._starter.start(batch.claims)
             next_due = float("inf") if batch.next_due is None else batch.next_due
             # What is still overdue after it was promoted is locked by somebody, too.
             is_locked = has_promoted and next_due <= 0
@@ -155,7 +169,7 @@ class Claimer:
         self._again = current_time() + backoff(self._skips) if has_skipped else float("inf")
         self._skips = self._skips + 1 if has_skipped else 0
 
-    async def _wait_out(self, error: psycopg.Error) -> None:
+    async def _wait_out(self, error: DatabaseError) -> None:
         wait = backoff(self._tries)
         if is_news(self._tries):
             log.warning("Claiming waits for the database (%s); again in %.1f s.", one_line(error), wait)

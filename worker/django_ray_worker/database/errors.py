@@ -10,7 +10,9 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-__all__ = ["is_data_fault", "is_transient", "one_line"]
+__all__ = ["DatabaseError", "is_data_fault", "is_transient", "one_line"]
+
+DatabaseError = psycopg.Error  # Whatever a method of store.py raises.
 
 _TRANSIENT = (
     errors.ReadOnlySqlTransaction,

@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import psycopg
 from anyio import sleep
 
 from django_ray_worker.core.tries import backoff, is_news
-from django_ray_worker.database.errors import is_transient, one_line
+from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
 if TYPE_CHECKING:
     from django_ray_worker.database.store import Store
@@ -45,7 +44,7 @@ class Pruning:
         while True:
             try:
                 await self._prune(self._age)
-            except psycopg.Error as error:
+            except DatabaseError as error:
                 log.error("Pruning failed (%s); again in %.0f s.", one_line(error), period)  # noqa: TRY400 - one line
             await sleep(period)
 
@@ -55,7 +54,7 @@ class Pruning:
         while True:
             try:
                 deleted = await self._store.prune(age, BATCH)
-            except psycopg.Error as error:
+            except DatabaseError as error:
                 if not is_transient(error):
                     raise
                 wait = backoff(tries)

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import psycopg
 from anyio import CancelScope, Event, move_on_after, sleep
 
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import Fail
 from django_ray_worker.core.tries import backoff, is_news
-from django_ray_worker.database.errors import is_data_fault, is_transient, one_line
+from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_transient, one_line
 from django_ray_worker.database.statements import Record
 from django_ray_worker.database.store import MOST_PER_RECORD, Store
 
@@ -89,7 +88,7 @@ class Recorder:
         while True:
             try:
                 written = await self._store.record(batch)
-            except psycopg.Error as error:
+            except DatabaseError as error:
                 if is_data_fault(error):
                     await self._write_apart(batch, error)
                     return
@@ -112,7 +111,7 @@ class Recorder:
                         )  # fmt: skip
                 return
 
-    async def _write_apart(self, batch: Sequence[Record], error: psycopg.Error) -> None:
+    async def _write_apart(self, batch: Sequence[Record], error: DatabaseError) -> None:
         """Find the row whose data the server refuses, by writing one at a time; fail that row alone."""
         if len(batch) > 1:
             for record in batch:

@@ -10,11 +10,10 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import psycopg
 from anyio import Event, sleep
 
 from django_ray_worker.core.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
-from django_ray_worker.database.errors import is_transient, one_line
+from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +126,7 @@ class Tally:
         counts, self._counts = self._counts, {}
         try:
             await self._store.count(worker, map(asdict, counts.values()))
-        except psycopg.Error as error:
+        except DatabaseError as error:
             if not is_transient(error):
                 log.warning("Counts cannot be written, and are dropped (%s).", one_line(error))
                 return

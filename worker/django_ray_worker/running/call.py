@@ -25,34 +25,13 @@ if TYPE_CHECKING:
     from django_ray_worker.claiming.pace import Pace
     from django_ray_worker.core.claim import Claim
     from django_ray_worker.recording.tally import Tally
+    from django_ray_worker.running.executor import Executor
 
-__all__ = ["Call", "Executor"]
+__all__ = ["Call"]
 
 log = logging.getLogger("django_ray.attempt")
 
 FOREVER = float("inf")
-
-
-class Executor(Protocol):
-    """Where claims run: on Ray, or in this process."""
-
-    @property
-    def is_usable(self) -> bool:
-        """Tell whether there is anything to run on."""
-        ...
-
-    @property
-    def most_per_call(self) -> int:
-        """How many claims one call may carry."""
-        ...
-
-    def lacks(self, claim: Claim) -> dict[str, float]:
-        """Return what the claim asks for and there is not in all."""
-        ...
-
-    async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
-        """Run the claims one after the other. When cancelled: stop what runs, and return what the others became."""
-        ...
 
 
 class Reporter(Protocol):

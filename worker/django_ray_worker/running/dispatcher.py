@@ -13,7 +13,7 @@ from django_ray_worker.claiming.slots import Slots
 from django_ray_worker.core.judge import judge
 from django_ray_worker.core.outcome import Cancelled, Unplaced, Unstarted
 from django_ray_worker.database.statements import Record
-from django_ray_worker.running.call import Call, Executor
+from django_ray_worker.running.call import Call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from django_ray_worker.core.claim import Claim, Held
     from django_ray_worker.core.outcome import Outcome
     from django_ray_worker.recording.tally import Tally
+    from django_ray_worker.running.executor import Executor
 
 __all__ = ["Dispatcher"]
 

@@ -13,8 +13,7 @@ from django_ray_worker.core.metrics import Metrics
 if TYPE_CHECKING:
     from django_ray_worker.recording.tally import Observer
     from django_ray_worker.running.dispatcher import Dispatcher
-    from django_ray_worker.running.inprocess import InProcessExecutor
-    from django_ray_worker.running.onray.executor import RayExecutor
+    from django_ray_worker.running.executor import Executor
     from django_ray_worker.stop import Stop
     from django_ray_worker.waking.listener import Session
 
@@ -34,7 +33,7 @@ class Figures:
 class Monitor:
     """Of one supervisor, from before it has an identity."""
 
-    def __init__(self, stop: Stop, executor: RayExecutor | InProcessExecutor, observer: Observer | None = None) -> None:
+    def __init__(self, stop: Stop, executor: Executor, observer: Observer | None = None) -> None:
         self.observer = observer  # Is told of each execution.
         self._stop = stop
         self._executor = executor

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psycopg
 from anyio import CapacityLimiter, sleep
 
 from django_ray_worker.core.exceptions import SessionLost
 from django_ray_worker.core.tries import backoff
 from django_ray_worker.database import store
 from django_ray_worker.database.connections import MOST_WAITS
-from django_ray_worker.database.errors import is_transient
+from django_ray_worker.database.errors import DatabaseError, is_transient
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -38,17 +37,20 @@ class Doorbell:
         work: Store,
         bells: Sequence[str],
         *,
-        tasks: TaskGroup,
         look: Callable[[], None],
     ) -> None:
         self._session = session
         self._store = work
         self._bells = bells
-        self._tasks = tasks
         self._look = look
+        self._tasks: TaskGroup
         self._announced = False
         self._waiting: set[str] = set()  # The bells with a wait of ours in the queue.
         self._places = CapacityLimiter(MOST_WAITS)
+
+    def open(self, tasks: TaskGroup) -> None:
+        """Wait in these tasks from now on."""
+        self._tasks = tasks
 
     def forget(self) -> None:
         """Start from nothing: the session is new, and nobody knows of us."""
@@ -80,7 +82,7 @@ class Doorbell:
         """Ring our own bell when those who looked before we announced have ended: for each bell at its own time."""
         try:
             unsettled = await self._store.unsettled(self._bells)
-        except psycopg.Error as error:
+        except DatabaseError as error:
             if not is_transient(error):
                 raise
             unsettled = list(self._bells)
@@ -98,7 +100,7 @@ class Doorbell:
                 try:
                     await self._store.await_in_flight(bell)
                     break
-                except psycopg.Error as error:
+                except DatabaseError as error:
                     if not is_transient(error):
                         raise
                 await sleep(backoff(tries))

@@ -2,7 +2,7 @@
 
 These three live and die together: when the connection is gone, PostgreSQL forgets that we slept and who we were, and
 a new session starts from nothing. On every connect, in this order: identity, LISTEN, self-test, what the caller does to
-look again (`on_open`), ring every bell. Promises that what is committed after LISTEN is heard, and that what was
+look around, a look for work. Promises that what is committed after LISTEN is heard, and that what was
 committed before is looked for. A payload is never data: whatever it is, it means "look", except for our own echo.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from anyio import TASK_STATUS_IGNORED, CancelScope, Event, fail_after, sleep, wait_readable
@@ -51,24 +51,12 @@ class _Request:
 class Session:
     """The listening connection of one supervisor, for ever reconnected."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        work: Store,
-        worker: int,
-        bells: Sequence[str],
-        messages: Mapping[str, Callable[[], None]],
-        on_bell: Callable[[], None],
-        on_open: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, database: Database, work: Store, worker: int) -> None:
         self._database = database
         self._store = work
         self._worker = worker
         self._control = f"worker:{worker}"
-        self._heard_of: dict[str, Callable[[], None]] = {**dict.fromkeys(bells, on_bell), **messages}
-        self._on_bell = on_bell
-        self._on_open = on_open
+        self._hears: Mapping[str, Callable[[], None]] = {}
         self._bell_of: dict[str, str] = {}
         self._requests: deque[_Request] = deque()
         self._waiting: CancelScope | None = None
@@ -77,8 +65,20 @@ class Session:
         self.is_open = False
         self.opened = 0  # How often.
 
-    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Hold the session until cancelled; started once the first one is open."""
+    async def run(
+        self,
+        *,
+        hears: Mapping[str, Callable[[], None]],
+        look_around: Callable[[], Awaitable[None]],
+        look: Callable[[], None],
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+    ) -> None:
+        """Hold the session until cancelled; started once the first one is open.
+
+        It LISTENs to the bells in hears, and calls what stands beside each. On each new session it awaits look_around
+        before it counts as open, and calls look once it does.
+        """
+        self._hears = hears
         tries = 0
         started = False
         while True:
@@ -87,7 +87,8 @@ class Session:
                 # The connection is opened under a shield of its own statements only: connecting may be cut short.
                 async with self._database.session() as session:
                     with fail_after(OPEN_SECONDS):
-                        await self._open(session)
+                        await self._open(session, look_around)
+                    look()
                     tries = 0
                     if not started:
                         task_status.started()
@@ -137,7 +138,7 @@ class Session:
         """End every connection at once: something between us and the server swallows what we say."""
         self._database.drop()
 
-    async def _open(self, session: Connection) -> None:
+    async def _open(self, session: Connection, look_around: Callable[[], Awaitable[None]]) -> None:
         # LISTEN is committed before anybody looks: what is committed in between is looked for, and heard as well.
         session.add_notify_handler(lambda notification: self._heard(notification.channel, notification.payload))
         if self.opened:
@@ -147,12 +148,11 @@ class Session:
                 await self._store.hang_up(self._worker, self._last_pid)
             raise TimeoutError(f"another session still is supervisor {self._worker}")
         self._last_pid = session.info.backend_pid
-        self._bell_of = await store.listen(session, [*self._heard_of, self._control])
+        self._bell_of = await store.listen(session, [*self._hears, self._control])
         await self._test(session)
-        await self._on_open()
+        await look_around()
         self.is_open = True
         self.opened += 1
-        self._on_bell()
 
     async def _test(self, session: Connection) -> None:
         """Hear ourselves once, from another connection. A transaction pooler swallows either the LISTEN or the echo."""
@@ -202,7 +202,7 @@ class Session:
         if bell == self._control and payload == ECHO:
             self._echo.set()
         elif bell is not None:
-            self._heard_of[bell]()
+            self._hears[bell]()
 
     def _close(self) -> None:
         self.is_open = False

@@ -16,13 +16,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psycopg
 from anyio import CancelScope, Event, move_on_after, sleep, sleep_forever
 
 from django_ray_worker.core.exceptions import SessionLost
 from django_ray_worker.core.judge import abandoned
 from django_ray_worker.core.tries import backoff
-from django_ray_worker.database.errors import is_transient
+from django_ray_worker.database.errors import DatabaseError, is_transient
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Pulse
@@ -52,7 +51,7 @@ class Liveness:
         worker: int,
         period: float,
         heed: Callable[[Pulse], None],
-        come_back: Callable[[], Awaitable[None]],
+        reconcile: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = work
         self._session = session
@@ -60,7 +59,7 @@ class Liveness:
         self._worker = worker
         self._period = period  # Seconds between two pulses; 0 is none.
         self._heed = heed
-        self._come_back = come_back
+        self._reconcile = reconcile
         self._members_changed = Event()
         self._slice = CancelScope()
 
@@ -68,6 +67,16 @@ class Liveness:
         """Look again who the neighbour is: a supervisor has come or gone."""
         self._members_changed.set()
         self._slice.cancel()
+
+    async def begin(self) -> None:
+        """On the first session: say that we live, and take back what dead predecessors left."""
+        await self._store.revive(self._worker)  # a peer may have missed us until now
+        await self._rescue()
+
+    async def come_back(self) -> None:
+        """On each later session, and when a peer took us for dead: say that we live, and settle what that cost."""
+        await self._store.revive(self._worker)
+        await self._reconcile()
 
     async def pulse(self) -> None:
         """Give a sign of life every period, and hear it."""
@@ -79,7 +88,7 @@ class Liveness:
                 pulse = await self._session.echo(partial(self._store.pulse, self._worker))
             except SessionLost:
                 continue  # it is being opened, which is a sign of life
-            except (TimeoutError, psycopg.Error) as error:
+            except (TimeoutError, DatabaseError) as error:
                 if not is_transient(error):
                     raise
                 self._metrics.pulses_missed += 1
@@ -88,7 +97,7 @@ class Liveness:
                 continue
             if pulse.is_lost:
                 log.warning("A peer took us for dead.")
-                await self._come_back()
+                await self.come_back()
             self._metrics.oldest = pulse.oldest or 0
             # Whatever a wake-up was lost to, this finds it.
             self._heed(pulse)
@@ -104,7 +113,7 @@ class Liveness:
             self._members_changed = Event()
             try:
                 await self._watch_neighbour(opened)
-            except psycopg.Error as error:
+            except DatabaseError as error:
                 if not is_transient(error):
                     raise
                 await sleep(backoff(3))
@@ -126,11 +135,9 @@ class Liveness:
             await sleep(GRACE_SECONDS)
             if self._session.opened != opened or not self._session.is_open:
                 return  # perhaps everybody's is gone: then the longer grace is due
-        for dead, rows in (await self._store.rescue(self._worker, abandoned, only=peer)).items():
+        await self._rescue(peer, "frozen" if is_frozen else "dead")
+
+    async def _rescue(self, only: int | None = None, state: str = "dead") -> None:
+        for dead, rows in (await self._store.rescue(self._worker, abandoned, only=only)).items():
             self._metrics.rescued += rows
-            log.warning(
-                "Supervisor %d is %s; %d executions of it are taken back.",
-                dead,
-                "frozen" if is_frozen else "dead",
-                rows,
-            )
+            log.warning("Supervisor %d is %s; %d executions of it are taken back.", dead, state, rows)

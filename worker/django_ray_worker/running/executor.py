@@ -1,0 +1,107 @@
+"""Where calls run, on Ray or in this process: what is asked of it, and how it is started, and started again.
+
+When Ray is gone, nothing that it ran is charged: all of it is released, Ray is started again, and the claimer looks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
+
+from anyio import sleep
+
+from django_ray_worker.core.exceptions import Misconfigured
+from django_ray_worker.core.tries import backoff, is_news
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from django_ray_worker.core.claim import Claim
+    from django_ray_worker.running.answer import Answer, NoAnswer
+
+__all__ = ["Executor", "Guard", "restart_when_gone", "start"]
+
+log = logging.getLogger("django_ray.supervisor")
+
+# Brackets what starts or ends Ray, which takes the signal handlers meanwhile.
+type Guard = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class Executor(Protocol):
+    """Runs calls."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        ...
+
+    @property
+    def cpus(self) -> int:
+        """How many executions it can run at a time."""
+        ...
+
+    @property
+    def is_usable(self) -> bool:
+        """Tell whether there is anything to run on."""
+        ...
+
+    @property
+    def most_per_call(self) -> int:
+        """How many claims one call may carry."""
+        ...
+
+    def lacks(self, claim: Claim) -> dict[str, float]:
+        """Return what the claim asks for and there is not in all."""
+        ...
+
+    async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
+        """Run the claims one after the other. When cancelled: stop what runs, and return what the others became."""
+        ...
+
+    async def start(self) -> None:
+        """Make it ready. OSError when that may work later, Misconfigured when not."""
+        ...
+
+    async def until_gone(self) -> str:
+        """Return when it is gone; says why."""
+        ...
+
+    async def abandon(self) -> None:
+        """Give up what runs on it, now that it is gone: every attempt is interrupted."""
+        ...
+
+    async def close(self) -> None:
+        """End it."""
+        ...
+
+
+async def start(executor: Executor, guard: Guard, *, waits_out: tuple[type[Exception], ...] = (OSError,)) -> None:
+    """Start it, however long that takes."""
+    tries = 0
+    while True:
+        try:
+            async with guard():
+                await executor.start()
+        except* waits_out as errors:
+            reason = str(errors.exceptions[0])
+        else:
+            return
+        wait = backoff(tries)
+        if is_news(tries):
+            log.warning("%s Again in %.1f s.", reason, wait)
+        tries += 1
+        await sleep(wait)
+
+
+async def restart_when_gone(executor: Executor, guard: Guard, *, on_gone: Callable[[], None]) -> None:
+    """Wait until it is gone, give up what ran on it, start it again; return when it is back."""
+    reason = await executor.until_gone()
+    log.warning("%s Releasing what it ran, and starting Ray again.", reason)
+    on_gone()
+    async with guard():
+        await executor.abandon()
+    # What may be wrong with it now was not when it started first.
+    await start(executor, guard, waits_out=(OSError, Misconfigured))
+    log.info("Ray is back: %s", executor.address)
