@@ -1,4 +1,4 @@
-"""The only door to Ray: claims go in, their outcomes come out. Knows nothing of the database.
+"""Calls on Ray: claims go in, their outcomes come out. Knows nothing of the database.
 
 One Ray task per call, which carries one claim or several short ones, and is never retried by Ray: the database counts.
 What Ray's exceptions mean stands in one function at the end.
@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-import socket
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
-from anyio import CancelScope, create_task_group, fail_after, get_cancelled_exc_class, move_on_after, to_thread
+from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_on_after
 from ray import exceptions
 
 from django_ray.runtime.call import invoke_on_ray
 from django_ray_worker.core.exceptions import Misconfigured
 from django_ray_worker.core.outcome import Interrupted, Lost, Outcome, Refused
 from django_ray_worker.running.answer import Answer, NoAnswer, answer_of, refused
-from django_ray_worker.running.onray.sockets import Address, until_gone
+from django_ray_worker.running.onray.cluster import Cluster, ask_head
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Claim
@@ -35,8 +31,6 @@ __all__ = ["RayExecutor"]
 log = logging.getLogger("django_ray.executor")
 
 COOPERATE_SECONDS = 2.0  # That a cancelled body gets before its process is killed.
-PREFLIGHT_SECONDS = 5.0
-HEAD_SECONDS = 30.0  # That the head gets for a reply.
 MOST_PER_CALL = 250  # Claims; more gain nothing.
 
 
@@ -45,21 +39,22 @@ class RayExecutor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._cluster = Cluster(config)
         self._remotes: dict[str, Any] = {}
-        self._folder: str | None = None
         self._awaiting: set[CancelScope] = set()
-        self._resources: dict[str, float] = {}
-        self.address = ""
         self.is_usable = False
         self.most_per_call = MOST_PER_CALL
         self.cpus = 1
 
+    @property
+    def address(self) -> str:
+        """Where the head of the cluster is; empty before it is there."""
+        return self._cluster.address
+
     async def start(self) -> None:
         """Connect, and have Ray workers ready. OSError when that may work later, Misconfigured when not."""
-        # In a thread: on the main thread ray.init takes the signal handlers and stalls the loop for seconds. Not to be
-        # abandoned: a stop waits until Ray is there to be shut down.
         try:
-            await to_thread.run_sync(self._start)
+            await self._cluster.start()
             await self._prepare()
         except Exception:
             await self.close()
@@ -91,15 +86,15 @@ class RayExecutor:
             raise failure
 
     async def _start_workers(self) -> None:
-        cpus = int(self._resources.get("CPU", 0))
+        cpus = int(self._cluster.resources.get("CPU", 0))
         # The first call exports the function.
-        refs = await _ask_head(partial(self._submit_nothing, max(1, min(cpus, 16))))
+        refs = await ask_head(partial(self._submit_nothing, max(1, min(cpus, 16))))
         if not cpus:
             log.info("The Ray cluster has no CPU yet: waiting for a node.")
         for ref in refs:
             await ref
-        self._resources = await _ask_head(_cluster_resources)
-        self.cpus = max(1, int(self._resources.get("CPU", 1)))
+        await ask_head(self._cluster.look)
+        self.cpus = max(1, int(self._cluster.resources.get("CPU", 1)))
 
     def _submit_nothing(self, times: int) -> list[Any]:
         """Submit calls without claims, which set Django up."""
@@ -117,19 +112,9 @@ class RayExecutor:
 
     async def until_gone(self) -> str:
         """Return when the raylet of this driver or the head of the cluster is gone; says which."""
-        gone: list[str] = []
-        async with create_task_group() as watches:
-
-            async def watch(what: str, address: Address) -> None:
-                await until_gone(address)
-                gone.append(what)
-                watches.cancel_scope.cancel()
-
-            watches.start_soon(watch, "The head of the Ray cluster is gone.", self.address)
-            if (raylet := _raylet_socket()) is not None:
-                watches.start_soon(watch, "The raylet of this host is gone.", raylet)
+        reason = await self._cluster.until_gone()
         self.is_usable = False
-        return gone[0]
+        return reason
 
     async def abandon(self) -> None:
         """Give up what runs on a cluster that is gone: every attempt was interrupted."""
@@ -142,15 +127,15 @@ class RayExecutor:
     async def close(self) -> None:
         """Leave the cluster; one started here ends."""
         self.is_usable = False
-        with CancelScope(shield=True):
-            await to_thread.run_sync(self._close)
+        await self._cluster.close()
+        self._remotes.clear()
 
     def lacks(self, claim: Claim) -> dict[str, float]:
         """Return what the claim asks for and the cluster does not have in all; it may come with a new node."""
         wanted = _wanted(claim.options.ray)
-        if any(self._resources.get(name, 0) < number for name, number in wanted.items()):
-            self._resources = _cluster_resources()
-        return {name: number for name, number in wanted.items() if self._resources.get(name, 0) < number}
+        if any(self._cluster.resources.get(name, 0) < number for name, number in wanted.items()):
+            self._cluster.look()
+        return {name: number for name, number in wanted.items() if self._cluster.resources.get(name, 0) < number}
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims in one call. Cancelled: stop what runs, and still return what the others became."""
@@ -197,111 +182,11 @@ class RayExecutor:
             self._remotes[key] = remote
         return remote
 
-    def _start(self) -> None:
-        # Ray tells everybody that it left the signals to us, which is what we want.
-        logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
-        try:
-            if self._config.cluster is None:
-                self._start_local()
-            else:
-                self._join(self._config.cluster)
-        except Exception as error:
-            if type(error) is Exception:  # what Ray raises when its processes were not there in time
-                raise OSError(f"Ray did not start: {error}") from error
-            if not isinstance(error, OSError | RuntimeError):
-                raise
-            if self._config.cluster is None:
-                raise Misconfigured(f"Ray cannot be started on this host: {error}") from error
-            if isinstance(error, OSError):
-                raise OSError(f"Ray cannot be reached at {self._config.cluster}: {error}.") from error
-            raise Misconfigured(
-                f"Ray cannot be joined at {self._config.cluster}: {error}. If the cluster asks for a token, set "
-                "RAY_AUTH_TOKEN."
-            ) from error
-        self.address = ray.get_runtime_context().gcs_address
-        self._resources = _cluster_resources()
-
-    def _start_local(self) -> None:
-        # Inherited by every process of this cluster; a runtime_env would cost each first task a second.
-        os.environ["DJANGO_SETTINGS_MODULE"] = self._config.settings_module
-        os.environ["PYTHONPATH"] = self._python_path()
-        # Short, because socket paths below it must fit 107 bytes.
-        self._folder = tempfile.mkdtemp(prefix="django-ray-", dir="/tmp")
-        ray.init(
-            # Without an address Ray would attach to whatever runs on this host.
-            address="local",
-            include_dashboard=False,
-            configure_logging=False,
-            log_to_driver=True,
-            num_cpus=self._config.concurrency,
-            _temp_dir=self._folder,
-        )
-
-    def _join(self, address: str) -> None:
-        self._refuse_client(address)
-        self._preflight(address)
-        runtime_env: dict[str, Any] = dict(self._config.options.ray_runtime_env)
-        variables = {"DJANGO_SETTINGS_MODULE": self._config.settings_module}
-        if not runtime_env.keys() & {"working_dir", "py_modules"}:
-            variables["PYTHONPATH"] = self._python_path()  # the code is in the image, at the same place
-        runtime_env["env_vars"] = {**variables, **runtime_env.get("env_vars", {})}
-        ray.init(address=address, configure_logging=False, log_to_driver=True, runtime_env=runtime_env)
-
-    def _python_path(self) -> str:
-        parts = [str(self._config.project), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        return os.pathsep.join(dict.fromkeys(part for part in parts if part))
-
-    @staticmethod
-    def _refuse_client(address: str) -> None:
-        if address.startswith("ray://"):
-            raise Misconfigured(
-                f"{address!r} is a Ray Client address. The supervisor is a driver on a Ray node: give it host:port of "
-                "the head's GCS (6379 by default), with `ray start --address=... --num-cpus=0` on its own host."
-            )
-
-    @staticmethod
-    def _preflight(address: str) -> None:
-        """Knock first: ray.init blocks for minutes at a dead address."""
-        if address == "auto":
-            return
-        host, _, port = address.rpartition(":")
-        try:
-            with socket.create_connection((host, int(port)), timeout=PREFLIGHT_SECONDS):
-                return
-        except ValueError:
-            raise Misconfigured(f"The Ray address {address!r} is not host:port.") from None
-
-    def _close(self) -> None:
-        ray.shutdown()
-        self._remotes.clear()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-async def _ask_head[Reply](question: Callable[[], Reply]) -> Reply:
-    """Return what the head has to reply: asked in a thread, because Ray waits for a dead one; TimeoutError if it is.
-
-    Not to be cut short: a thread that is inside Ray and Ray's shutdown had better not meet.
-    """
-    with fail_after(HEAD_SECONDS, shield=True):
-        return await to_thread.run_sync(question, abandon_on_cancel=True)
-
-
-def _cluster_resources() -> dict[str, float]:
-    resources: Any = ray.cluster_resources
-    return dict(resources())
-
 
 def _wanted(options: Mapping[str, Any]) -> dict[str, float]:
     """Return what options ask of the cluster, by Ray's names."""
     plain = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0), "memory": options.get("memory", 0)}
     return {**plain, **options.get("resources", {})}
-
-
-def _raylet_socket() -> str | None:
-    """Return the path of our raylet's socket. Ray has no public name for it; without, its head alone is watched."""
-    worker: Any = getattr(ray, "_private").worker.global_worker  # noqa: B009 - for the type checkers
-    return getattr(worker.node, "raylet_socket_name", None)
 
 
 def _meaning(error: exceptions.RayError) -> Outcome:
