@@ -35,7 +35,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=inde
 FILE = re.compile(r"# (?P<path>[\w/]+\.py)(, on Django (?P<major>\d+)\.(?P<minor>\d+))?$")
 SETTINGS_FILE = "mysite/settings.py"
 CITED_TEST = re.compile(r"`(?P<path>[\w/]+\.py)::(?P<name>\w+)`")
-SECONDS = re.compile(r"^\| `(?P<module>\w+)\.(?P<name>[A-Z_]+)` \| (?P<seconds>[\d.]+) \|", re.MULTILINE)
+SECONDS = re.compile(r"^\| `(?P<module>[\w.]+)\.(?P<name>[A-Z_]+)` \| (?P<seconds>[\d.]+) \|", re.MULTILINE)
 
 
 def name_of(page):
