@@ -23,7 +23,8 @@ from django.utils import timezone
 
 from django_ray.enqueueing import Call, check_function, check_importable, check_run_after, insert
 from django_ray.options import Options
-from django_ray.results import RayTaskResult, Row, changed, import_task, missing_task, task_result
+from django_ray.results import RayTaskResult, changed, import_task, missing_task, task_result
+from django_ray.rows import Row
 from django_ray.serialization import jsonable
 from django_ray.tasks import RayTask
 

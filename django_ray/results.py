@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import fields
-from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.tasks import Task, TaskResult, TaskResultStatus
 from django.tasks.base import TaskError
 from django.utils.module_loading import import_string
+
+from django_ray.rows import Row
 
 if TYPE_CHECKING:
     _TaskResult = TaskResult
@@ -35,26 +36,6 @@ _STATUS: Mapping[str, TaskResultStatus] = {
     "FAILED": TaskResultStatus.FAILED,
     "CANCELLED": TaskResultStatus.FAILED,
 }
-
-
-class Row(Protocol):
-    """What a result is made from: a RayTaskExecution, or the payload of a claim in a Ray worker."""
-
-    task_id: Any
-    state: str
-    backend: str
-    queue_name: str
-    priority: int
-    run_after: datetime | None
-    enqueued_at: datetime
-    started_at: datetime | None
-    last_attempted_at: datetime | None
-    finished_at: datetime | None
-    args: list[Any]
-    kwargs: dict[str, Any]
-    result: Any
-    errors: list[dict[str, Any]]
-    worker_ids: list[str]
 
 
 class RayTaskResult[**P, R](_TaskResult[P, R]):

@@ -34,8 +34,9 @@ from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
 from django_ray.enqueueing import Call
-from django_ray.results import RayTaskResult, Row, task_result
-from django_ray.runtime.entrypoint import ClaimedRow, invoke, prepare, run
+from django_ray.results import RayTaskResult, task_result
+from django_ray.rows import ClaimedRow, Row
+from django_ray.runtime.entrypoint import invoke, prepare, run
 
 __all__ = ["DummyBackend", "ImmediateBackend", "run_tasks"]
 

@@ -11,6 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from django.tasks import Task
+
+from django_ray.rows import ClaimedRow
+
 
 def _is_installed() -> bool:
     try:
@@ -23,11 +27,6 @@ IS_INSTALLED = _is_installed()
 
 if TYPE_CHECKING or IS_INSTALLED:
     from opentelemetry import context, propagate, trace
-
-if TYPE_CHECKING:
-    from django.tasks import Task
-
-    from django_ray.runtime.entrypoint import ClaimedRow
 
 __all__ = ["Carrier", "consumer", "producer"]
 

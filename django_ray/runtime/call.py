@@ -21,7 +21,8 @@ from django.db import connections, router, transaction
 from django.db.models import Case, F, Func, JSONField, Q, When
 from django.db.models.functions import Now
 
-from django_ray.runtime.entrypoint import ClaimedRow, Envelope, ReturnedEnvelope, invoke, prepare
+from django_ray.rows import ClaimedRow
+from django_ray.runtime.entrypoint import Envelope, ReturnedEnvelope, invoke, prepare
 from django_ray.runtime.interrupt import protected, was_interrupted
 from django_ray.runtime.output import label_output
 

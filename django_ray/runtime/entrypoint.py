@@ -8,38 +8,31 @@ nothing of supervisors.
 from __future__ import annotations
 
 import asyncio
-import json
 import traceback
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import Any, Literal, TypedDict
 
 import django
 from asgiref.sync import async_to_sync
 from django.apps import apps
-from django.conf import settings
-from django.tasks import TaskContext, TaskResultStatus, task_backends
+from django.tasks import TaskContext, TaskResult, TaskResultStatus, task_backends
 from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from django_ray.exceptions import InvalidResult
+from django_ray.options import Options
 from django_ray.results import import_task, task_result
 from django_ray.retry import class_path
+from django_ray.rows import ClaimedRow
 from django_ray.runtime.connections import Upkeep
 from django_ray.runtime.interrupt import interruptible, was_interrupted
 from django_ray.runtime.output import Output
 from django_ray.serialization import clean_text, encode, jsonable
 from django_ray.tracing import consumer
-
-if TYPE_CHECKING:
-    from django.tasks import TaskResult
-
-    from django_ray.options import Options
 
 __all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "ReturnedEnvelope", "invoke", "prepare", "run"]
 
@@ -70,43 +63,6 @@ class ErrorEnvelope(TypedDict):
 type Envelope = ReturnedEnvelope | ErrorEnvelope
 
 
-@dataclass(slots=True)
-class ClaimedRow:
-    """The row of the claim, as results.Row."""
-
-    task_id: str
-    state: str
-    backend: str
-    queue_name: str
-    priority: int
-    callable_path: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    options: dict[str, Any] | None
-    run_after: datetime | None
-    enqueued_at: datetime
-    started_at: datetime | None
-    last_attempted_at: datetime | None
-    attempt_number: int
-    failures: int
-    worker_ids: list[str]
-    errors: list[dict[str, Any]]
-    carrier: dict[str, str] | None = None
-    finished_at: datetime | None = None
-    result: Any = None
-
-    @classmethod
-    def of(cls, payload: str) -> Self:
-        """Return the row whose JSON this is."""
-        columns = json.loads(payload)
-        is_aware = settings.USE_TZ
-        for name in ("run_after", "enqueued_at", "started_at", "last_attempted_at"):
-            if (text := columns[name]) is not None:
-                moment = datetime.fromisoformat(text)
-                columns[name] = moment if is_aware else timezone.make_naive(moment)
-        return cls(**columns)
-
-
 def prepare() -> None:
     """Set Django up, once per process."""
     if not apps.ready:
@@ -134,7 +90,7 @@ def run(row: ClaimedRow) -> Envelope:
     output = Output(f"{row.callable_path} {row.task_id}")
     try:
         with output, consumer(row):
-            returned = _call(result)
+            returned = _run_body(result)
             has_returned = True
             plain = jsonable(returned, "The result")
             encoded = _encode(plain, options)
@@ -156,7 +112,7 @@ def run(row: ClaimedRow) -> Envelope:
     return {"kind": "returned", "result": encoded, "output": output.text}
 
 
-def _call(result: TaskResult[..., Any]) -> Any:
+def _run_body(result: TaskResult[..., Any]) -> Any:
     task = result.task
     context: tuple[Any, ...] = (TaskContext(task_result=result),) if task.takes_context else ()
     if iscoroutinefunction(task.func):
