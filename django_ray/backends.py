@@ -21,7 +21,7 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultD
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
 
-from django_ray.enqueueing import Call, check_function, check_importable, check_run_after, insert
+from django_ray.enqueueing import Enqueue, check_function, check_importable, check_run_after, insert
 from django_ray.options import Options
 from django_ray.results import RayTaskResult, changed, import_task, missing_task, task_result
 from django_ray.rows import Row
@@ -100,12 +100,12 @@ class RayTaskBackend(BaseTaskBackend):
         All or none, with one statement per 1,000 rows and one ring of the bell per queue. Raises what enqueue raises,
         before any SQL.
         """
-        chosen = [(task, *self._arguments(args, kwargs)) for task, args, kwargs in calls]
-        tasks = {id(task): task for task, *_ in chosen}
+        enqueues = [(task, *self._arguments(args, kwargs)) for task, args, kwargs in calls]
+        tasks = {id(task): task for task, *_ in enqueues}
         for task in tasks.values():
             self.validate_task(task)
             check_importable(task)
-        results = self._store(chosen)
+        results = self._store(enqueues)
         for result in results:
             task_enqueued.send_robust(type(self), task_result=result)
         return results
@@ -123,8 +123,8 @@ class RayTaskBackend(BaseTaskBackend):
             {name: jsonable(arg, f"kwargs[{name!r}]") for name, arg in kwargs.items()},
         )
 
-    def _store(self, calls: list[Call]) -> list[RayTaskResult[..., Any]]:
-        rows = insert(self.alias, calls)
+    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
+        rows = insert(self.alias, enqueues)
         return [
             RayTaskResult(
                 task=changed(task, run_after=row.run_after, backend=self.alias),
@@ -140,7 +140,7 @@ class RayTaskBackend(BaseTaskBackend):
                 errors=[],
                 worker_ids=[],
             )
-            for (task, args, kwargs), row in zip(calls, rows, strict=True)
+            for (task, args, kwargs), row in zip(enqueues, rows, strict=True)
         ]
 
     @override

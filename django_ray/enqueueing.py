@@ -1,4 +1,4 @@
-"""Calls become rows: one statement per 1,000, which returns what the database alone knows.
+"""Enqueues become rows: one statement per 1,000, which returns what the database alone knows.
 
 Ids and moments are the database's: the order of enqueueing then follows one clock, and a run_after that is a timedelta
 counts from the INSERT, however wrong the clock of the web server is.
@@ -22,10 +22,10 @@ from django_ray.serialization import encode
 from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier, producer
 
-__all__ = ["Call", "Inserted", "check_function", "check_importable", "check_run_after", "insert"]
+__all__ = ["Enqueue", "Inserted", "check_function", "check_importable", "check_run_after", "insert"]
 
 # A task with arguments that JSON can hold.
-type Call = tuple[Task[..., Any], list[Any], dict[str, Any]]
+type Enqueue = tuple[Task[..., Any], list[Any], dict[str, Any]]
 
 ROWS_PER_INSERT = 1000
 
@@ -33,29 +33,29 @@ _ENQUEUE = "SELECT task_id, enqueued_at, run_after FROM django_ray_enqueue(%s, %
 
 
 class Inserted(NamedTuple):
-    """What the database made of a call."""
+    """What the database made of an enqueue."""
 
     task_id: UUID
     enqueued_at: datetime
     run_after: datetime | None
 
 
-def insert(backend: str, calls: Sequence[Call]) -> list[Inserted]:
-    """Insert the calls, all or none, in the caller's transaction; return what became of each, in their order."""
+def insert(backend: str, enqueues: Sequence[Enqueue]) -> list[Inserted]:
+    """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order."""
     from django_ray.models import RayTaskExecution
 
     alias = router.db_for_write(RayTaskExecution)
     inserted: list[Inserted] = []
-    block = transaction.atomic(using=alias, savepoint=False) if len(calls) > ROWS_PER_INSERT else nullcontext()
-    with producer([task for task, *_ in calls]) as carrier, block, connections[alias].cursor() as cursor:
-        for start in range(0, len(calls), ROWS_PER_INSERT):
-            cursor.execute(_ENQUEUE, [backend, _rows(calls[start : start + ROWS_PER_INSERT], carrier)])
+    block = transaction.atomic(using=alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
+    with producer([task for task, *_ in enqueues]) as carrier, block, connections[alias].cursor() as cursor:
+        for start in range(0, len(enqueues), ROWS_PER_INSERT):
+            cursor.execute(_ENQUEUE, [backend, _rows(enqueues[start : start + ROWS_PER_INSERT], carrier)])
             inserted += map(Inserted._make, cursor.fetchall())
     return inserted
 
 
-def _rows(calls: Sequence[Call], carrier: Carrier | None) -> str:
-    tasks = {id(task): task for task, *_ in calls}
+def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
+    tasks = {id(task): task for task, *_ in enqueues}
     options = {key: _options(task) for key, task in tasks.items()}
     traced = {"carrier": carrier} if carrier else {}
     return encode(
@@ -70,7 +70,7 @@ def _rows(calls: Sequence[Call], carrier: Carrier | None) -> str:
                 **_due(task.run_after),
                 **traced,
             }
-            for task, args, kwargs in calls
+            for task, args, kwargs in enqueues
         ]
     )
 

@@ -185,16 +185,16 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         )
 
     def enqueue_again(self) -> int:
-        """Enqueue the same calls once more, as executions of their own that may start at once; return how many."""
+        """Enqueue them once more, as executions of their own that may start at once; return how many."""
         columns = ("backend", "queue_name", "priority", "callable_path", "args", "kwargs", "options")
         self._for_write = True
         # One statement that names these columns alone: nobody needs a right to write the others.
         try:
-            calls, parameters = self.values_list(*columns).query.get_compiler(self.db).as_sql()
+            rows, parameters = self.values_list(*columns).query.get_compiler(self.db).as_sql()
         except EmptyResultSet:
             return 0
         with connections[self.db].cursor() as cursor:
-            cursor.execute(f"INSERT INTO django_ray_execution ({', '.join(columns)}) {calls}", parameters)
+            cursor.execute(f"INSERT INTO django_ray_execution ({', '.join(columns)}) {rows}", parameters)
             return int(cursor.rowcount)
 
     def prune(self, most: int = 1000) -> int:

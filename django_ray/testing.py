@@ -33,7 +33,7 @@ from django.tasks.exceptions import TaskResultDoesNotExist
 from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
-from django_ray.enqueueing import Call
+from django_ray.enqueueing import Enqueue
 from django_ray.results import RayTaskResult, task_result
 from django_ray.rows import ClaimedRow, Row
 from django_ray.runtime.entrypoint import invoke, prepare, run
@@ -126,9 +126,9 @@ class _InMemory(RayTaskBackend):
     """A backend without rows."""
 
     @override
-    def _store(self, calls: list[Call]) -> list[RayTaskResult[..., Any]]:
+    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
         now = timezone.now()
-        return [task_result(task, cast("Row", self._row(task, args, kwargs, now))) for task, args, kwargs in calls]
+        return [task_result(task, cast("Row", self._row(task, args, kwargs, now))) for task, args, kwargs in enqueues]
 
     def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], now: datetime) -> ClaimedRow:
         run_after: Any = task.run_after
@@ -207,8 +207,8 @@ class DummyBackend(_InMemory):
         self.results.clear()
 
     @override
-    def _store(self, calls: list[Call]) -> list[RayTaskResult[..., Any]]:
-        results = super()._store(calls)
+    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
+        results = super()._store(enqueues)
         self.results += results
         return deepcopy(results)
 
