@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self, cast
 
-from django_ray.requirements import TaskOptions, backoff, stored, whole
+from django_ray.readers import backoff, whole
+from django_ray.requirements import TaskOptions, stored
 from django_ray.retry import RetryPolicy
 
 __all__ = ["Options"]

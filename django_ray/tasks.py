@@ -6,32 +6,35 @@ They are keyword arguments of @task and of using(), and end up in the row's opti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, Unpack, cast, overload, override
 
-from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, task_backends
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, TaskContext, task_backends
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 
-from django_ray.requirements import ExceptionClass, Requirements, stored
-from django_ray.results import import_task
-from django_ray.retry import Backoff
+from django_ray.requirements import REQUIREMENTS, Requirements, stored
+from django_ray.results import RayTaskResult, import_task
 
 if TYPE_CHECKING:
-    from django.tasks import TaskContext
-
-    from django_ray.results import RayTaskResult
-
     _Task = Task
 else:
+    _Requiring = make_dataclass(
+        "_Requiring",
+        [(name, Any, field(default=None, hash=False)) for name in REQUIREMENTS],  # a dictionary has no hash
+        bases=(Task,),
+        frozen=True,
+        slots=True,
+        kw_only=True,
+    )
 
     class _Task:
-        """Task, which is generic in its stubs alone."""
+        """A Task with a field for each of Requirements. Task is generic in its stubs alone."""
 
         def __class_getitem__(cls, _: Any) -> type[Task]:
-            return Task
+            return _Requiring
 
 
 __all__ = ["RayTask", "task", "task_options"]
@@ -55,35 +58,21 @@ def task_options[Function: Callable[..., Any]](**options: Unpack[Requirements]) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayTask[**P, R](_Task[P, R]):
-    """A task that says what it requires of Ray and what becomes of it when it fails; see Requirements."""
+    """A task with the fields of Requirements: what it requires of Ray, and what becomes of it when it fails."""
 
     # A timedelta counts from each enqueue, by the database's clock.
     run_after: datetime | timedelta | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
-    num_cpus: float | None = None
-    num_gpus: float | None = None
-    memory: int | None = None
-    resources: Mapping[str, float] | None = field(default=None, hash=False)
-    accelerator_type: str | None = None
-    label_selector: Mapping[str, str] | None = field(default=None, hash=False)
-    runtime_env: Mapping[str, Any] | None = field(default=None, hash=False)
-    fresh_process: bool | None = None
-    timeout: float | None = None
-    max_attempts: int | None = None
-    backoff: Backoff | Mapping[str, float] | None = field(default=None, hash=False)
-    retry_on: tuple[ExceptionClass, ...] | None = None
-    no_retry_on: tuple[ExceptionClass, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, value in getattr(self.func, _ATTRIBUTE, {}).items():
-            if name not in Requirements.__annotations__:
-                there_are = ", ".join(Requirements.__annotations__)
-                raise InvalidTask(f"task_options() has no {name!r}; there are {there_are}.")
+            if name not in REQUIREMENTS:
+                raise InvalidTask(f"task_options() has no {name!r}; there are {', '.join(REQUIREMENTS)}.")
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("retry_on", "no_retry_on"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
+        for name in REQUIREMENTS:
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))  # frozen
 
     @override
     def using(
@@ -108,7 +97,7 @@ class RayTask[**P, R](_Task[P, R]):
     def row_options(self) -> dict[str, Any] | None:
         """Return what the row stores in its options; InvalidTask when they cannot work."""
         try:
-            said = {name: getattr(self, name) for name in Requirements.__annotations__}
+            said = {name: value for name in REQUIREMENTS if (value := getattr(self, name)) is not None}
             return stored(said, f"The task {self.name!r}")
         except (TypeError, ValueError) as error:
             raise InvalidTask(str(error)) from None

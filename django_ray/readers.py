@@ -1,0 +1,126 @@
+"""What checks a value that somebody has set, and makes of it what is stored.
+
+TypeError and ValueError say what it must be; whoever asks says where it stands and what it is. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from django_ray.retry import Backoff, class_path
+
+__all__ = [
+    "backoff",
+    "backoff_fields",
+    "classes",
+    "flag",
+    "gpus",
+    "labels",
+    "quantity",
+    "resources",
+    "text",
+    "texts",
+    "timeout",
+    "whole",
+]
+
+
+def whole(least: int, value: Any) -> int:
+    """Return a whole number of at least that much."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"it must be a whole number of at least {least}.")
+    return value
+
+
+def quantity(value: Any) -> float:
+    """Return how much of a resource."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError("it must be a number of at least 0.")
+    return value
+
+
+def gpus(value: Any) -> float:
+    """Return how many GPUs, or which part of one."""
+    number = quantity(value)
+    if number > 1 and number != int(number):
+        raise ValueError("above 1, Ray wants whole GPUs.")
+    return number
+
+
+def resources(value: Any) -> dict[str, float]:
+    """Return how much of each of Ray's custom resources."""
+    given = texts(value)
+    for name, number in given.items():
+        if name in {"CPU", "GPU", "memory"}:
+            raise ValueError(f"say {name} as num_cpus, num_gpus or memory.")
+        quantity(number)
+    return given
+
+
+def texts(value: Any) -> dict[str, Any]:
+    """Return a dictionary with texts as keys."""
+    if not isinstance(value, Mapping):
+        raise TypeError("it must be a dictionary with texts as keys.")
+    given = dict(value)
+    if not all(isinstance(name, str) and name for name in given):
+        raise ValueError("it must be a dictionary with texts as keys.")
+    return given
+
+
+def labels(value: Any) -> dict[str, str]:
+    """Return a dictionary of texts."""
+    given = texts(value)
+    if not all(isinstance(label, str) for label in given.values()):
+        raise ValueError("it must be a dictionary of texts.")
+    return given
+
+
+def text(value: Any) -> str:
+    """Return a text."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("it must be a text.")
+    return value
+
+
+def flag(value: Any) -> int:
+    """Return 1 for True and 0 for False."""
+    if not isinstance(value, bool):
+        raise ValueError("it must be True or False.")  # noqa: TRY004 - one kind of error
+    return int(value)
+
+
+def timeout(value: Any) -> float:
+    """Return seconds that may pass."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError("it must be a number of seconds above 0.")
+    return float(value)
+
+
+def backoff(value: Any) -> Backoff:
+    """Return a Backoff, or the one that a mapping of its fields describes."""
+    if isinstance(value, Backoff):
+        return value
+    if isinstance(value, Mapping):
+        return Backoff(**cast("Mapping[str, Any]", value))
+    raise TypeError("it must be a django_ray.Backoff or a dictionary of its base, factor, cap and jitter.")
+
+
+def backoff_fields(value: Any) -> dict[str, float]:
+    """Return the fields of a Backoff."""
+    chosen = backoff(value)
+    return {name: getattr(chosen, name) for name in Backoff.__slots__}
+
+
+def classes(value: Any) -> list[str]:
+    """Return the import paths of exception classes."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError("it must be a list of exception classes or their import paths.")
+    for item in value:
+        if isinstance(item, str):
+            if "." not in item:
+                raise ValueError(f"{item!r} is not an import path: give the class, or 'builtins.{item}'.")
+        elif not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise TypeError(f"{item!r} is not an exception class.")
+    return [class_path(item) for item in value]
