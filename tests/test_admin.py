@@ -5,12 +5,15 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from django_ray.admin import ExecutionAdmin
+from django_ray.admin.filters import ExecutionFilter
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
 from tests import tasks
 
@@ -141,6 +144,77 @@ def test_filters(admin_client, row):
     assert (found(state="CANCELLED"), found(state="READY"), found(state="FAILED")) == (1, 1, 0)
     assert (found(queue_name="other"), found(queue_name="nowhere")) == (1, 0)
     assert (found(callable_path="tests.tasks.add"), found(exception_type="x.Y"), found(within="1")) == (2, 0, 2)
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """Four executions, of which the list looks at two when no index serves what is asked."""
+    monkeypatch.setattr("django_ray.admin.filters.NEWEST", 2)
+    for number in range(4):
+        tasks.add.enqueue(number, 0)
+    return RayTaskExecution.objects.order_by("pk")
+
+
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [
+        ("", 4),
+        ("p=1&o=2", 4),
+        ("state=READY", 4),
+        ("state=READY&queue_name=default&q=add", 4),
+        ("within=1", 4),
+        ("queue_name=default", 2),
+        ("within=1&callable_path=tests.tasks.add", 2),
+        ("q=tasks.ADD", 2),
+        ("priority=0", 2),
+        ("priority__gte=0&within=1", 2),
+    ],
+)
+def test_what_no_index_serves_looks_at_the_newest(admin_client, four, query, number):
+    shown = list(admin_client.get(f"{LISTS[0]}?{query}").context["cl"].queryset)
+    assert shown == list(four)[: -number - 1 : -1]
+
+
+@pytest.mark.parametrize(("state", "number"), [("SUCCESSFUL", 2), ("CANCELLED", 2), ("FAILED", 4)])
+def test_states_that_have_no_index_look_at_the_newest(admin_client, four, state, number):
+    four.update(state=state, finished_at=timezone.now())
+    assert admin_client.get(LISTS[0], {"state": state}).context["cl"].result_count == number
+
+
+def test_an_id_is_found_however_old_it_is(admin_client, four):
+    oldest = str(four.first().pk)
+    assert admin_client.get(LISTS[0], {"q": oldest, "queue_name": "default"}).context["cl"].result_count == 1
+
+
+class Unknown:
+    """A filter whose author has not thought of indexes."""
+
+    title = "priority"
+    parameter_name = "is_usual"
+
+    def lookups(self, request, model_admin):
+        return [("yes", "usual")]
+
+    def queryset(self, request, queryset):
+        return queryset.filter(priority=0) if self.value() else queryset
+
+
+class OfDjango(Unknown, admin.SimpleListFilter):
+    pass
+
+
+class OfOurs(Unknown, ExecutionFilter):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("added", "query"), [(OfDjango, "is_usual=yes"), (OfOurs, "is_usual=yes"), ("priority", "priority=0")]
+)
+def test_a_filter_that_says_nothing_of_an_index_looks_at_the_newest(admin_client, four, monkeypatch, added, query):
+    monkeypatch.setattr(ExecutionAdmin, "list_filter", (*ExecutionAdmin.list_filter, added))
+    page = admin_client.get(f"{LISTS[0]}?{query}").context["cl"]
+    assert page.has_active_filters
+    assert page.result_count == 2
 
 
 def test_retry_of_many_keeps_the_errors_and_gives_all_attempts_back():

@@ -1,0 +1,207 @@
+"""The executions in the admin: the list, the verbs for what is selected there, and the page of one of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, override
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.views.decorators.http import require_POST
+
+from django_ray.admin.filters import FILTERS, NEWEST, bounded
+from django_ray.admin.history import history
+from django_ray.admin.lists import ReadOnly
+from django_ray.models import FINISHED, RayTaskExecution, State
+from django_ray.templatetags.django_ray import ago, duration
+
+__all__ = ["ExecutionAdmin"]
+
+MOST_DELETED = 1000  # By the action, which shows them all first.
+
+
+@admin.register(RayTaskExecution)
+class ExecutionAdmin(ReadOnly):
+    """Executions of tasks."""
+
+    list_display = (
+        "shown_state",
+        "shown_task",
+        "queue_name",
+        "shown_age",
+        "shown_duration",
+        "shown_attempts",
+        "worker",
+    )
+    list_display_links = ("shown_task",)
+    list_filter = FILTERS
+    search_fields = ("task_id", "callable_path")
+    search_help_text = f"An id, or part of a task's path. Looks at the newest {NEWEST:,} executions, as filters do."
+    ordering = ("-task_id",)
+    actions = ("retry", "cancel", "enqueue_again", "delete_selected")
+
+    class Media:
+        css = {"all": ["django_ray/admin.css"]}  # noqa: RUF012 - Django's way
+
+    @admin.display(description="state")
+    def shown_state(self, row: RayTaskExecution) -> str:
+        """Return the state, as a word in its colour."""
+        return format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
+
+    @admin.display(description="task")
+    def shown_task(self, row: RayTaskExecution) -> str:
+        """Return the path of the function, which may be broken before its name."""
+        module, _, name = row.callable_path.rpartition(".")
+        return format_html('<span class="dr-quiet">{}.</span><wbr><b>{}</b>', module, name)
+
+    @admin.display(description="enqueued")
+    def shown_age(self, row: RayTaskExecution) -> str:
+        """Return how long ago it was enqueued."""
+        return format_html(
+            '<time datetime="{}" title="{}">{}</time>',
+            row.enqueued_at.isoformat(),
+            row.enqueued_at,
+            ago(row.enqueued_at),
+        )
+
+    @admin.display(description="took")
+    def shown_duration(self, row: RayTaskExecution) -> str:
+        """Return how long the last attempt took, or has been running."""
+        if row.last_attempted_at is None or row.state == State.READY:
+            return "\N{EN DASH}"
+        return duration(((row.finished_at or timezone.now()) - row.last_attempted_at).total_seconds())
+
+    @admin.display(description="attempts")
+    def shown_attempts(self, row: RayTaskExecution) -> int:
+        """Return how many attempts began."""
+        return len(row.worker_ids)
+
+    @admin.display(description="supervisor")
+    def worker(self, row: RayTaskExecution) -> str:
+        """Return the supervisor of the last attempt."""
+        return row.worker_ids[-1] if row.worker_ids else "\N{EN DASH}"
+
+    @override
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        return super().changelist_view(request, {"title": "Task executions", **(extra_context or {})})
+
+    @override
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer("args", "kwargs", "options", "carrier", "result", "errors")
+
+    @override
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        try:
+            return RayTaskExecution.objects.get(pk=UUID(object_id))
+        except (ValueError, RayTaskExecution.DoesNotExist):
+            return None
+
+    @override
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find an id, or tasks; and keep what no index serves to the newest executions."""
+        term = search_term.strip()
+        try:
+            return queryset.filter(pk=UUID(term)), False
+        except ValueError:
+            pass
+        if term:
+            queryset = queryset.filter(callable_path__icontains=term)
+        return bounded(queryset, request, self.get_list_filter(request)), False
+
+    @admin.action(description="Retry", permissions=["change"])
+    def retry(self, request: HttpRequest, queryset: Any) -> None:
+        """Retry the selected ones."""
+        self._say(request, _every(queryset).retry(), "will be tried again", "Only what FAILED or was CANCELLED can be.")
+
+    @admin.action(description="Cancel", permissions=["change"])
+    def cancel(self, request: HttpRequest, queryset: Any) -> None:
+        """Cancel the selected ones."""
+        self._say(request, _every(queryset).cancel(), "cancelled", "What has ended cannot be.")
+
+    @admin.action(description="Enqueue again, as a new execution", permissions=["change"])
+    def enqueue_again(self, request: HttpRequest, queryset: Any) -> None:
+        """Enqueue copies of the selected ones."""
+        self._say(request, _every(queryset).enqueue_again(), "enqueued", "Nothing was selected.")
+
+    @admin.action(description="Delete", permissions=["delete"])
+    def delete_selected(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """Delete the selected ones, after a question."""
+        if queryset.order_by()[: MOST_DELETED + 1].count() > MOST_DELETED:
+            text = f"More than {MOST_DELETED:,} are selected: delete them with manage.py django_ray_prune."
+            self.message_user(request, text, messages.ERROR)
+            return None
+        return delete_selected(self, request, _every(queryset))
+
+    def _say(self, request: HttpRequest, number: int, done: str, otherwise: str) -> None:
+        executions = "execution" if number == 1 else "executions"
+        text = f"{number:,} {executions} {done}." if number else f"No execution {done}. {otherwise}"
+        self.message_user(request, text, messages.SUCCESS if number else messages.WARNING)
+
+    @override
+    def get_urls(self) -> Any:
+        do = self.admin_site.admin_view(require_POST(self._do))
+        return [path("<uuid:task_id>/do/", do, name="django_ray_raytaskexecution_do"), *super().get_urls()]
+
+    def _do(self, request: HttpRequest, task_id: UUID) -> HttpResponse:
+        """Do what a button of the page of one execution says."""
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        verbs = {"retry": self.retry, "cancel": self.cancel, "enqueue_again": self.enqueue_again}
+        verb = verbs.get(request.POST.get("verb", ""))
+        if verb is None:
+            raise Http404
+        verb(request, RayTaskExecution.objects.filter(pk=task_id))
+        return HttpResponseRedirect(reverse("admin:django_ray_raytaskexecution_change", args=[task_id]))
+
+    @override
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        row = self.get_object(request, object_id)
+        if row is None:
+            raise Http404
+        if not self.has_view_or_change_permission(request, row):
+            raise PermissionDenied
+        if request.method != "GET":
+            raise PermissionDenied
+        context = {
+            **self.admin_site.each_context(request),
+            "title": row.callable_path,
+            "opts": self.opts,
+            "original": row,
+            "row": row,
+            "events": history(row),
+            "payloads": [
+                (name, json.dumps(value, indent=2, ensure_ascii=False))
+                for name, value in (
+                    ("Arguments", row.args),
+                    ("Keyword arguments", row.kwargs),
+                    ("Options", row.options),
+                )
+                if value
+            ],
+            "result": json.dumps(row.result, indent=2, ensure_ascii=False) if row.state == State.SUCCESSFUL else None,
+            "took": (row.finished_at - row.last_attempted_at).total_seconds()
+            if row.finished_at and row.last_attempted_at
+            else None,
+            "is_finished": row.state in FINISHED,
+            "can_retry": row.state in {State.FAILED, State.CANCELLED},
+            "has_change_permission": self.has_change_permission(request, row),
+            "has_delete_permission": self.has_delete_permission(request, row),
+        }
+        return TemplateResponse(request, "admin/django_ray/raytaskexecution/change_form.html", context)
+
+
+def _every(queryset: Any) -> Any:
+    """Return a queryset of the same rows that can be updated: without columns left out, an order or DISTINCT."""
+    return RayTaskExecution.objects.filter(pk__in=queryset.order_by().values("pk"))

@@ -1,0 +1,44 @@
+"""What the lists of the admin share: rows that only the system writes, and counts that stop at a number."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, override
+
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.http import HttpRequest
+
+__all__ = ["Admin", "ReadOnly"]
+
+MOST_COUNTED = 10_000
+
+if TYPE_CHECKING:
+    _Pages = Paginator[Any]
+    Admin = admin.ModelAdmin[Any]
+else:  # Generic in their stubs alone.
+    _Pages, Admin = Paginator, admin.ModelAdmin
+
+
+class _Paginator(_Pages):
+    """Counts up to MOST_COUNTED."""
+
+    @cached_property
+    def count(self) -> int:
+        """Return how many there are, or MOST_COUNTED."""
+        rows: Any = self.object_list
+        return int(rows.order_by()[:MOST_COUNTED].count())
+
+
+class ReadOnly(Admin):
+    """Rows that only the system writes."""
+
+    paginator = _Paginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    list_per_page = 50
+    sortable_by = ()
+
+    @override
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

@@ -1,0 +1,91 @@
+"""The queues in the admin: the live page, which shows all that goes on, and pauses and resumes queues."""
+
+from __future__ import annotations
+
+from typing import Any, override
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.views.decorators.http import require_POST
+
+from django_ray import dashboard
+from django_ray.admin.lists import Admin
+from django_ray.models import RayQueue
+
+__all__ = ["QueueAdmin"]
+
+
+@admin.register(RayQueue)
+class QueueAdmin(Admin):
+    """The live page."""
+
+    @override
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @override
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @override
+    def get_urls(self) -> Any:
+        view = self.admin_site.admin_view
+        return [
+            path("", view(self._page), name="django_ray_rayqueue_changelist"),
+            path("live/", view(self._live), name="django_ray_live"),
+            path("stream/", view(self._stream), name="django_ray_stream"),
+            path("pause/", view(require_POST(self._pause)), name="django_ray_pause"),
+        ]
+
+    def _allow(self, request: HttpRequest) -> None:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+
+    def _page(self, request: HttpRequest) -> HttpResponse:
+        self._allow(request)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Live",
+            "opts": self.opts,
+            "is_streaming": dashboard.can_stream(request),
+            **self._context(request),
+        }
+        return TemplateResponse(request, "admin/django_ray/rayqueue/change_list.html", context)
+
+    def _live(self, request: HttpRequest) -> HttpResponse:
+        self._allow(request)
+        return TemplateResponse(request, "admin/django_ray/rayqueue/live.html", self._context(request))
+
+    def _stream(self, request: HttpRequest) -> HttpResponseBase:
+        self._allow(request)
+
+        def render() -> str:
+            return render_to_string("admin/django_ray/rayqueue/live.html", self._context(request), request)
+
+        return dashboard.stream(render)
+
+    def _pause(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        name, backend = request.POST.get("name", ""), request.POST.get("backend", "")
+        if not name or not backend:
+            raise Http404
+        if request.POST.get("verb") == "pause":
+            RayQueue.objects.pause(name, backend)
+        else:
+            RayQueue.objects.resume(name, backend)
+        return HttpResponseRedirect(reverse("admin:django_ray_rayqueue_changelist"))
+
+    def _context(self, request: HttpRequest) -> dict[str, Any]:
+        user: Any = request.user
+        return {
+            **dashboard.context(),
+            "can_pause": self.has_change_permission(request),
+            "can_see_executions": user.has_perm("django_ray.view_raytaskexecution"),
+            "can_see_supervisors": user.has_perm("django_ray.view_rayworker"),
+        }
