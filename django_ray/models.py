@@ -221,7 +221,7 @@ class RayTaskExecution(models.Model):
     callable_path = models.TextField()
     args = models.JSONField(db_default=models.Value([], models.JSONField()))
     kwargs = models.JSONField(db_default=models.Value({}, models.JSONField()))
-    options = models.JSONField(null=True)  # retry, timeout, ray; null is as configured.
+    options = models.JSONField(null=True)  # See Requirements; null is as configured.
     carrier = models.JSONField(null=True)  # The trace context of the enqueue, for OpenTelemetry.
 
     state = models.CharField(max_length=10, choices=State, db_default=State.READY)
