@@ -1,4 +1,3 @@
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -7,54 +6,23 @@ from django.db import IntegrityError, connection, transaction
 
 import django_ray_sql
 from django_ray.models import RayTaskExecution, RayWorker, State
-
-# Released files only: none before 0.1.0.
-RELEASED: dict[str, str] = {}
-
-CATALOGUE = """
-    SELECT 'function', p.proname, pg_get_functiondef(p.oid) FROM pg_proc p
-    WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'index', indexname, indexdef FROM pg_indexes WHERE tablename LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
-    WHERE conrelid::regclass::text LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'column', table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default)
-    FROM information_schema.columns WHERE table_name LIKE 'django\\_ray%%'
-    ORDER BY 1, 2, 3
-"""
-
-
-def catalogue():
-    with connection.cursor() as cursor:
-        cursor.execute(CATALOGUE)
-        return cursor.fetchall()
+from tests.schema import catalogue
 
 
 @pytest.mark.django_db(transaction=True)
 def test_up_down_up_leaves_the_same_catalogue():
-    before = catalogue()
-    assert {kind for kind, *_ in before} == {"function", "trigger", "index", "constraint", "column"}
-    call_command("migrate", "django_ray", "zero", verbosity=0)
-    assert catalogue() == []
-    call_command("migrate", "django_ray", verbosity=0)
-    assert catalogue() == before
+    with connection.cursor() as cursor:
+        before = catalogue(cursor)
+        assert {kind for kind, *_ in before} == {"function", "trigger", "index", "constraint", "column"}
+        call_command("migrate", "django_ray", "zero", verbosity=0)
+        assert catalogue(cursor) == []
+        call_command("migrate", "django_ray", verbosity=0)
+        assert catalogue(cursor) == before
 
 
 @pytest.mark.django_db
 def test_the_migrations_match_the_models():
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
-
-
-def test_a_released_sql_file_never_changes():
-    folder = Path(django_ray_sql.__file__).parent
-    for name, checksum in RELEASED.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum, (
-            f"{name} is released: add a new one"
-        )
 
 
 def test_every_sql_file_is_named_like_its_migration():
