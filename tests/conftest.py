@@ -8,6 +8,7 @@ from django.db import connection
 from psycopg.rows import dict_row
 
 from django_ray.options import Options
+from tests.deploys import unpack_release
 from tests.supervisors import ROOT, Listen, database_url, until
 
 ASLEEP = 1145721434
@@ -146,6 +147,12 @@ def dist(tmp_path_factory):
 def wheel(dist):
     (path,) = dist.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="session")
+def released_packages(tmp_path_factory):
+    """A folder with the released django-ray, unpacked."""
+    return unpack_release(tmp_path_factory.mktemp("released"))
 
 
 @pytest.fixture

@@ -41,8 +41,12 @@ def until(condition, timeout=60, what="the condition"):
 
 def database_url(connection) -> str:
     """The URL of the test database, for other processes."""
-    parts = urlsplit(os.environ["DATABASE_URL"])
-    return urlunsplit(parts._replace(path="/" + connection.settings_dict["NAME"]))
+    return url_of(connection.settings_dict["NAME"])
+
+
+def url_of(name: str) -> str:
+    """The URL of a database of the tests' server."""
+    return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path="/" + name))
 
 
 def notifications(session, other) -> list[str]:
@@ -57,22 +61,16 @@ def notifications(session, other) -> list[str]:
     raise AssertionError("the sentinel did not come back")
 
 
-class Listen:
-    """A django-ray-listen in a process of its own."""
+class Process:
+    """A process whose output is read while it runs; what is left of it is ended with SIGTERM."""
 
-    def __init__(self, connection, *arguments: str, **environment: str) -> None:
+    def __init__(self, *command: str, **environment: str) -> None:
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from django_ray_worker.main import main; main()", *arguments],
+            [sys.executable, *command],
             cwd=ROOT,
-            env={
-                **os.environ,
-                **({} if connection is None else {"DATABASE_URL": database_url(connection)}),
-                "DJANGO_SETTINGS_MODULE": "tests.settings",
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}",
-                **environment,
-            },
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -87,7 +85,7 @@ class Listen:
         self._queue.put(None)
 
     def wait_for(self, text: str, timeout: float = 90) -> str:
-        """Return the next line of the log that contains text."""
+        """Return the next line of the output that contains text."""
         deadline = time.monotonic() + timeout
         while True:
             line = self._queue.get(timeout=max(0.1, deadline - time.monotonic()))
@@ -128,6 +126,21 @@ class Listen:
                 raise
         elif not self.process.stdout.closed:
             self.wait()
+
+
+class Listen(Process):
+    """A django-ray-listen in a process of its own."""
+
+    def __init__(self, connection, *arguments: str, **environment: str) -> None:
+        defaults = {
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}",
+        }
+        if connection is not None:
+            defaults["DATABASE_URL"] = database_url(connection)
+        super().__init__(
+            "-c", "from django_ray_worker.main import main; main()", *arguments, **{**defaults, **environment}
+        )
 
 
 class Instant:

@@ -1,47 +1,30 @@
-import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from django.core.management import call_command
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, NotSupportedError, connection, transaction
+from django.db.migrations import RunSQL
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.state import ProjectState
+from django.db.utils import ConnectionHandler
 
 import django_ray_sql
+from django_ray.migrations._brief import BriefMigration
 from django_ray.models import RayTaskExecution, RayWorker, State
-
-# Released files only: none before 0.1.0.
-RELEASED: dict[str, str] = {}
-
-CATALOGUE = """
-    SELECT 'function', p.proname, pg_get_functiondef(p.oid) FROM pg_proc p
-    WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'index', indexname, indexdef FROM pg_indexes WHERE tablename LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
-    WHERE conrelid::regclass::text LIKE 'django\\_ray%%'
-    UNION ALL
-    SELECT 'column', table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default)
-    FROM information_schema.columns WHERE table_name LIKE 'django\\_ray%%'
-    ORDER BY 1, 2, 3
-"""
-
-
-def catalogue():
-    with connection.cursor() as cursor:
-        cursor.execute(CATALOGUE)
-        return cursor.fetchall()
+from tests.schema import catalogue
+from tests.supervisors import until
 
 
 @pytest.mark.django_db(transaction=True)
 def test_up_down_up_leaves_the_same_catalogue():
-    before = catalogue()
-    assert {kind for kind, *_ in before} == {"function", "trigger", "index", "constraint", "column"}
-    call_command("migrate", "django_ray", "zero", verbosity=0)
-    assert catalogue() == []
-    call_command("migrate", "django_ray", verbosity=0)
-    assert catalogue() == before
+    with connection.cursor() as cursor:
+        before = catalogue(cursor)
+        assert {kind for kind, *_ in before} == {"function", "trigger", "index", "constraint", "column"}
+        call_command("migrate", "django_ray", "zero", verbosity=0)
+        assert catalogue(cursor) == []
+        call_command("migrate", "django_ray", verbosity=0)
+        assert catalogue(cursor) == before
 
 
 @pytest.mark.django_db
@@ -49,18 +32,73 @@ def test_the_migrations_match_the_models():
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
 
 
-def test_a_released_sql_file_never_changes():
-    folder = Path(django_ray_sql.__file__).parent
-    for name, checksum in RELEASED.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum, (
-            f"{name} is released: add a new one"
-        )
-
-
 def test_every_sql_file_is_named_like_its_migration():
     migrations = {path.stem for path in Path("django_ray/migrations").glob("0*.py")}
     files = {path.name.split(".")[0] for path in Path(django_ray_sql.__file__).parent.glob("*.sql")}
     assert files <= migrations
+
+
+class Later(BriefMigration):
+    operations = (
+        RunSQL(
+            "ALTER TABLE django_ray_execution ADD COLUMN later integer",
+            "ALTER TABLE django_ray_execution DROP COLUMN later",
+        ),
+    )
+
+
+def test_a_brief_migration_lets_others_pass_until_it_has_its_lock(connect):
+    """Both ways: a transaction that has enqueued keeps it waiting, and it keeps nobody waiting for a second."""
+    holder, other, session = connect(), connect(), connect()
+    other.execute("SET lock_timeout = '1s'")
+    enqueue = "INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add')"
+    waits = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'"
+
+    def migrate(direction):
+        try:
+            with connection.schema_editor(atomic=True) as editor:
+                getattr(Later("9999_later", "django_ray"), direction)(ProjectState(), editor)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        for direction, has_it in (("apply", True), ("unapply", False)):
+            holder.execute("BEGIN")
+            holder.execute(enqueue)
+            done = thread.submit(migrate, direction)
+            for _ in range(2):
+                until(lambda: session.execute(waits).fetchone())
+                other.execute(enqueue)
+            assert not done.done()
+            holder.execute("COMMIT")
+            done.result(60)
+            (row,) = session.execute(
+                "SELECT count(*) FROM information_schema.columns WHERE column_name = 'later'"
+            ).fetchall()
+            assert row["count"] == has_it
+
+
+@pytest.mark.django_db
+def test_a_database_that_a_router_keeps_the_app_out_of_may_be_another(settings, tmp_path):
+    """The migrations pass it by; without the router they say what is wrong."""
+    others = ConnectionHandler(
+        {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "other.sqlite3")}}
+    )
+    executor = MigrationExecutor(others["default"])
+    leaf = executor.loader.graph.leaf_nodes("django_ray")
+    try:
+        with pytest.raises(NotSupportedError, match="database router"):
+            executor.migrate(leaf)
+        settings.DATABASE_ROUTERS = ["tests.test_migrations.KeepOut"]
+        MigrationExecutor(others["default"]).migrate(leaf)
+        assert others["default"].introspection.table_names() == ["django_migrations"]
+    finally:
+        others.close_all()
+
+
+class KeepOut:
+    def allow_migrate(self, db, app_label, **hints):
+        return app_label != "django_ray"
 
 
 @pytest.mark.django_db
