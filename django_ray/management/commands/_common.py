@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from django.tasks import Task, task_backends
 from django.utils.module_loading import import_string
 
 from django_ray.backends import RayTaskBackend
+from django_ray.naming import near
 
 if TYPE_CHECKING:
     from django_ray.models import ExecutionQuerySet
@@ -26,7 +26,6 @@ __all__ = [
     "executions",
     "find_backend",
     "find_states",
-    "near",
 ]
 
 
@@ -105,14 +104,6 @@ def check_queues(backend: RayTaskBackend, names: Sequence[str]) -> None:
 def counted(number: int) -> str:
     """Return so many executions in words."""
     return f"{number:,} execution{'' if number == 1 else 's'}"
-
-
-def near(wrong: str, right: Iterable[str]) -> str:
-    """Return the end of a sentence that says what may have been meant."""
-    choices = sorted(right)
-    if close := difflib.get_close_matches(wrong, choices, n=1):
-        return f": did you mean {close[0]}?"
-    return f": there are {', '.join(choices)}."
 
 
 def _id(text: str | UUID) -> UUID:
