@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
 from django.db.models.functions import Now
 
 from django_ray.tables import Tables, execution_model
 
 __all__ = ["why"]
+
+_MOST = 1000  # Supervisors that are looked at.
 
 
 def why(task_id: UUID) -> str:
@@ -39,13 +40,15 @@ def _why_ready(row: Any, alias: str) -> str:
     living = RayWorker._base_manager.using(alias).filter(  # noqa: SLF001
         backend=row.backend, stopped_at=None, lost_at=None
     )
-    serving = living.filter(Q(queues=None) | Q(queues__contains=[row.queue_name])).order_by("-pulse_at")
-    if (latest := serving.first()) is None:
-        others = f"; {living.count()} serve other queues" if living.exists() else ""
+    supervisors: list[Any] = list(living.order_by("-pulse_at")[:_MOST])
+    serving = [one for one in supervisors if one.queues is None or row.queue_name in one.queues]
+    if not serving:
+        others = f"; {len(supervisors)} serve other queues" if supervisors else ""
         return (
             f"no supervisor serves the queue {row.queue_name!r} of backend {row.backend!r}{others}: start "
             "django-ray-listen"
         )
+    latest = serving[0]
     if latest.pulse and row.now - latest.pulse_at > timedelta(seconds=3 * latest.pulse):
         silent = _ago(row.now - latest.pulse_at)
         return f"supervisor {latest.pk} serves its queue, and has been silent for {silent}: start django-ray-listen"

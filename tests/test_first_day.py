@@ -8,12 +8,15 @@ from datetime import timedelta
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from asgiref.sync import async_to_sync
+from django.core.management import CommandError, call_command
+from django.db import connection
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
 from django_ray import task, task_options
 from django_ray.backends import RayTaskBackend
 from tests import tasks
-from tests.supervisors import ROOT
+from tests.supervisors import ROOT, database_url
 
 
 def says(kind, *parts):
@@ -57,7 +60,7 @@ def test_a_setting_at_the_wrong_place_or_misspelt(mistake, answer):
         ({"max_atempts": 3}, "did you mean max_attempts?"),
     ],
 )
-@pytest.mark.parametrize("declare", [task, lambda **options: task_options(**options), None])
+@pytest.mark.parametrize("declare", [task, task_options, None])
 def test_an_argument_that_another_task_queue_has(argument, answer, declare):
     with pytest.raises((TypeError, InvalidTask)) as caught:
         if declare is None:
@@ -129,13 +132,17 @@ def test_a_queue_that_is_not_there():
         tasks.add.using(queue_name="othr")
 
 
-def run(*arguments, **environment):
+def environment(**changes):
+    path = f"{ROOT}{os.pathsep}{ROOT / 'example'}"
+    return {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": path, **changes}
+
+
+def run(*arguments, **changes):
     """Run manage.py in a process of its own; return what it says."""
+    line = [sys.executable, "-m", "django", *arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "django", *arguments], cwd=ROOT, text=True, capture_output=True, check=False,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}", **environment},
-        input=environment.pop("INPUT", ""),
-    )  # fmt: skip
+        line, cwd=ROOT, env=environment(**changes), input="", text=True, capture_output=True, check=False
+    )
     return done.stdout + done.stderr
 
 
@@ -151,8 +158,103 @@ def test_a_task_that_is_typed_into_a_shell():
 
 
 @pytest.mark.django_db
-def test_a_wait_says_what_the_execution_waits_for():
-    """Of each reason."""
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["django_ray_cancel", "--queue", "othr"], "--queue othr: nothing has this queue: did you mean other?"),
+        (["django_ray_retry", "--queue", "othr"], "--queue othr: nothing has this queue: did you mean other?"),
+        (["django_ray_cancel", "--task", "tests.tasks.ad"], "nothing has this task: did you mean tests.tasks.add?"),
+        (["django_ray_retry", "--exception", "OSErr"], "nothing has this exception: did you mean OSError?"),
+        (["django_ray_retry", "--exception", "builtins.OSErr"], "did you mean builtins.OSError?"),
+        (["django_ray_prune", "--older-than", "1d", "--queue", "othr"], "did you mean other?"),
+        (["django_ray_cancel", "--queue", "othr", "--dry-run"], "did you mean other?"),
+    ],
+)
+def test_a_name_that_nothing_has(arguments, answer, insert):
+    insert(state="FAILED", finished_at="2026-01-01", errors='[{"exception_class_path": "builtins.OSError"}]')
+    with says(CommandError, answer):
+        call_command(*arguments)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["django_ray_cancel", "--queue", "other"],
+        ["django_ray_cancel", "--task", "tests.tasks.fail"],
+        ["django_ray_retry", "--exception", "ValueError"],
+        ["django_ray_retry", "--exception", "django.core.exceptions.ImproperlyConfigured"],
+    ],
+)
+def test_a_name_that_is_right_although_nothing_has_it_now(arguments, capsys):
+    call_command(*arguments)
+    assert "0 executions" in capsys.readouterr().out
+
+
+SUPERVISOR = {
+    "hostname": "h", "pid": 1, "backend": "default", "queues": "null", "concurrency": 1, "ray_address": "",
+    "version": "", "pulse": 60,
+}  # fmt: skip
+WAITING = [
+    (
+        {},
+        [],
+        "READY after 0.01 s: no supervisor serves the queue 'default' of backend 'default': start django-ray-listen.",
+    ),
+    (
+        {},
+        [{"queues": '["mail"]'}],
+        "no supervisor serves the queue 'default' of backend 'default'; 1 serve other queues",
+    ),
+    ({}, [{"pulse_at": "2026-01-01"}], "serves its queue, and has been silent for"),
+    ({"due_at": "2999-01-01"}, [{}], "it is due in"),
+    ({"due_at": "2999-01-01", "failures": 1}, [{}], "the next attempt is due in"),
+    ({"missing_since": "2026-01-01"}, [{}], "its code has been unknown to the supervisors for"),
+    ({}, [{}], "it waits for a free slot."),
+    (
+        {"state": "RUNNING", "claimed_by_id": 1, "worker_ids": '["1"]', "last_attempted_at": "2026-01-01"},
+        [{}],
+        "attempt 1 runs since",
+    ),
+]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("row", "supervisors", "answer"), WAITING)
+def test_a_wait_says_what_the_execution_waits_for(row, supervisors, answer, insert, connect):
+    task_id = insert(**row)
+    for changes in supervisors:
+        columns = {**SUPERVISOR, **changes}
+        connect().execute(
+            f"INSERT INTO django_ray_worker ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})",
+            [*columns.values()],
+        )
+    with says(TimeoutError, answer):
+        tasks.add.get_result(str(task_id)).wait(timeout=0.01)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_wait_for_a_paused_queue_says_so(insert):
+    task_id = insert()
+    call_command("django_ray_pause", "default")
+    with says(TimeoutError, "its queue 'default' is paused since 0 s: resume it."):
+        tasks.add.get_result(str(task_id)).wait(timeout=0.01)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_await_says_it_as_well():
+    with says(TimeoutError, "no supervisor serves the queue 'default'"):
+        async_to_sync(tasks.add.enqueue(1, 2).await_result)(timeout=0.01)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reader_of_status_that_leaves(insert):
+    line = f"{sys.executable} -m django django_ray_status | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=environment(DATABASE_URL=database_url(connection)), text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("Queues\n", "")
 
 
 @pytest.fixture
@@ -168,19 +270,22 @@ def bare(django_db_blocker):
         server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "tasks.add.enqueue(1, 2)",
-        "tasks.add.get_result('019a8e5c-52f1-7d10-8c3e-3f1d2a4b5c6d')",
-        "task_backends['default'].cancel('019a8e5c-52f1-7d10-8c3e-3f1d2a4b5c6d')",
-    ],
-)
-def test_migrate_was_forgotten(bare, code):
-    said = run(
-        "shell", "-c", f"from tests import tasks; from django.tasks import task_backends; {code}", DATABASE_URL=bare
-    )
-    assert "The tables of django_ray are missing or old in the database 'default': run manage.py migrate." in said
+VERBS = """
+from django.core.exceptions import ImproperlyConfigured
+from django.tasks import task_backends
+from tests import tasks
+AN_ID = "019a8e5c-52f1-7d10-8c3e-3f1d2a4b5c6d"
+for verb in (tasks.add.enqueue, tasks.add.get_result, task_backends["default"].cancel):
+    try:
+        verb(*([1, 2] if verb == tasks.add.enqueue else [AN_ID]))
+    except ImproperlyConfigured as error:
+        print(error)
+"""
+
+
+def test_migrate_was_forgotten(bare):
+    answer = "The tables of django_ray are missing or old in the database 'default': run manage.py migrate."
+    assert run("shell", "-c", VERBS, DATABASE_URL=bare).count(answer) == 3
 
 
 def test_migrate_was_forgotten_as_the_check_says(bare):
