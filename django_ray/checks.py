@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +18,8 @@ from django.db import connections, router
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
 from django_ray.tables import missing_tables
+
+OTHER_DISTRIBUTION = "django-ray"  # On the package index.
 
 TRIGGERS = {
     "django_ray_on_insert": "django_ray_execution",
@@ -29,7 +32,7 @@ TRIGGERS = {
     "django_ray_on_unpause": "django_ray_queue",
 }
 
-__all__ = ["TRIGGERS", "check_database", "check_tasks", "check_triggers", "missing_triggers"]
+__all__ = ["TRIGGERS", "check_database", "check_distribution", "check_tasks", "check_triggers", "missing_triggers"]
 
 
 def _alias() -> str:
@@ -73,6 +76,23 @@ def _is_there(name: str) -> bool:
         return find_spec(name) is not None
     except (ImportError, ValueError):
         return False
+
+
+@register()
+def check_distribution(**_: Any) -> list[CheckMessage]:
+    """W002: another distribution writes its modules, models and migrations into our folder."""
+    try:
+        other = version(OTHER_DISTRIBUTION)
+    except PackageNotFoundError:
+        return []
+    return [
+        Warning(
+            f"The distribution {OTHER_DISTRIBUTION} {other} is installed, too. It is another product, or 0.1.0 of this "
+            "one, and puts its own modules, models and migrations into the same package django_ray.",
+            hint=f"pip uninstall {OTHER_DISTRIBUTION}, then pip install --force-reinstall django-ray-listen.",
+            id="django_ray.W002",
+        )
+    ]
 
 
 @register(Tags.database)

@@ -9,11 +9,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.apps import AppConfig, apps
+from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
-from django_ray import task, task_options
+from django_ray import checks, task, task_options
 from django_ray.backends import RayTaskBackend
 from tests import tasks
 from tests.supervisors import ROOT, database_url
@@ -296,3 +298,34 @@ def test_migrate_was_forgotten_as_the_check_says(bare):
     said = run("migrate", DATABASE_URL=bare)
     assert "django_ray.0004_cancel... OK" in said.replace("Applying ", "").replace("  ", "")
     assert "no issues" in run("check", "--database", "default", DATABASE_URL=bare)
+
+
+APPLICATION = """
+from django_ray import task
+
+@task(queue_name="othr")
+def lost(): ...
+"""
+
+
+def test_a_task_with_a_queue_that_is_not_there_as_the_check_says(tmp_path, monkeypatch):
+    (tmp_path / "misspelt").mkdir()
+    (tmp_path / "misspelt" / "__init__.py").touch()
+    (tmp_path / "misspelt" / "tasks.py").write_text(APPLICATION)
+    monkeypatch.syspath_prepend(tmp_path)
+    application = AppConfig.create("misspelt")
+    monkeypatch.setattr(apps, "app_configs", {**apps.app_configs, "misspelt": application})
+    (error,) = [message for message in run_checks() if message.id == "django_ray.E004"]
+    assert error.msg.startswith("misspelt.tasks cannot be imported: Queue 'othr' is not valid for backend.")
+    assert error.msg.endswith("did you mean other?")
+
+
+def test_the_other_distribution_in_the_same_environment(tmp_path, monkeypatch):
+    assert checks.check_distribution() == []
+    folder = tmp_path / "django_ray-0.7.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: django-ray\nVersion: 0.7.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (warning,) = checks.check_distribution()
+    assert warning.msg.startswith("The distribution django-ray 0.7.0 is installed, too.")
+    assert warning.hint.startswith("pip uninstall django-ray, then ")
