@@ -314,6 +314,7 @@ def test_a_task_with_a_queue_that_is_not_there_as_the_check_says(tmp_path, monke
     (tmp_path / "misspelt" / "tasks.py").write_text(APPLICATION)
     monkeypatch.syspath_prepend(tmp_path)
     application = AppConfig.create("misspelt")
+    application.apps, application.models = apps, {}
     monkeypatch.setattr(apps, "app_configs", {**apps.app_configs, "misspelt": application})
     (error,) = [message for message in run_checks() if message.id == "django_ray.E004"]
     assert error.msg.startswith("misspelt.tasks cannot be imported: Queue 'othr' is not valid for backend.")
