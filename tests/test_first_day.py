@@ -10,7 +10,6 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from asgiref.sync import async_to_sync
 from django.apps import AppConfig, apps
-from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
@@ -316,7 +315,7 @@ def test_a_task_with_a_queue_that_is_not_there_as_the_check_says(tmp_path, monke
     application = AppConfig.create("misspelt")
     application.apps, application.models = apps, {}
     monkeypatch.setattr(apps, "app_configs", {**apps.app_configs, "misspelt": application})
-    (error,) = [message for message in run_checks() if message.id == "django_ray.E004"]
+    (error,) = checks.check_tasks()
     assert error.msg.startswith("misspelt.tasks cannot be imported: Queue 'othr' is not valid for backend.")
     assert error.msg.endswith("did you mean other?")
 
