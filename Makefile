@@ -14,12 +14,16 @@ unexport PYTHONPATH
 OTHER := .venv-django-6.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint unit stress soak bench compose-test nodes-test lock clean
+.PHONY: help setup wheel demo test test-all lint unit stress soak bench compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(STAMP) ## Install everything into .venv.
+
+wheel: $(STAMP) ## Build the wheel into dist/.
+	@rm -f dist/*.whl
+	@$(PY) -m hatchling build -t wheel
 
 demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 	@$(PY) example/demo.py

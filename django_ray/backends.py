@@ -22,14 +22,18 @@ from django.tasks.signals import task_enqueued
 from django.utils import timezone
 
 from django_ray.enqueueing import Enqueue, check_function, check_importable, check_run_after, insert
-from django_ray.options import Options
+from django_ray.naming import near
+from django_ray.options import OPTION_NAMES, Options
 from django_ray.results import RayTaskResult, changed, import_task, missing_task, task_result
 from django_ray.rows import Row
 from django_ray.serialization import jsonable
+from django_ray.signature import check_arguments
+from django_ray.tables import Tables, execution_model
 from django_ray.tasks import RayTask
 
 __all__ = ["RayTaskBackend"]
 
+_KEYS = ("BACKEND", "QUEUES", "OPTIONS")
 MAX_NAME = 255  # Characters of a queue's or backend's name: the width of its column.
 
 
@@ -43,6 +47,9 @@ class RayTaskBackend(BaseTaskBackend):
     supports_priority = True
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        for key in params.keys() - _KEYS:
+            place = f': it belongs into TASKS["{alias}"]["OPTIONS"].' if key in OPTION_NAMES else ""
+            raise InvalidTaskBackend(f'TASKS["{alias}"] has the unknown key {key!r}{place or near(key, _KEYS)}')
         queues = params.get("QUEUES", ["default"])
         if not isinstance(queues, list | tuple | set | frozenset):
             raise InvalidTaskBackend(
@@ -76,6 +83,11 @@ class RayTaskBackend(BaseTaskBackend):
         queue_name: Any = task.queue_name
         if not isinstance(queue_name, str) or not 0 < len(queue_name) <= MAX_NAME or "\x00" in queue_name:
             raise InvalidTask(f"A queue name has 1 to {MAX_NAME} characters without NUL, not {queue_name!r}.")
+        if self.queues and queue_name not in self.queues:
+            raise InvalidTask(
+                f"Queue {queue_name!r} is not valid for backend. "
+                f'TASKS["{self.alias}"]["QUEUES"] has no {queue_name!r}{near(queue_name, self.queues)}'
+            )
         run_after: Any = task.run_after
         check_run_after(run_after)
         # Django knows moments only.
@@ -105,6 +117,8 @@ class RayTaskBackend(BaseTaskBackend):
         for task in tasks.values():
             self.validate_task(task)
             check_importable(task)
+        for task, args, kwargs in enqueues:
+            check_arguments(task, args, kwargs)
         results = self._store(enqueues)
         for result in results:
             task_enqueued.send_robust(type(self), task_result=result)
@@ -146,12 +160,11 @@ class RayTaskBackend(BaseTaskBackend):
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
         """Return the result with that id, of any alias; TaskResultDoesNotExist for an unknown or malformed one."""
-        from django_ray.models import RayTaskExecution
-
-        rows = RayTaskExecution._base_manager.using(_database())  # noqa: SLF001
+        model = execution_model()
         try:
-            row = rows.get(task_id=UUID(str(result_id)))
-        except (ValueError, RayTaskExecution.DoesNotExist):
+            with Tables() as tables:
+                row = model._base_manager.using(tables.alias).get(task_id=UUID(str(result_id)))  # noqa: SLF001
+        except (ValueError, model.DoesNotExist):
             raise TaskResultDoesNotExist(result_id) from None
         try:
             task = import_task(row.callable_path)
@@ -165,18 +178,18 @@ class RayTaskBackend(BaseTaskBackend):
         A READY one is cancelled at once, a RUNNING one is stopped by its supervisor. Its result is then FAILED, with
         TaskCancelled as its last error. TaskResultDoesNotExist for an unknown id.
         """
-        from django_ray.models import RayTaskExecution
-
         try:
             task_id = UUID(str(result_id))
         except ValueError:
             raise TaskResultDoesNotExist(result_id) from None
-        with connections[_database()].cursor() as cursor:
-            cursor.execute("SELECT django_ray_cancel(%s)", [task_id])
-            if cursor.fetchone() == (True,):
-                return True
-        if not RayTaskExecution._base_manager.using(_database()).filter(task_id=task_id).exists():  # noqa: SLF001
-            raise TaskResultDoesNotExist(result_id)
+        with Tables() as tables:
+            with connections[tables.alias].cursor() as cursor:
+                cursor.execute("SELECT django_ray_cancel(%s)", [task_id])
+                if cursor.fetchone() == (True,):
+                    return True
+            rows = execution_model()._base_manager.using(tables.alias)  # noqa: SLF001
+            if not rows.filter(task_id=task_id).exists():
+                raise TaskResultDoesNotExist(result_id)
         return False
 
     @override
@@ -191,12 +204,3 @@ class RayTaskBackend(BaseTaskBackend):
                 id="django_ray.E003",
             )
         ]
-
-
-def _database() -> str:
-    """Return the alias that executions are written to: a replica may lag behind what the caller has just enqueued."""
-    from django.db import router
-
-    from django_ray.models import RayTaskExecution
-
-    return router.db_for_write(RayTaskExecution)

@@ -5,11 +5,21 @@ Errors refuse to start; doubts are warnings. The database is looked at only by `
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Tags, register
+from django.apps import apps
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 - Django's name
 from django.db import connections, router
+from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
+
+from django_ray.tables import missing_tables
+
+OTHER_DISTRIBUTION = "django-ray"  # On the package index.
 
 TRIGGERS = {
     "django_ray_on_insert": "django_ray_execution",
@@ -22,7 +32,7 @@ TRIGGERS = {
     "django_ray_on_unpause": "django_ray_queue",
 }
 
-__all__ = ["TRIGGERS", "check_database", "check_triggers", "missing_triggers"]
+__all__ = ["TRIGGERS", "check_database", "check_distribution", "check_tasks", "check_triggers", "missing_triggers"]
 
 
 def _alias() -> str:
@@ -46,6 +56,45 @@ def check_database(**_: Any) -> list[CheckMessage]:
     ]
 
 
+@register()
+def check_tasks(**_: Any) -> list[CheckMessage]:
+    """E004: the tasks of the applications can be declared, in queues that there are."""
+    errors: list[CheckMessage] = []
+    for application in apps.get_app_configs():
+        name = f"{application.name}.tasks"
+        if name in sys.modules or not _is_there(name):
+            continue
+        try:
+            import_module(name)
+        except (InvalidTask, InvalidTaskBackend, TypeError) as error:
+            errors.append(Error(f"{name} cannot be imported: {error}", id="django_ray.E004"))
+    return errors
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@register()
+def check_distribution(**_: Any) -> list[CheckMessage]:
+    """W002: another distribution writes its modules, models and migrations into our folder."""
+    try:
+        other = version(OTHER_DISTRIBUTION)
+    except PackageNotFoundError:
+        return []
+    return [
+        Warning(
+            f"The distribution {OTHER_DISTRIBUTION} {other} is installed, too. It is another product, or 0.1.0 of this "
+            "one, and puts its own modules, models and migrations into the same package django_ray.",
+            hint=f"pip uninstall {OTHER_DISTRIBUTION}, then pip install --force-reinstall django-ray-listen.",
+            id="django_ray.W002",
+        )
+    ]
+
+
 @register(Tags.database)
 def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """E002: without its triggers an enqueue wakes nobody."""
@@ -54,9 +103,11 @@ def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[Che
     if alias not in (databases or ()) or connection.vendor != "postgresql":
         return []
     with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('django_ray_execution')")
-        if cursor.fetchone() == (None,):
-            return []  # not migrated yet
+        cursor.execute("SELECT to_regclass('django_ray_execution') IS NULL, to_regclass('django_migrations') IS NULL")
+        is_missing, is_new = cursor.fetchone()
+    if is_missing:
+        # In a new database nobody has forgotten anything: this check runs before the first migrate, too.
+        return [] if is_new else [Warning(missing_tables(alias), id="django_ray.W001")]
     return [
         Error(
             f"The trigger {name} on django_ray_execution is missing or disabled: nobody is woken.",

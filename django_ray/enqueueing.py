@@ -13,12 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connections, router, transaction
+from django.db import connections, transaction
 from django.tasks import Task
 from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
 from django_ray.serialization import encode
+from django_ray.tables import Tables
 from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier, producer
 
@@ -42,12 +43,12 @@ class Inserted(NamedTuple):
 
 def insert(backend: str, enqueues: Sequence[Enqueue]) -> list[Inserted]:
     """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order."""
-    from django_ray.models import RayTaskExecution
-
-    alias = router.db_for_write(RayTaskExecution)
-    inserted: list[Inserted] = []
-    block = transaction.atomic(using=alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
-    with producer([task for task, *_ in enqueues]) as carrier, block, connections[alias].cursor() as cursor:
+    tables, inserted = Tables(), list[Inserted]()
+    block = (
+        transaction.atomic(using=tables.alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
+    )
+    cursor_of = connections[tables.alias].cursor
+    with producer([task for task, *_ in enqueues]) as carrier, tables, block, cursor_of() as cursor:
         for start in range(0, len(enqueues), ROWS_PER_INSERT):
             cursor.execute(_ENQUEUE, [backend, _rows(enqueues[start : start + ROWS_PER_INSERT], carrier)])
             inserted += map(Inserted._make, cursor.fetchall())
@@ -102,6 +103,11 @@ def check_function(function: Callable[..., Any]) -> None:
         raise InvalidTask(
             f"{name!r} is defined in the script or shell that was started, where no Ray worker finds it: define the "
             "task in a module of an application, such as tasks.py."
+        )
+    if getattr(getattr(function, "__code__", None), "co_filename", "").startswith("<"):
+        raise InvalidTask(
+            f"{name!r} was typed into a shell, where no Ray worker finds it: define the task in a module of an "
+            "application, such as tasks.py."
         )
     if "." in getattr(function, "__qualname__", "") and "<locals>" not in path:
         raise InvalidTask(

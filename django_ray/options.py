@@ -5,17 +5,17 @@ Every message names the setting, the value and the fix.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self, cast
 
+from django_ray.naming import near
 from django_ray.readers import backoff, whole
 from django_ray.requirements import TaskOptions, stored
 from django_ray.retry import RetryPolicy
 
-__all__ = ["Options"]
+__all__ = ["OPTION_NAMES", "Options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +45,7 @@ class Options:
         given: Mapping[Any, Any] = raw
         for key in given:
             if key not in _READERS:
-                near = difflib.get_close_matches(str(key).upper(), _READERS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_READERS)}."
-                raise ValueError(f"{setting} has the unknown key {key!r}: {hint}")
+                raise ValueError(f"{setting} has the unknown key {key!r}{near(str(key).upper(), OPTION_NAMES)}")
         values: dict[str, Any] = {}
         policy: dict[str, Any] = {}
         for key, (name, reader) in _READERS.items():
@@ -116,3 +114,4 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "IMPORT_GRACE": ("import_grace", _seconds),
     "QUEUE_DEFAULTS": ("queue_defaults", _queue_defaults),
 }
+OPTION_NAMES = tuple(_READERS)

@@ -57,7 +57,8 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         if not self.is_finished:
             wait_for_end(UUID(self.id), timeout)
             self.refresh()
-        self._require_end(timeout)
+        if not self.is_finished:
+            raise TimeoutError(self._why_not(timeout))
         return self
 
     async def await_result(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109 - the sync one has it, too
@@ -73,7 +74,8 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
             except TimeoutError:
                 pass  # it may have ended all the same
             await self.arefresh()
-        self._require_end(timeout)
+        if not self.is_finished:
+            raise TimeoutError(await sync_to_async(self._why_not)(timeout))
         return self
 
     def cancel(self) -> bool:
@@ -89,9 +91,11 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         """Do what cancel does."""
         return await sync_to_async(self.cancel, thread_sensitive=True)()
 
-    def _require_end(self, timeout: float | None) -> None:
-        if not self.is_finished:
-            raise TimeoutError(f"{self.task.module_path} {self.id} is {self.status.value} after {timeout} s.")
+    def _why_not(self, timeout: float | None) -> str:
+        from django_ray.why import why
+
+        reason = why(UUID(self.id))
+        return f"{self.task.module_path} {self.id} is {self.status.value} after {timeout} s{reason and ': '}{reason}."
 
 
 def import_task(path: str) -> Task[..., Any]:

@@ -15,6 +15,7 @@ from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Ta
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 
+from django_ray.naming import foreign, foreign_method
 from django_ray.requirements import REQUIREMENTS, Requirements, stored
 from django_ray.results import RayTaskResult, import_task
 
@@ -63,10 +64,16 @@ class RayTask[**P, R](_Task[P, R]):
     # A timedelta counts from each enqueue, by the database's clock.
     run_after: datetime | timedelta | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    def __new__(cls, *_: Any, **values: Any) -> Self:
+        """Refuse unknown arguments, with what they are called here."""
+        for name in values.keys() - cls.__dataclass_fields__.keys():
+            raise TypeError(f"A task has no argument {name!r}{foreign(name, cls.__dataclass_fields__)}")
+        return object.__new__(cls)
+
     def __post_init__(self) -> None:
         for name, value in getattr(self.func, _ATTRIBUTE, {}).items():
             if name not in REQUIREMENTS:
-                raise InvalidTask(f"task_options() has no {name!r}; there are {', '.join(REQUIREMENTS)}.")
+                raise InvalidTask(f"task_options() has no {name!r}{foreign(name, REQUIREMENTS)}")
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
@@ -101,6 +108,17 @@ class RayTask[**P, R](_Task[P, R]):
             return stored(said, f"The task {self.name!r}")
         except (TypeError, ValueError) as error:
             raise InvalidTask(str(error)) from None
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Raise TypeError: whoever calls a task means one of two things."""
+        name = self.name
+        raise TypeError(f"{name} is a task: {name}.enqueue(...) has it run by a worker, {name}.call(...) here and now.")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            hint = foreign_method(name)
+            raise AttributeError(f"A task has no {name!r}{hint}", name=name, obj=self)
 
     @classmethod
     def _reconstruct(cls, values: dict[str, Any]) -> Self:

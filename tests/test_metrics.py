@@ -188,7 +188,7 @@ def test_without_prometheus_client_it_is_refused_with_the_remedy(monkeypatch, ca
     with pytest.raises(SystemExit) as exit_:
         endpoint_of(Namespace(metrics_port=1, metrics_host="127.0.0.1"))
     assert exit_.value.code == 78
-    assert "pip install 'django-ray[metrics]'" in capsys.readouterr().err
+    assert "pip install 'django-ray-listen[metrics]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "x"])

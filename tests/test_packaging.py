@@ -42,7 +42,7 @@ print(django_ray.__file__, again.status)
 def test_what_one_would_publish_is_in_order(dist):
     names = sorted(path.name for path in dist.iterdir())
     version = django_ray.__version__
-    assert names == [f"django_ray-{version}-py3-none-any.whl", f"django_ray-{version}.tar.gz"]
+    assert names == [f"django_ray_listen-{version}-py3-none-any.whl", f"django_ray_listen-{version}.tar.gz"]
     command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", *map(str, dist.iterdir())]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -137,5 +137,5 @@ def test_the_supervisor_says_what_it_needs_more(web_environment):
     assert done.returncode == 78
     assert (
         done.stderr
-        == "django-ray-listen: The supervisor needs more than a web process: pip install 'django-ray[worker]'.\n"
+        == "django-ray-listen: The supervisor needs more than a web process: pip install 'django-ray-listen[worker]'.\n"
     )

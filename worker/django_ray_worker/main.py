@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
     except ModuleNotFoundError as error:
         if error.name not in {"anyio", "psycopg_pool"}:
             raise
-        _refuse("The supervisor needs more than a web process: pip install 'django-ray[worker]'.")
+        _refuse("The supervisor needs more than a web process: pip install 'django-ray-listen[worker]'.")
     logs.configure(options.log_level, options.log_format)
     from django_ray_worker.supervisor import supervise
 
@@ -127,7 +127,7 @@ def _reload(options: argparse.Namespace, project: Path) -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"anyio", "watchfiles"}:
             raise
-        _refuse("--reload needs watchfiles: pip install 'django-ray[worker]'.")
+        _refuse("--reload needs watchfiles: pip install 'django-ray-listen[worker]'.")
     if IS_CHILD not in os.environ:
         logs.configure(options.log_level, options.log_format)
         sys.exit(anyio.run(reloading, project))
@@ -170,7 +170,9 @@ def _executor(config: Config) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        _refuse("Ray is not installed: pip install 'django-ray[worker]', or run tasks in this process with --sync.")
+        _refuse(
+            "Ray is not installed: pip install 'django-ray-listen[worker]', or run tasks in this process with --sync."
+        )
     return RayExecutor(config)
 
 
@@ -182,7 +184,7 @@ def _endpoint(options: argparse.Namespace) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
             raise
-        _refuse("--metrics-port needs prometheus-client: pip install 'django-ray[metrics]'.")
+        _refuse("--metrics-port needs prometheus-client: pip install 'django-ray-listen[metrics]'.")
     return Endpoint(options.metrics_host, options.metrics_port)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+import os
+import signal
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -14,9 +17,12 @@ from django.tasks import Task, task_backends
 from django.utils.module_loading import import_string
 
 from django_ray.backends import RayTaskBackend
+from django_ray.naming import near
 
 if TYPE_CHECKING:
     from django_ray.models import ExecutionQuerySet
+
+_RECENT = 2000  # Executions whose names are known, besides those of the settings.
 
 __all__ = [
     "add_filters",
@@ -26,7 +32,8 @@ __all__ = [
     "executions",
     "find_backend",
     "find_states",
-    "near",
+    "piped",
+    "refuse_unknown",
 ]
 
 
@@ -102,17 +109,67 @@ def check_queues(backend: RayTaskBackend, names: Sequence[str]) -> None:
             raise CommandError(f'TASKS["{backend.alias}"]["QUEUES"] has no {name!r}{near(name, configured)}')
 
 
+def refuse_unknown(options: Mapping[str, Any], number: int) -> None:
+    """When nothing was meant: refuse names that nothing has, which are likely to be misspelt."""
+    if number:
+        return
+    for name in options["queue"] or ():
+        _require(name, _queues(), "queue")
+    for path in options.get("task") or ():
+        if not _is_task(path):
+            _require(path, _recent("callable_path"), "task")
+    if (name := options.get("exception")) is not None and not _is_class(name):
+        paths = _recent("exception_type")
+        _require(name, paths if "." in name else {path.rpartition(".")[2] for path in paths}, "exception")
+
+
+def _require(name: str, known: set[str], what: str) -> None:
+    if name not in known:
+        raise CommandError(f"--{what} {name}: nothing has this {what}{near(name, known)}")
+
+
+def _queues() -> set[str]:
+    backends = (task_backends[alias] for alias in settings.TASKS)
+    configured = {name for backend in backends if isinstance(backend, RayTaskBackend) for name in backend.queues}
+    return configured | _recent("queue_name")
+
+
+def _recent(column: str) -> set[str]:
+    """Return the values of a column among the newest executions."""
+    from django_ray.models import RayTaskExecution
+
+    rows: Any = RayTaskExecution.objects.using(database()).order_by("-task_id")
+    return {value for value in rows.values_list(column, flat=True)[:_RECENT] if value}
+
+
+def _is_class(name: str) -> bool:
+    try:
+        return isinstance(import_string(name if "." in name else f"builtins.{name}"), type)
+    except ImportError:
+        return False
+
+
+def _is_task(path: str) -> bool:
+    try:
+        return isinstance(import_string(path), Task)
+    except ImportError:
+        return False
+
+
+@contextmanager
+def piped(output: Any) -> Generator[None]:
+    """Bracket what prints much: a reader that leaves, such as head, ends it without a word."""
+    try:
+        yield
+        output.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(128 + signal.SIGPIPE)
+
+
 def counted(number: int) -> str:
     """Return so many executions in words."""
     return f"{number:,} execution{'' if number == 1 else 's'}"
-
-
-def near(wrong: str, right: Iterable[str]) -> str:
-    """Return the end of a sentence that says what may have been meant."""
-    choices = sorted(right)
-    if close := difflib.get_close_matches(wrong, choices, n=1):
-        return f": did you mean {close[0]}?"
-    return f": there are {', '.join(choices)}."
 
 
 def _id(text: str | UUID) -> UUID:

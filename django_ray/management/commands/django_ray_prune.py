@@ -19,7 +19,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.db.models.functions import Now
 
-from django_ray.management.commands._common import counted, database, find_states
+from django_ray.management.commands._common import counted, database, find_states, refuse_unknown
 
 if TYPE_CHECKING:
     from django_ray.models import ExecutionQuerySet
@@ -59,13 +59,16 @@ class Command(BaseCommand):
         if options["queue"]:
             chosen = chosen.filter(queue_name__in=options["queue"])
         if options["dry_run"]:
-            self.stdout.write(f"{counted(chosen[: options['max']].count())} would be deleted.")
+            number = chosen[: options["max"]].count()
+            refuse_unknown(options, number)
+            self.stdout.write(f"{counted(number)} would be deleted.")
             return
         with _interrupts() as is_interrupted, self._progress(chosen, options) as show:
             gone = _prune(chosen, options["batch_size"], options["max"], show, is_interrupted)
         if is_interrupted():
             self.stdout.write(f"Interrupted: deleted {counted(gone)} until then.")
             sys.exit(128 + signal.SIGINT)
+        refuse_unknown(options, gone)
         self.stdout.write(f"Deleted {counted(gone)}.")
 
     @contextmanager

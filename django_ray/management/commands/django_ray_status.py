@@ -17,6 +17,7 @@ from django.db import OperationalError
 from django.tasks import task_backends
 
 from django_ray.backends import RayTaskBackend
+from django_ray.management.commands._common import piped
 from django_ray.status import Status, status
 from django_ray.templatetags.django_ray import ago, count, duration
 from django_ray.waiting import connection_parameters
@@ -46,11 +47,12 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Show it, once or until Ctrl-C."""
         try:
-            if options["watch"]:
-                with suppress(KeyboardInterrupt):
-                    self._watch(as_json=options["json"])
-            else:
-                self._show(status(), as_json=options["json"])
+            with piped(self.stdout):
+                if options["watch"]:
+                    with suppress(KeyboardInterrupt):
+                        self._watch(as_json=options["json"])
+                else:
+                    self._show(status(), as_json=options["json"])
         except (OperationalError, psycopg.OperationalError) as error:
             raise CommandError(f"The database cannot be reached: {error}") from None
 
@@ -97,7 +99,7 @@ class Command(BaseCommand):
         table = Table(box=SIMPLE_HEAD, pad_edge=True)
         for index, head in enumerate(heads):
             is_number = all(row[index][:1].isdigit() or row[index] == _NOTHING for row in rows)
-            table.add_column(head, justify="right" if is_number else "left", overflow="fold")
+            table.add_column(head, justify="right" if is_number else "left", overflow="fold", no_wrap=head == "id")
         for row in rows:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         console.print(table)

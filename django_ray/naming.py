@@ -1,0 +1,69 @@
+"""What a wrong name may have been meant for: the end of a sentence that refuses it. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+__all__ = ["foreign", "foreign_method", "near"]
+
+# What other task queues call an argument, and what says the same here.
+_ARGUMENTS: Mapping[str, str] = {
+    # Celery
+    "autoretry_for": "retry_on=(...)",
+    "countdown": "run_after=timedelta(seconds=...)",
+    "default_retry_delay": "backoff={'base': seconds}",
+    "dont_autoretry_for": "no_retry_on=(...)",
+    "eta": "run_after=datetime",
+    "max_retries": "max_attempts=N, which counts the first attempt too",
+    "queue": "queue_name='...'",
+    "retry_backoff": "backoff={'base': seconds}",
+    "retry_backoff_max": "backoff={'cap': seconds}",
+    "retry_jitter": "backoff={'jitter': fraction}",
+    "retry_kwargs": "max_attempts=N",
+    "soft_time_limit": "timeout=seconds",
+    "task_time_limit": "timeout=seconds",
+    "time_limit": "timeout=seconds",
+    "bind": "takes_context=True, with a first parameter called context",
+    # RQ, Huey, Dramatiq, Ray
+    "job_timeout": "timeout=seconds",
+    "retry": "max_attempts=N",
+    "retries": "max_attempts=N, which counts the first attempt too",
+    "retry_delay": "backoff={'base': seconds}",
+    "min_backoff": "backoff={'base': milliseconds / 1000}",
+    "max_backoff": "backoff={'cap': milliseconds / 1000}",
+    "delay": "run_after=timedelta(...)",
+    "max_calls": "fresh_process=True",
+    "num_retries": "max_attempts=N",
+}
+_METHODS: Mapping[str, str] = {
+    "delay": "enqueue(...)",
+    "delay_on_commit": "enqueue(...), which is part of the transaction",
+    "apply_async": "enqueue(...), or using(...).enqueue(...)",
+    "apply": "call(...)",
+    "send": "enqueue(...)",
+    "send_with_options": "using(...).enqueue(...)",
+    "remote": "enqueue(...)",
+    "schedule": "using(run_after=...).enqueue(...)",
+    "s": "enqueue(...)",
+    "si": "enqueue(...)",
+    "signature": "enqueue(...)",
+}
+
+
+def near(wrong: str, right: Iterable[str]) -> str:
+    """Return the end of a sentence about a wrong name: the right one that is like it, else all there are."""
+    choices = {choice.lower(): choice for choice in sorted(right)}
+    if close := difflib.get_close_matches(wrong.lower(), choices, n=1):
+        return f": did you mean {choices[close[0]]}?"
+    return f": there are {', '.join(choices.values())}." if choices else ": there are none."
+
+
+def foreign(wrong: str, right: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown argument, which another task queue may know."""
+    return f": say {_ARGUMENTS[wrong]}." if wrong in _ARGUMENTS else near(wrong, right)
+
+
+def foreign_method(wrong: str) -> str:
+    """Return the end of a sentence about a method that another task queue has; empty when none does."""
+    return f": say {_METHODS[wrong]}." if wrong in _METHODS else ""
