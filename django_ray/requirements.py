@@ -1,7 +1,8 @@
 """What a task requires of its supervisor and of Ray, checked where it is said.
 
 Said as keyword arguments of @task, of using() and of task_options(), and per queue in OPTIONS["QUEUE_DEFAULTS"]; stored
-in the row's options as {"retry": {...}, "ray": {...}} and beside these two; read by the supervisor. Each is one line of Requirements, from which the arguments, their types, the fields of a RayTask and the row follow. Pure.
+in the row's options as {"retry": {...}, "ray": {...}} and beside these two; read by the supervisor. Each is one line of
+Requirements, from which the arguments, their types, the fields of a RayTask and the row follow. Pure.
 """
 
 from __future__ import annotations
