@@ -26,7 +26,7 @@ from django_ray.naming import near
 from django_ray.options import OPTION_NAMES, Options
 from django_ray.results import RayTaskResult, changed, import_task, missing_task, task_result
 from django_ray.rows import Row
-from django_ray.serialization import jsonable
+from django_ray.serialization import jsonable, storable
 from django_ray.signature import check_arguments
 from django_ray.tables import Tables, execution_model
 from django_ray.tasks import RayTask
@@ -35,6 +35,13 @@ __all__ = ["RayTaskBackend"]
 
 _KEYS = ("BACKEND", "QUEUES", "OPTIONS")
 MAX_NAME = 255  # Characters of a queue's or backend's name: the width of its column.
+
+
+NAME = f"1 to {MAX_NAME} characters without NUL and lone surrogates"
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and storable(name)
 
 
 class RayTaskBackend(BaseTaskBackend):
@@ -56,10 +63,8 @@ class RayTaskBackend(BaseTaskBackend):
                 f'TASKS["{alias}"]["QUEUES"] must be a list of names, not {queues!r}; [] allows any.'
             )
         for name in (alias, *queues):
-            if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "\x00" in name:
-                raise InvalidTaskBackend(
-                    f'TASKS["{alias}"]: {name!r} is not a name of 1 to {MAX_NAME} characters without NUL.'
-                )
+            if not _is_name(name):
+                raise InvalidTaskBackend(f'TASKS["{alias}"]: {name!r} is not a name of {NAME}.')
         super().__init__(alias, params)
         try:
             self.settings = Options.parse(alias, self.options)
@@ -76,13 +81,13 @@ class RayTaskBackend(BaseTaskBackend):
         check_function(task.func)
         # What users pass is not always what the annotation says.
         priority: Any = task.priority
-        if isinstance(priority, bool) or (isinstance(priority, float) and priority.is_integer()):
+        if isinstance(priority, bool) or (isinstance(priority, float) and not 0 < priority % 1 < 1):
             raise InvalidTask(f"priority must be a whole number, not {priority!r}.")
         if not isinstance(priority, int | float):
             raise InvalidTask(f"priority must be a whole number, not {priority!r}.")
         queue_name: Any = task.queue_name
-        if not isinstance(queue_name, str) or not 0 < len(queue_name) <= MAX_NAME or "\x00" in queue_name:
-            raise InvalidTask(f"A queue name has 1 to {MAX_NAME} characters without NUL, not {queue_name!r}.")
+        if not _is_name(queue_name):
+            raise InvalidTask(f"A queue name is a text of {NAME}, not {queue_name!r}.")
         if self.queues and queue_name not in self.queues:
             raise InvalidTask(
                 f"Queue {queue_name!r} is not valid for backend. "
@@ -134,7 +139,10 @@ class RayTaskBackend(BaseTaskBackend):
     def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return (
             [jsonable(arg, f"args[{index}]") for index, arg in enumerate(args)],
-            {name: jsonable(arg, f"kwargs[{name!r}]") for name, arg in kwargs.items()},
+            {
+                jsonable(name, "the name of a keyword argument"): jsonable(arg, f"kwargs[{name!r}]")
+                for name, arg in kwargs.items()
+            },
         )
 
     def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["clean_text", "encode", "jsonable"]
+__all__ = ["clean_text", "encode", "jsonable", "storable"]
 
 # What jsonable() returns, as JSON text.
 encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -53,7 +53,7 @@ def _jsonable(value: Any, where: str) -> Any:
         case float():
             if not math.isfinite(value):
                 raise ValueError(f"{where} is {value!r}, which JSON does not have: pass None or a string.")
-            return value
+            return float.__float__(value)
         case bytes():
             try:
                 return _text(value.decode("utf-8"), where)
@@ -62,8 +62,8 @@ def _jsonable(value: Any, where: str) -> Any:
         case _ if (own := _own_encoding(value)) is not None:
             return _jsonable(own(), where)
         case Mapping():
-            return {_key(key, where): _jsonable(item, f"{where}[{key!r}]") for key, item in value.items()}
-        case Sequence() if not isinstance(value, bytearray | memoryview | range):
+            return _object(value, where)
+        case Sequence():  # range, bytearray and memoryview too: lists of numbers
             return [_jsonable(item, f"{where}[{index}]") for index, item in enumerate(value)]
         case _:
             raise TypeError(_refusal(value, where))
@@ -74,21 +74,41 @@ def _own_encoding(value: Any) -> Callable[[], Any] | None:
     return None if isinstance(value, type) else getattr(value, "__json__", None)
 
 
+def _object(value: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _key(key, where)
+        if name in plain:
+            raise ValueError(f"{where} has two keys that are {name!r} in JSON, whose keys are strings: rename one.")
+        plain[name] = _jsonable(item, f"{where}[{key!r}]")
+    return plain
+
+
 def _text(value: str, where: str) -> str:
+    if type(value) is not str:
+        value = str.__str__(value)  # the text itself, such as an enum's value, whatever str() makes of it
     if "\x00" in value:
         raise ValueError(f"{where} contains a NUL character, which PostgreSQL cannot store: remove it.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"{where} contains a lone surrogate, which is not valid Unicode: encode it first.") from None
-    return str(value)
+    return value
 
 
 def _whole(value: int, where: str) -> int:
     # An int subclass (IntEnum) is its number. Python refuses to print more digits than this by default.
     if value.bit_length() > 4300 * math.log2(10):
         raise ValueError(f"{where} is a whole number of more than 4,300 digits: pass a string.")
-    return int(value)
+    return int.__int__(value)
+
+
+def storable(text: str) -> bool:
+    """Tell whether PostgreSQL can store a text: no NUL, no lone surrogate."""
+    try:
+        return _text(text, "") is not None
+    except ValueError:
+        return False
 
 
 def _key(key: Any, where: str) -> str:
