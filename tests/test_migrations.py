@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 from django.core.management import call_command
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, NotSupportedError, connection, transaction
+from django.db.migrations.executor import MigrationExecutor
+from django.db.utils import ConnectionHandler
 
 import django_ray_sql
 from django_ray.models import RayTaskExecution, RayWorker, State
@@ -29,6 +31,29 @@ def test_every_sql_file_is_named_like_its_migration():
     migrations = {path.stem for path in Path("django_ray/migrations").glob("0*.py")}
     files = {path.name.split(".")[0] for path in Path(django_ray_sql.__file__).parent.glob("*.sql")}
     assert files <= migrations
+
+
+@pytest.mark.django_db
+def test_a_database_that_a_router_keeps_the_app_out_of_may_be_another(settings, tmp_path):
+    """The migrations pass it by; without the router they say what is wrong."""
+    others = ConnectionHandler(
+        {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "other.sqlite3")}}
+    )
+    executor = MigrationExecutor(others["default"])
+    leaf = executor.loader.graph.leaf_nodes("django_ray")
+    try:
+        with pytest.raises(NotSupportedError, match="database router"):
+            executor.migrate(leaf)
+        settings.DATABASE_ROUTERS = ["tests.test_migrations.KeepOut"]
+        MigrationExecutor(others["default"]).migrate(leaf)
+        assert others["default"].introspection.table_names() == ["django_migrations"]
+    finally:
+        others.close_all()
+
+
+class KeepOut:
+    def allow_migrate(self, db, app_label, **hints):
+        return app_label != "django_ray"
 
 
 @pytest.mark.django_db

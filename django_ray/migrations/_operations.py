@@ -2,7 +2,7 @@
 
 from typing import Any, override
 
-from django.db import NotSupportedError
+from django.db import NotSupportedError, router
 from django.db.migrations.operations import RunSQL
 
 from django_ray_sql import load
@@ -22,7 +22,7 @@ class RunFile(RunSQL):
     @override
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         connection = schema_editor.connection
-        if connection.vendor != "postgresql":
+        if connection.vendor != "postgresql" and router.allow_migrate(connection.alias, app_label):
             raise NotSupportedError(
                 f"django_ray keeps its tasks in PostgreSQL, but the database {connection.alias!r} is "
                 f"{connection.display_name}: name a PostgreSQL database, or keep the app out of this one with a "
