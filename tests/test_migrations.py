@@ -1,14 +1,19 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, NotSupportedError, connection, transaction
+from django.db.migrations import RunSQL
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.state import ProjectState
 from django.db.utils import ConnectionHandler
 
 import django_ray_sql
+from django_ray.migrations._brief import BriefMigration
 from django_ray.models import RayTaskExecution, RayWorker, State
 from tests.schema import catalogue
+from tests.supervisors import until
 
 
 @pytest.mark.django_db(transaction=True)
@@ -31,6 +36,46 @@ def test_every_sql_file_is_named_like_its_migration():
     migrations = {path.stem for path in Path("django_ray/migrations").glob("0*.py")}
     files = {path.name.split(".")[0] for path in Path(django_ray_sql.__file__).parent.glob("*.sql")}
     assert files <= migrations
+
+
+class Later(BriefMigration):
+    operations = (
+        RunSQL(
+            "ALTER TABLE django_ray_execution ADD COLUMN later integer",
+            "ALTER TABLE django_ray_execution DROP COLUMN later",
+        ),
+    )
+
+
+def test_a_brief_migration_lets_others_pass_until_it_has_its_lock(connect):
+    """Both ways: a transaction that has enqueued keeps it waiting, and it keeps nobody waiting for a second."""
+    holder, other, session = connect(), connect(), connect()
+    other.execute("SET lock_timeout = '1s'")
+    enqueue = "INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add')"
+    waits = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'"
+
+    def migrate(direction):
+        try:
+            with connection.schema_editor(atomic=True) as editor:
+                getattr(Later("9999_later", "django_ray"), direction)(ProjectState(), editor)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        for direction, has_it in (("apply", True), ("unapply", False)):
+            holder.execute("BEGIN")
+            holder.execute(enqueue)
+            done = thread.submit(migrate, direction)
+            for _ in range(2):
+                until(lambda: session.execute(waits).fetchone())
+                other.execute(enqueue)
+            assert not done.done()
+            holder.execute("COMMIT")
+            done.result(60)
+            (row,) = session.execute(
+                "SELECT count(*) FROM information_schema.columns WHERE column_name = 'later'"
+            ).fetchall()
+            assert row["count"] == has_it
 
 
 @pytest.mark.django_db
