@@ -8,4 +8,4 @@ from django_ray.tasks import task, task_options
 
 __all__ = ["Backoff", "__version__", "task", "task_options"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
