@@ -62,9 +62,10 @@ def _measure(system, session, size, where):
 
 def _claim(session, limit):
     """Return the median seconds of the supervisor's own claim, each rolled back."""
-    from django_ray_worker.database.statements import SQL
+    from django_ray_worker.database.statements import MOST_QUEUES, SQL
 
-    parameters = {"backend": "default", "queues": ["default"], "limit": limit, "worker": 1}
+    scope = {"backend": "default", "queues": ["default"], "after": None, "most_queues": MOST_QUEUES}
+    parameters = {**scope, "limit": limit, "worker": 1}
     session.execute(SQL["session_settings"])
     seconds = []
     for _ in range(TRIES):

@@ -21,6 +21,8 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultD
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
 
+from django_ray import locking
+from django_ray.bounds import shown
 from django_ray.enqueueing import Enqueue, check_function, check_importable, check_run_after, insert
 from django_ray.naming import near
 from django_ray.options import OPTION_NAMES, Options
@@ -170,28 +172,39 @@ class RayTaskBackend(BaseTaskBackend):
         """Return the result with that id, of any alias; TaskResultDoesNotExist for an unknown or malformed one."""
         model = execution_model()
         try:
+            task_id = UUID(str(result_id))
+        except ValueError:
+            raise TaskResultDoesNotExist(result_id) from None
+        try:
             with Tables() as tables:
-                row = model._base_manager.using(tables.alias).get(task_id=UUID(str(result_id)))  # noqa: SLF001
-        except (ValueError, model.DoesNotExist):
+                row = model._base_manager.using(tables.alias).get(task_id=task_id)  # noqa: SLF001
+        except model.DoesNotExist:
             raise TaskResultDoesNotExist(result_id) from None
         try:
             task = import_task(row.callable_path)
-        except (ImportError, TypeError):
+        except KeyboardInterrupt:
+            raise  # of the developer
+        except BaseException:  # noqa: BLE001 - a result can be read whatever its module does now
             task = missing_task(row.callable_path)
-        return task_result(task, cast("Row", row))
+        try:
+            return task_result(task, cast("Row", row))
+        except RecursionError:  # of Django's: arguments written by SQL may be nested deeper than it follows
+            row.args, row.kwargs = shown(row.args), shown(row.kwargs)
+            return task_result(task, cast("Row", row))
 
     def cancel(self, result_id: str) -> bool:
         """Cancel the execution unless it is finished; tell whether it was not.
 
         A READY one is cancelled at once, a RUNNING one is stopped by its supervisor. Its result is then FAILED, with
-        TaskCancelled as its last error. TaskResultDoesNotExist for an unknown id.
+        TaskCancelled as its last error. TaskResultDoesNotExist for an unknown id. Locked, an OperationalError, when
+        another transaction has locked its row for 10 s.
         """
         try:
             task_id = UUID(str(result_id))
         except ValueError:
             raise TaskResultDoesNotExist(result_id) from None
         with Tables() as tables:
-            with connections[tables.alias].cursor() as cursor:
+            with locking.waiting_briefly(tables.alias), connections[tables.alias].cursor() as cursor:
                 cursor.execute("SELECT django_ray_cancel(%s)", [task_id])
                 if cursor.fetchone() == (True,):
                     return True

@@ -18,6 +18,7 @@ from django.tasks import Task
 from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
+from django_ray.moments import held
 from django_ray.serialization import encode
 from django_ray.tables import Tables
 from django_ray.tasks import RayTask
@@ -90,7 +91,7 @@ def _due(run_after: datetime | timedelta | None) -> dict[str, str]:
             return {"delay": f"{hours} hours {rest.seconds}.{rest.microseconds:06} seconds"}
         case datetime():
             aware = timezone.make_aware(run_after) if timezone.is_naive(run_after) else run_after  # USE_TZ = False
-            return {"moment": aware.isoformat()}
+            return {"moment": held(aware).isoformat()}
 
 
 def check_function(function: Callable[..., Any]) -> None:

@@ -17,5 +17,9 @@ class TaskRefused(Exception):  # noqa: N818
     """The execution can never run: its path, its options or its arguments do not fit the code."""
 
 
+class Unprepared(Exception):  # noqa: N818
+    """No process could be made ready to run the task: Django cannot be set up there, or what it asks of Ray."""
+
+
 class InvalidResult(Exception):  # noqa: N818
     """The task returned something that is not JSON, or too much of it."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 from typing import Any, override
 
 from django.core.exceptions import EmptyResultSet
-from django.db import connections, models, transaction
+from django.db import connections, models, router, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.fields.json import KT
-from django.db.models.functions import JSONObject, Now
+from django.db.models.functions import Coalesce, JSONObject, Now
 from django.db.models.lookups import Exact
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
+
+from django_ray import locking
+from django_ray.bounds import MOST, is_whole, shown
+from django_ray.fields import json_field, moment_field
+from django_ray.rows import StoredError
 
 __all__ = ["RayMinute", "RayQueue", "RayTaskExecution", "RayWorker", "State"]
 
@@ -52,21 +57,26 @@ class RayWorker(models.Model):
     hostname = models.TextField()
     pid = models.IntegerField()
     backend = models.TextField()
-    queues = models.JSONField()  # A list of names; null is any queue.
+    queues = json_field()  # A list of names; null is any queue.
     concurrency = models.IntegerField()
     ray_address = models.TextField()
     version = models.TextField()
-    started_at = models.DateTimeField(db_default=Now())
+    started_at = moment_field(db_default=Now())
     pulse = models.FloatField(db_default=0)  # Seconds between two signs of life; 0 is none.
-    pulse_at = models.DateTimeField(db_default=Now())  # The last one.
-    stopped_at = models.DateTimeField(null=True)  # It said goodbye.
-    lost_at = models.DateTimeField(null=True)  # It was found dead, and its work was returned.
+    pulse_at = moment_field(db_default=Now())  # The last one.
+    stopped_at = moment_field(null=True)  # It said goodbye.
+    lost_at = moment_field(null=True)  # It was found dead, and its work was returned.
 
     class Meta:
         db_table = "django_ray_worker"
         verbose_name = "supervisor"
         indexes = [
             models.Index("id", name="django_ray_worker_live", condition=Q(stopped_at=None, lost_at=None)),
+            models.Index(
+                Coalesce("stopped_at", "lost_at"),
+                name="django_ray_worker_ended",
+                condition=Q(stopped_at__isnull=False) | Q(lost_at__isnull=False),
+            ),
         ]
 
     @override
@@ -79,12 +89,18 @@ class RayQueueManager(models.Manager["RayQueue"]):
 
     def pause(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
         """Have no supervisor start anything more of the queue; what runs may finish. Tell whether it was not paused."""
-        queue, _ = self.get_or_create(name=name, backend=backend)
-        return bool(self.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
+        with locking.waiting_briefly(self._alias):
+            queue, _ = self.get_or_create(name=name, backend=backend)
+            return bool(self.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
 
     def resume(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
         """Take pause back; tell whether it was paused."""
-        return bool(self.filter(name=name, backend=backend, paused_at__isnull=False).update(paused_at=None))
+        with locking.waiting_briefly(self._alias):
+            return bool(self.filter(name=name, backend=backend, paused_at__isnull=False).update(paused_at=None))
+
+    @property
+    def _alias(self) -> str:
+        return self._db or router.db_for_write(self.model)
 
 
 class RayQueue(models.Model):
@@ -92,7 +108,7 @@ class RayQueue(models.Model):
 
     backend = models.CharField(max_length=255, db_collation="C", db_default=DEFAULT_TASK_BACKEND_ALIAS)
     name = models.CharField(max_length=255, db_collation="C")
-    paused_at = models.DateTimeField(null=True)
+    paused_at = moment_field(null=True)
 
     objects = RayQueueManager()
 
@@ -109,7 +125,8 @@ class RayQueue(models.Model):
 class RayMinute(models.Model):
     """What a supervisor counted of a queue in one minute, by the database's clock; kept for a day."""
 
-    minute = models.DateTimeField()
+    id = models.BigAutoField(primary_key=True)  # One per queue, supervisor and second, kept or not.
+    minute = moment_field()
     backend = models.CharField(max_length=255, db_collation="C")
     queue_name = models.CharField(max_length=255, db_collation="C")
     worker = models.ForeignKey(RayWorker, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
@@ -148,7 +165,8 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         """Cancel those that are not finished; return how many.
 
         READY ones are CANCELLED at once. RUNNING ones are stopped by their supervisor, and are CANCELLED when they have
-        ended; one that returns in that moment is SUCCESSFUL.
+        ended; one that returns in that moment is SUCCESSFUL. Those that another transaction has locked come last:
+        Locked, an OperationalError, when one of them stays so for 10 s, and the others are cancelled.
         """
         is_ready = Q(state=State.READY)
         now = Now()
@@ -161,27 +179,38 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
             "at": now,
         }
         # One statement, so that none slips from one state to the other between two.
-        return self.filter(state__in=(State.READY, State.RUNNING)).update(
-            state=Case(When(is_ready, then=Value(State.CANCELLED)), default=F("state")),
-            finished_at=Case(When(is_ready, then=now), default=F("finished_at")),
-            due_at=None,
-            errors=Case(When(is_ready, then=_Appended("errors", **error)), default=F("errors")),
-            cancel_requested_at=now,
+        return locking.update(
+            self,
+            (State.READY, State.RUNNING),
+            Q(state=State.RUNNING, cancel_requested_at__isnull=False),
+            {
+                "state": Case(When(is_ready, then=Value(State.CANCELLED)), default=F("state")),
+                "finished_at": Case(When(is_ready, then=now), default=F("finished_at")),
+                "due_at": None,
+                "errors": Case(When(is_ready, then=_Appended("errors", **error)), default=F("errors")),
+                "cancel_requested_at": now,
+            },
         )
 
     def retry(self) -> int:
         """Make those that FAILED or were CANCELLED claimable again, with all their attempts; return how many.
 
-        Their errors are kept, and whoever waits for a result waits for the new one.
+        Their errors are kept, and whoever waits for a result waits for the new one. Locked as for cancel().
         """
-        return self.filter(state__in=(State.FAILED, State.CANCELLED)).update(
-            state=State.READY,
-            finished_at=None,
-            cancel_requested_at=None,
-            due_at=None,
-            missing_since=None,
-            failures=0,
-            losses=0,
+        return locking.update(
+            self,
+            (State.FAILED, State.CANCELLED),
+            None,
+            {
+                "state": State.READY,
+                "finished_at": None,
+                "cancel_requested_at": None,
+                "due_at": None,
+                "missing_since": None,
+                "released": 0,
+                "failures": 0,
+                "losses": 0,
+            },
         )
 
     def enqueue_again(self) -> int:
@@ -199,6 +228,8 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
 
     def prune(self, most: int = 1000) -> int:
         """Delete up to most of those that are finished, and that nobody else is busy with; return how many."""
+        if not is_whole(most, 0):
+            raise ValueError(f"most must be a whole number of at least 0 and at most {MOST:,}, not {shown(most)}.")
         chosen = self.filter(state__in=FINISHED).order_by("finished_at").select_for_update(skip_locked=True)
         with transaction.atomic(using=self.db):
             ids = list(chosen.values_list("pk", flat=True)[:most])
@@ -219,34 +250,36 @@ class RayTaskExecution(models.Model):
     queue_name = models.CharField(max_length=255, db_collation="C", db_default=DEFAULT_TASK_QUEUE_NAME)
     priority = models.SmallIntegerField(db_default=DEFAULT_TASK_PRIORITY)
     callable_path = models.TextField()
-    args = models.JSONField(db_default=models.Value([], models.JSONField()))
-    kwargs = models.JSONField(db_default=models.Value({}, models.JSONField()))
-    options = models.JSONField(null=True)  # See Requirements; null is as configured.
-    carrier = models.JSONField(null=True)  # The trace context of the enqueue, for OpenTelemetry.
+    args = json_field(db_default=models.Value([], models.JSONField()))
+    kwargs = json_field(db_default=models.Value({}, models.JSONField()))
+    options = json_field(null=True)  # See Requirements; null is as configured.
+    carrier = json_field(null=True)  # The trace context of the enqueue, for OpenTelemetry.
 
     state = models.CharField(max_length=10, choices=State, db_default=State.READY)
-    enqueued_at = models.DateTimeField(db_default=Now())
-    run_after = models.DateTimeField(null=True)  # What the caller asked; null is now.
-    due_at = models.DateTimeField(null=True)  # When it becomes claimable; null is now.
+    enqueued_at = moment_field(db_default=Now())
+    run_after = moment_field(null=True)  # What the caller asked; null is now.
+    due_at = moment_field(null=True)  # When it becomes claimable; null is now.
 
     # The fence: it only ever grows, and a record of an older attempt is refused.
     attempt_number = models.IntegerField(db_default=0)
     failures = models.IntegerField(db_default=0)  # Attempts that count against max_attempts.
     losses = models.IntegerField(db_default=0)  # Attempts lost with their process.
-    worker_ids = models.JSONField(db_default=models.Value([], models.JSONField()))  # One entry per attempt.
+    worker_ids = json_field(db_default=models.Value([], models.JSONField()))  # One entry per attempt.
     claimed_by = models.ForeignKey(
         RayWorker, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="running"
     )
-    started_at = models.DateTimeField(null=True)  # The first attempt.
-    last_attempted_at = models.DateTimeField(null=True)
-    finished_at = models.DateTimeField(null=True)
-    cancel_requested_at = models.DateTimeField(null=True)
-    missing_since = models.DateTimeField(null=True)  # Since then no supervisor that claimed it has known its code.
+    started_at = moment_field(null=True)  # The first attempt.
+    last_attempted_at = moment_field(null=True)
+    finished_at = moment_field(null=True)
+    cancel_requested_at = moment_field(null=True)
+    missing_since = moment_field(null=True)  # Since then nobody that claimed it could begin it.
+    # Times in a row that it was claimed and came back without having ended or been charged.
+    released = models.SmallIntegerField(db_default=0)
     awaited = models.BooleanField(db_default=False)  # Somebody waits for the end: its NOTIFY is wanted.
 
-    result = models.JSONField(null=True)
+    result = json_field(null=True)
     # One object per failed attempt: exception_class_path, message, traceback, attempt, worker_id, at.
-    errors = models.JSONField(db_default=models.Value([], models.JSONField()))
+    errors = json_field(db_default=models.Value([], models.JSONField()))
     exception_type = models.GeneratedField(
         expression=KT("errors__-1__exception_class_path"), output_field=models.TextField(), db_persist=True
     )
@@ -267,6 +300,12 @@ class RayTaskExecution(models.Model):
             models.Index(
                 "backend", "queue_name", "due_at",
                 name="django_ray_due", condition=Q(state=State.READY, due_at__isnull=False),
+            ),
+            # For a supervisor of any queue. There are no NULLs in it: their place keeps the planner from taking it
+            # for named queues, where it would read past all others.
+            models.Index(
+                "backend", F("due_at").asc(nulls_first=True),
+                name="django_ray_scheduled", condition=Q(state=State.READY, due_at__isnull=False),
             ),
             models.Index("claimed_by", name="django_ray_running", condition=Q(state=State.RUNNING)),
             models.Index("finished_at", name="django_ray_finished", condition=Q(finished_at__isnull=False)),
@@ -313,13 +352,9 @@ class RayTaskExecution(models.Model):
     @property
     def error_message(self) -> str | None:
         """The message of the last error, None without one."""
-        return self._last_error("message")
+        return StoredError.all_of(self.errors)[-1].message if self.errors else None
 
     @property
     def error_traceback(self) -> str | None:
         """The traceback of the last error, None without one."""
-        return self._last_error("traceback")
-
-    def _last_error(self, part: str) -> str | None:
-        errors: list[dict[str, Any]] = self.errors
-        return errors[-1][part] if errors else None
+        return StoredError.all_of(self.errors)[-1].traceback if self.errors else None

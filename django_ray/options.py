@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Self, cast
 
+from django_ray.bounds import LONGEST, MOST_SLOTS, is_number, shown
 from django_ray.naming import near
-from django_ray.readers import backoff, whole
+from django_ray.readers import backoff, seconds, whole
 from django_ray.requirements import TaskOptions, stored
 from django_ray.retry import RetryPolicy
 
@@ -36,16 +38,23 @@ class Options:
         """Return what an execution requires: its row's options over its queue's over these; ValueError if unfit."""
         return self.queue_defaults.get(queue_name, self.defaults).changed(row)
 
+    def timeout(self, queue_name: str, row: Mapping[str, Any] | None) -> float | None:
+        """Return the timeout alone: each attempt asks for it. As of() has it, of a row whose options fit."""
+        said = row.get("timeout") if row else None
+        return self.queue_defaults.get(queue_name, self.defaults).timeout if said is None else float(said)
+
     @classmethod
     def parse(cls, alias: str, raw: Any) -> Self:
         """Read the OPTIONS of TASKS[alias]; ValueError says what to change."""
         setting = f'TASKS["{alias}"]["OPTIONS"]'
         if not isinstance(raw, Mapping):
-            raise ValueError(f"{setting} must be a dictionary, not {raw!r}.")  # noqa: TRY004 - one kind of error
+            raise ValueError(f"{setting} must be a dictionary, not {shown(raw)}.")  # noqa: TRY004 - one kind of error
         given: Mapping[Any, Any] = raw
         for key in given:
             if key not in _READERS:
-                raise ValueError(f"{setting} has the unknown key {key!r}{near(str(key).upper(), OPTION_NAMES)}")
+                raise ValueError(
+                    f"{setting} has the unknown key {shown(key)}{near(shown(key).strip('\'"'), OPTION_NAMES)}"
+                )
         values: dict[str, Any] = {}
         policy: dict[str, Any] = {}
         for key, (name, reader) in _READERS.items():
@@ -54,7 +63,7 @@ class Options:
             try:
                 value = reader(given[key])
             except (TypeError, ValueError) as error:
-                raise ValueError(f'{setting}["{key}"] is {given[key]!r}: {error}') from None
+                raise ValueError(f'{setting}["{key}"] is {shown(given[key])}: {error}') from None
             (policy if name in _POLICY else values)[name] = value
         defaults = TaskOptions(retry=RetryPolicy(**policy))
         queues = {queue: defaults.changed(said) for queue, said in values.pop("queue_defaults", {}).items()}
@@ -73,19 +82,20 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value)
 
 
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError("it must be a number of seconds, 0 or more.")
-    return float(value)
+def _pulse(value: Any) -> float:
+    period = seconds(value)
+    if 0 < period < _SHORTEST_PULSE:
+        raise ValueError(f"it must be 0 for none, or a number of seconds of at least {_SHORTEST_PULSE}.")
+    return period
 
 
 def _age(value: Any) -> float | None:
     if value is None:
         return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < _CENTURY:
+    age = value.total_seconds() if isinstance(value, timedelta) else value
+    if not is_number(age, 0, LONGEST) or not 0 < age < LONGEST:
         raise ValueError("it must be a timedelta or a number of seconds, above 0 and less than 100 years; None is off.")
-    return float(seconds)
+    return float(age)
 
 
 def _queue_defaults(value: Any) -> Mapping[str, Any]:
@@ -94,24 +104,25 @@ def _queue_defaults(value: Any) -> Mapping[str, Any]:
     given: Mapping[Any, Any] = value
     for queue, said in given.items():
         if not isinstance(queue, str) or not isinstance(said, Mapping):
-            raise TypeError(f"{queue!r}: {said!r} must be a queue name with a dictionary of task options.")
+            raise TypeError(f"{shown(queue)}: {shown(said)} must be a queue name with a dictionary of task options.")
     return {queue: stored(said, f"the queue {queue!r}") for queue, said in given.items()}
 
 
-_CENTURY = timedelta(days=36_500).total_seconds()
+_SHORTEST_PULSE = 0.1  # Seconds: each is a statement.
+_LARGEST_RESULT = 268_435_455  # Bytes: more PostgreSQL does not hold in one JSON.
 _POLICY = {"max_attempts", "backoff", "max_losses", "import_grace"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),
     "RAY_RUNTIME_ENV": ("ray_runtime_env", _mapping),
-    "CONCURRENCY": ("concurrency", lambda value: whole(1, value)),
-    "GRACE": ("grace", _seconds),
-    "PULSE": ("pulse", _seconds),
-    "MAX_RESULT_BYTES": ("max_result_bytes", lambda value: whole(1, value)),
+    "CONCURRENCY": ("concurrency", partial(whole, 1, most=MOST_SLOTS)),
+    "GRACE": ("grace", seconds),
+    "PULSE": ("pulse", _pulse),
+    "MAX_RESULT_BYTES": ("max_result_bytes", partial(whole, 1, most=_LARGEST_RESULT)),
     "PRUNE_AFTER": ("prune_after", _age),
-    "MAX_ATTEMPTS": ("max_attempts", lambda value: whole(1, value)),
+    "MAX_ATTEMPTS": ("max_attempts", partial(whole, 1)),
     "BACKOFF": ("backoff", backoff),
-    "MAX_LOSSES": ("max_losses", lambda value: whole(0, value)),
-    "IMPORT_GRACE": ("import_grace", _seconds),
+    "MAX_LOSSES": ("max_losses", partial(whole, 0)),
+    "IMPORT_GRACE": ("import_grace", seconds),
     "QUEUE_DEFAULTS": ("queue_defaults", _queue_defaults),
 }
 OPTION_NAMES = tuple(_READERS)

@@ -5,10 +5,10 @@ TypeError and ValueError say what it must be; whoever asks says where it stands 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, MOST_QUANTITY, is_number, is_whole
 from django_ray.retry import Backoff, class_path
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "labels",
     "quantity",
     "resources",
+    "seconds",
     "text",
     "texts",
     "timeout",
@@ -27,18 +28,18 @@ __all__ = [
 ]
 
 
-def whole(least: int, value: Any) -> int:
-    """Return a whole number of at least that much."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"it must be a whole number of at least {least}.")
-    return value
+def whole(least: int, value: Any, *, most: int = MOST) -> int:
+    """Return a whole number of at least least and at most most."""
+    if not is_whole(value, least, most):
+        raise ValueError(f"it must be a whole number of at least {least} and at most {most:,}.")
+    return cast("int", value)
 
 
 def quantity(value: Any) -> float:
     """Return how much of a resource."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError("it must be a number of at least 0.")
-    return value
+    if not is_number(value, 0, MOST_QUANTITY):
+        raise ValueError(f"it must be a number of at least 0 and at most {MOST_QUANTITY:,}.")
+    return cast("float", value)
 
 
 def gpus(value: Any) -> float:
@@ -91,10 +92,17 @@ def flag(value: Any) -> int:
     return int(value)
 
 
+def seconds(value: Any) -> float:
+    """Return seconds, or none."""
+    if not is_number(value, 0, LONGEST):
+        raise ValueError(f"it must be a number of seconds, 0 or more and at most {LONGEST_IN_WORDS}.")
+    return float(value)
+
+
 def timeout(value: Any) -> float:
     """Return seconds that may pass."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError("it must be a number of seconds above 0.")
+    if not is_number(value, 0, LONGEST) or not value:
+        raise ValueError(f"it must be a number of seconds above 0 and at most {LONGEST_IN_WORDS}.")
     return float(value)
 
 

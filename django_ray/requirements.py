@@ -13,11 +13,14 @@ from functools import partial
 from typing import Annotated, Any, Literal, Self, TypedDict, cast, get_type_hints
 
 from django_ray import readers
+from django_ray.bounds import MOST_QUANTITY, shown
 from django_ray.readers import whole
 from django_ray.retry import Backoff, RetryPolicy
-from django_ray.serialization import jsonable
+from django_ray.serialization import encode, jsonable
 
-__all__ = ["REQUIREMENTS", "ExceptionClass", "Place", "Requirements", "TaskOptions", "stored", "whole"]
+__all__ = ["MOST_OPTIONS", "REQUIREMENTS", "ExceptionClass", "Place", "Requirements", "TaskOptions", "stored", "whole"]
+
+MOST_OPTIONS = 65_536  # Bytes of a row's options: each supervisor reads them with each claim.
 
 type ExceptionClass = type[BaseException] | str
 
@@ -38,7 +41,7 @@ class Requirements(TypedDict, total=False):
     num_cpus: Annotated[float | None, Place("ray", readers.quantity)]  # 1 unless said otherwise.
     num_gpus: Annotated[float | None, Place("ray", readers.gpus)]
     # Bytes that Ray reserves when it places the task; no limit on what it uses.
-    memory: Annotated[int | None, Place("ray", partial(whole, 1))]
+    memory: Annotated[int | None, Place("ray", partial(whole, 1, most=MOST_QUANTITY))]
     # Ray's custom resources.
     resources: Annotated[Mapping[str, float] | None, Place("ray", readers.resources)]
     accelerator_type: Annotated[str | None, Place("ray", readers.text)]
@@ -112,9 +115,14 @@ def stored(said: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         try:
             options[place.part][place.key or name] = place.reader(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {name} is {value!r}: {error}") from None
+            raise ValueError(f"{where}: {name} is {shown(value)}: {error}") from None
     flat = {**options.pop(""), **{part: values for part, values in options.items() if values}}
-    return cast("dict[str, Any]", jsonable(flat, where)) if flat else None
+    if not flat:
+        return None
+    plain = cast("dict[str, Any]", jsonable(flat, where))
+    if (size := len(encode(plain).encode())) > MOST_OPTIONS:
+        raise ValueError(f"{where}: its options are {size:,} bytes of JSON; {MOST_OPTIONS:,} is the most.")
+    return plain
 
 
 def _checked(said: dict[str, Any], known: Mapping[str, Callable[[Any], Any]], where: str) -> dict[str, Any]:
@@ -122,15 +130,15 @@ def _checked(said: dict[str, Any], known: Mapping[str, Callable[[Any], Any]], wh
     checked: dict[str, Any] = {}
     for key, value in said.items():
         if key not in known:
-            raise ValueError(f"{where} the unknown key {key!r}; there are {', '.join(known)}.")
+            raise ValueError(f"{where} the unknown key {shown(key)}; there are {', '.join(known)}.")
         try:
             checked[key] = known[key](value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{where} {key} = {value!r}: {error}") from None
+            raise ValueError(f"{where} {key} = {shown(value)}: {error}") from None
     return checked
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{what} must be a JSON object, not {value!r}.")  # noqa: TRY004 - a stored value
+        raise ValueError(f"{what} must be a JSON object, not {shown(value)}.")  # noqa: TRY004 - a stored value
     return cast("dict[str, Any]", value)

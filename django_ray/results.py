@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -14,7 +15,8 @@ from django.tasks import Task, TaskResult, TaskResultStatus
 from django.tasks.base import TaskError
 from django.utils.module_loading import import_string
 
-from django_ray.rows import Row
+from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, is_number, shown
+from django_ray.rows import Row, StoredError, supervisors_of
 
 if TYPE_CHECKING:
     _TaskResult = TaskResult
@@ -47,15 +49,17 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         """Sleep until the execution is finished, for at most timeout seconds; return self, refreshed.
 
         Finished is SUCCESSFUL or FAILED for good, after all its attempts. TimeoutError when the time is over before,
-        TransactionManagementError inside a transaction, TaskResultDoesNotExist when the execution is deleted. Needs a
-        direct or session-pooled connection to PostgreSQL.
+        ValueError when timeout is not a number of seconds or more than 100 years, TransactionManagementError inside a
+        transaction, TaskResultDoesNotExist when the execution is deleted. Needs a direct or session-pooled connection
+        to PostgreSQL.
         """
         from django_ray.waiting import wait_for_end
 
+        _check_timeout(timeout)
         if not self.is_finished:
             self.refresh()
         if not self.is_finished:
-            wait_for_end(UUID(self.id), timeout)
+            wait_for_end(UUID(self.id), timeout, self._pulse)
             self.refresh()
         if not self.is_finished:
             raise TimeoutError(self._why_not(timeout))
@@ -65,18 +69,24 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         """Do what wait does."""
         from django_ray.waiting import await_end
 
+        _check_timeout(timeout)
         if not self.is_finished:
             await self.arefresh()
         if not self.is_finished:
             try:
                 async with asyncio.timeout(timeout):
-                    await await_end(UUID(self.id))
+                    await await_end(UUID(self.id), self._pulse)
             except TimeoutError:
                 pass  # it may have ended all the same
             await self.arefresh()
         if not self.is_finished:
             raise TimeoutError(await sync_to_async(self._why_not)(timeout))
         return self
+
+    @property
+    def _pulse(self) -> float:
+        backend: Any = self.task.get_backend()
+        return backend.settings.pulse  # type: ignore[no-any-return]
 
     def cancel(self) -> bool:
         """Cancel the execution unless it is finished; tell whether it was not.
@@ -96,6 +106,14 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
 
         reason = why(UUID(self.id))
         return f"{self.task.module_path} {self.id} is {self.status.value} after {timeout} s{reason and ': '}{reason}."
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is None or is_number(timeout, -math.inf, LONGEST) or timeout == math.inf:
+        return
+    raise ValueError(
+        f"timeout must be a number of seconds of at most {LONGEST_IN_WORDS}, or None, not {shown(timeout)}."
+    )
 
 
 def import_task(path: str) -> Task[..., Any]:
@@ -166,10 +184,10 @@ def task_result[**P, R](task: Task[P, R], row: Row) -> RayTaskResult[P, R]:
         kwargs=row.kwargs,
         backend=row.backend,
         errors=[
-            TaskError(exception_class_path=error["exception_class_path"], traceback=error["traceback"])
-            for error in row.errors
+            TaskError(exception_class_path=error.exception_class_path, traceback=error.traceback)
+            for error in StoredError.all_of(row.errors)
         ],
-        worker_ids=list(row.worker_ids),
+        worker_ids=supervisors_of(row.worker_ids),
     )
     object.__setattr__(result, "_return_value", row.result)
     return result

@@ -11,7 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-__all__ = ["Backoff", "RetryPolicy", "class_path"]
+from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, MOST_FACTOR, is_number, is_whole, shown
+
+__all__ = ["MOST_RELEASED", "Backoff", "RetryPolicy", "class_path", "pause"]
+
+FREE_RELEASES = 5  # Returns in a row without a pause: a slot was not free in time, a queue was paused, and the like.
+LONGEST_PAUSE = 60.0
+MOST_RELEASED = 1000  # That are counted.
+
+
+def pause(released: int) -> float:
+    """Return the seconds after an execution has come back so many times in a row, without having ended or been charged.
+
+    0 for the first five, then 2, 4, 8, at last 60: whatever the reason, it is claimed ten times in its first minute.
+    """
+    return 0.0 if released <= FREE_RELEASES else min(LONGEST_PAUSE, 2.0 ** min(released - FREE_RELEASES, 10))
 
 
 def class_path(exception: type[BaseException] | str) -> str:
@@ -34,19 +48,24 @@ class Backoff:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"Backoff {field.name} must be a number, not {value!r}.")
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"Backoff {field.name} must be a finite number of at least 0, not {value!r}.")
-        if self.factor < 1:
-            raise ValueError(f"Backoff factor must be at least 1, not {self.factor!r}: waits do not shrink.")
+                raise TypeError(f"Backoff {field.name} must be a number, not {shown(value)}.")
+        for name, least, most, words in (
+            ("base", 0, LONGEST, f"seconds of at least 0 and at most {LONGEST_IN_WORDS}"),
+            ("factor", 1, MOST_FACTOR, f"at least 1 and at most {MOST_FACTOR:,}: waits do not shrink"),
+            ("cap", 0, LONGEST, f"seconds of at least 0 and at most {LONGEST_IN_WORDS}"),
+            ("jitter", 0, MOST_FACTOR, f"at least 0 and at most {MOST_FACTOR:,}"),
+        ):
+            if not is_number(value := getattr(self, name), least, most):
+                raise ValueError(f"Backoff {name} must be {words}, not {shown(value)}.")
 
     def seconds(self, failures: int, chance: float) -> float:
-        """Return the wait after that many failures (1 or more); chance in 0..1 picks the jitter."""
+        """Return the wait after that many failures (1 or more), 0 to cap; chance in 0..1 picks the jitter."""
         try:
-            wait = self.base * self.factor ** (failures - 1)
+            factor = float(self.factor) ** (failures - 1)
         except OverflowError:
-            wait = self.cap
-        return min(self.cap, wait * (1 + self.jitter * chance))
+            factor = math.inf
+        # No base is no wait, however often it is multiplied.
+        return min(float(self.cap), self.base * factor * (1 + self.jitter * chance)) if self.base else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +81,15 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         for name, least in (("max_attempts", 1), ("max_losses", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-        grace: Any = self.import_grace  # of a row, where it may be anything
-        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < math.inf:
-            raise ValueError(f"import_grace must be a number of seconds, 0 or more, not {grace!r}.")
+            if not is_whole(value := getattr(self, name), least):
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least} and at most {MOST:,}, not {shown(value)}."
+                )
+        if not is_number(self.import_grace, 0, LONGEST):
+            raise ValueError(
+                f"import_grace must be a number of seconds, 0 or more and at most {LONGEST_IN_WORDS}, "
+                f"not {shown(self.import_grace)}."
+            )
 
     def retries_failure(self, failures: int, mro: Sequence[str]) -> bool:
         """Tell whether to try again after that many failures, the last with a class of these bases."""
@@ -83,16 +105,16 @@ class RetryPolicy:
         """Return the policy with the fields of a row's options put in; ValueError names what does not fit."""
         known = {field.name for field in fields(self)}
         if unknown := set(changes) - known:
-            raise ValueError(f"Unknown retry option {min(unknown)!r}; there are {', '.join(sorted(known))}.")
+            raise ValueError(f"Unknown retry option {shown(min(unknown))}; there are {', '.join(sorted(known))}.")
         values = dict(changes)
         if "backoff" in values:
             try:
                 values["backoff"] = Backoff(**values["backoff"])
             except TypeError as error:
-                raise ValueError(f"backoff {values['backoff']!r} does not fit: {error}") from None
+                raise ValueError(f"backoff {shown(values['backoff'])} does not fit: {error}") from None
         for name in ("retry_on", "no_retry_on"):
             if (paths := values.get(name)) is not None:
                 if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
-                    raise ValueError(f"{name} must be a list of import paths, not {paths!r}.")
+                    raise ValueError(f"{name} must be a list of import paths, not {shown(paths)}.")
                 values[name] = tuple(paths)
         return replace(self, **values)

@@ -11,7 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["clean_text", "encode", "jsonable", "storable"]
+__all__ = ["MAX_MESSAGE", "MAX_TRACEBACK", "clean_text", "encode", "jsonable", "storable"]
+
+MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
+MAX_TRACEBACK = 100_000
 
 # What jsonable() returns, as JSON text.
 encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -106,9 +109,10 @@ def _whole(value: int, where: str) -> int:
 def storable(text: str) -> bool:
     """Tell whether PostgreSQL can store a text: no NUL, no lone surrogate."""
     try:
-        return _text(text, "") is not None
+        _text(text, "")
     except ValueError:
         return False
+    return True
 
 
 def _key(key: Any, where: str) -> str:
@@ -133,7 +137,8 @@ def _refusal(value: Any, where: str) -> str:
 
 def clean_text(text: str, limit: int) -> str:
     """Return text that PostgreSQL can store: no NUL, no lone surrogate, the middle cut out above limit characters."""
-    text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    # By str's own methods: a subclass may have others, and is none when they are done.
+    text = str.encode(str.replace(text, "\x00", "\\x00"), "utf-8", "backslashreplace").decode("utf-8")
     if len(text) <= limit:
         return text
     half = limit // 2

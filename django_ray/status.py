@@ -6,7 +6,6 @@ is counted is counted up to MOST.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from django.tasks import task_backends
 from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
-from django_ray.models import RayTaskExecution, State
+from django_ray.models import RayTaskExecution, RayWorker, State
+from django_ray.moments import held_sql
+from django_ray.rows import queues_of
 
 __all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "queues", "status"]
 
@@ -150,7 +151,8 @@ def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-_QUEUES = """
+# Ordered by due_at, or the planner may take the index of all queues, and read past the others.
+_QUEUES = f"""
 WITH running AS MATERIALIZED (
     SELECT queue_name, count(*) AS number FROM django_ray_execution
     WHERE state = 'RUNNING' AND backend = %(backend)s GROUP BY queue_name
@@ -170,45 +172,48 @@ SELECT
     ) AS head) + (SELECT count(*) FROM (
         SELECT FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at <= statement_timestamp()
-        LIMIT %(most)s + 1
+        ORDER BY due_at LIMIT %(most)s + 1
     ) AS due) AS waiting,
     (SELECT count(*) FROM (
         SELECT FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at > statement_timestamp()
-        LIMIT %(most)s + 1
+        ORDER BY due_at LIMIT %(most)s + 1
     ) AS later) AS scheduled,
-    extract(epoch FROM statement_timestamp() - django_ray_oldest(%(backend)s, ARRAY[name]))::float8 AS oldest,
+    (
+        SELECT least(greatest(
+            extract(epoch FROM statement_timestamp()) - extract(epoch FROM since), 0
+        ), 3153600000)::float8
+        FROM django_ray_oldest(%(backend)s, ARRAY[name]) AS since WHERE since IS NOT NULL
+    ) AS oldest,
     coalesce((SELECT number FROM running WHERE queue_name = name), 0) AS running,
-    (SELECT paused_at FROM django_ray_queue AS paused
+    (SELECT {held_sql("paused_at")} FROM django_ray_queue AS paused
         WHERE paused.backend = %(backend)s AND paused.name = queue.name) AS paused_at
 FROM queue ORDER BY name
-"""
+"""  # noqa: S608 - constants
 
 _MINUTES = """
 SELECT
     queue_name,
     (extract(epoch FROM date_trunc('minute', statement_timestamp()) - minute) / 60)::int AS ago,
-    sum(succeeded)::int AS succeeded, sum(failed)::int AS failed, sum(retried)::int AS retried,
-    sum(waited) AS waited, max(longest_wait) AS longest_wait
+    sum(succeeded) AS succeeded, sum(failed) AS failed, sum(retried) AS retried,
+    sum(least(greatest(waited, 0), 3153600000)) AS waited,
+    max(least(greatest(longest_wait, 0), 3153600000)) AS longest_wait
 FROM django_ray_minute
-WHERE minute > statement_timestamp() - interval '1 hour' AND backend = %(backend)s
+WHERE minute > statement_timestamp() - interval '1 hour' AND minute <= statement_timestamp() AND backend = %(backend)s
 GROUP BY 1, 2
 """
 
-_SUPERVISORS = """
+_SUPERVISORS = f"""
 SELECT
-    worker.id, backend, hostname, pid, queues, concurrency AS slots, started_at, pulse_at, ray_address, version,
+    worker.id, backend, hostname, pid, queues, concurrency AS slots, {held_sql("started_at")} AS started_at,
+    {held_sql("pulse_at")} AS pulse_at, ray_address, version,
     (SELECT count(*) FROM django_ray_execution WHERE state = 'RUNNING' AND claimed_by_id = worker.id) AS running,
-    EXISTS (
-        SELECT FROM pg_locks
-        WHERE locktype = 'advisory' AND classid = 1145721435 AND objid = worker.id AND objsubid = 2 AND granted
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    ) AS is_here
+    django_ray_session(worker.id::int) IS NOT NULL AS is_here
 FROM django_ray_worker AS worker
 WHERE stopped_at IS NULL AND lost_at IS NULL
 ORDER BY worker.id
 LIMIT 200
-"""
+"""  # noqa: S608 - constants
 
 
 def _queues(alias: str) -> list[Queue]:
@@ -229,7 +234,8 @@ def _queues(alias: str) -> list[Queue]:
 
 def _supervisors() -> list[Supervisor]:
     rows = _select(_SUPERVISORS)
+    field: Any = RayWorker._meta.get_field("queues")  # noqa: SLF001
     for row in rows:
-        if isinstance(row["queues"], str):  # Django's connections leave jsonb as text
-            row["queues"] = json.loads(row["queues"])
+        queues = field.from_db_value(row["queues"], None, None)  # Django's connections leave jsonb as text.
+        row["queues"] = None if queues is None else queues_of(queues)
     return [Supervisor(**row) for row in rows]

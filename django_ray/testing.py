@@ -33,10 +33,13 @@ from django.tasks.exceptions import TaskResultDoesNotExist
 from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
+from django_ray.bounds import LONGEST
 from django_ray.enqueueing import Enqueue
 from django_ray.results import RayTaskResult, task_result
+from django_ray.retry import MOST_RELEASED
 from django_ray.rows import ClaimedRow, Row
-from django_ray.runtime.entrypoint import invoke, prepare, run
+from django_ray.runtime.entrypoint import invoke, run
+from django_ray.runtime.preparation import prepare
 
 __all__ = ["DummyBackend", "ImmediateBackend", "run_tasks"]
 
@@ -50,8 +53,11 @@ def run_tasks(
 
     By priority and age, with what the tasks enqueue meanwhile, with retries and their limits, timeouts excepted. What
     falls due within ahead runs as if that time had passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
-    RuntimeError after 1,000 attempts: a task seems to enqueue itself without end.
+    RuntimeError after 1,000 attempts: a task seems to enqueue itself without end. ValueError when ahead is less than
+    nothing or more than 100 years.
     """
+    if not timedelta(0) <= ahead <= timedelta(seconds=LONGEST):
+        raise ValueError(f"ahead must be a timedelta of 0 to 100 years, not {ahead!r}.")
     from django_ray.models import RayTaskExecution, RayWorker, State
 
     rows = cast("RayTaskBackend", task_backends[backend])
@@ -82,23 +88,24 @@ def run_tasks(
 def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> str | None:
     """Claim, run and record one execution, as a supervisor does; return its id."""
     from django_ray_worker.core.policy import decide
-    from django_ray_worker.database.statements import SQL, Record, claim_of, record_parameters
+    from django_ray_worker.database.statements import MOST_QUEUES, SQL, Record, claim_of, record_parameters
     from django_ray_worker.running.answer import missing, outcome_of
 
-    scope = {"backend": backend, "queues": None if queue_name is None else [queue_name], "worker": worker, "limit": 1}
+    queues = None if queue_name is None else [queue_name]
+    where = {"backend": backend, "queues": queues, "after": None, "most_queues": MOST_QUEUES}
+    scope = {**where, "worker": worker, "limit": 1}
     with connections[alias].cursor() as cursor:
         cursor.execute(SQL["claim"].decode(), scope)
         names = [column.name for column in cursor.description]
         row = dict(zip(names, cursor.fetchone(), strict=True))
     if row["task_id"] is None:
         return None
-    # Django's connections leave jsonb to its fields.
-    claim = claim_of({**row, "options": json.loads(row["options"] or "null")}, options)
+    claim = claim_of(row, options)
     with _own_transactions():
         envelope = None if claim.unfit else invoke(claim.payload)
     outcome = missing(claim.unfit) if envelope is None else outcome_of(envelope)
     # What is not here in a test does not come.
-    verdict = decide(replace(claim, missing_for=math.inf), outcome, 0)
+    verdict = decide(replace(claim, missing_for=math.inf, released=MOST_RELEASED), outcome, 0)
     record = Record(claim, verdict, envelope["output"] if envelope else "")
     with connections[alias].cursor() as cursor:
         cursor.execute(SQL["record"].decode(), record_parameters([record]))

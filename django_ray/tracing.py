@@ -90,7 +90,7 @@ def _consuming(row: ClaimedRow) -> Generator[None]:
             except BaseException as error:
                 # What ends a body need not be an Exception, and its __str__ may raise anything.
                 span.set_status(trace.StatusCode.ERROR, type(error).__qualname__)
-                with suppress(Exception):
+                with suppress(BaseException):
                     span.record_exception(error)
                 raise
     finally:

@@ -4,17 +4,24 @@ The trigger notifies for awaited rows alone, so results that nobody waits for co
 outcome are written to the same row, one after the other. If the outcome came first, the mark finds the row finished; if
 the mark came first, the outcome notifies, and the session listens since before the mark.
 
+A notification may be lost all the same: triggers are disabled, or something between us and the server has forgotten the
+connection. So a waiter looks at the row every PULSE seconds, and what is not answered then is not waited for.
+
 A threaded caller listens on Django's own connection; all waiters of one event loop share one of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import selectors
+import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import Enum, auto
 from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -26,24 +33,41 @@ from django.db.transaction import TransactionManagementError
 
 __all__ = ["await_end", "connection_parameters", "wait_for_end"]
 
-_CHANNEL = "django_ray:results"
-_LISTEN = f'LISTEN "{_CHANNEL}"'
-_UNLISTEN = f'UNLISTEN "{_CHANNEL}"'
+_MARK = """
+UPDATE django_ray_execution SET awaited = true WHERE task_id = (
+    SELECT task_id FROM django_ray_execution WHERE task_id = %s AND finished_at IS NULL FOR NO KEY UPDATE SKIP LOCKED
+)
+"""
 _LONGEST_SELECT = 86_400.0  # Seconds; the operating system wants a number.
+_ANSWER_SECONDS = 10.0  # For the answer to a statement, or to connect: later, the connection is given up.
 # Worth another try: the database is restarting, or another transaction was faster (40001, 40P01).
 _TRANSIENT = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
 
 
-def wait_for_end(result_id: UUID, timeout: float | None) -> None:
-    """Return when the execution is finished or gone, or after timeout seconds."""
+class _Mark(Enum):
+    """What became of the wish to be told of an end."""
+
+    SET = auto()
+    NOT_NEEDED = auto()  # It is finished, or gone.
+    LOCKED = auto()  # Somebody else has locked the row, perhaps to finish it.
+
+
+def wait_for_end(result_id: UUID, timeout: float | None, pulse: float) -> None:
+    """Return when the execution is finished or gone, or after timeout seconds; look every pulse seconds, 0 is never."""
     end = float("inf") if timeout is None else time.monotonic() + timeout
     tries = 0
     while True:
         connection = _connection()
         try:
             with _listening(connection) as hear:
-                if _mark_awaited(result_id):
-                    hear(str(result_id), end)
+                looks = 0
+                while (mark := _mark_awaited(result_id)) is _Mark.LOCKED and time.monotonic() < end:
+                    hear(str(result_id), min(end, time.monotonic() + _pause(looks, 0.5)))
+                    looks += 1
+                if mark is _Mark.SET:
+                    while not hear(str(result_id), min(end, _next_look(pulse))):
+                        if time.monotonic() >= end or _is_over(result_id):
+                            break
                 return
         except _TRANSIENT:
             connection.close()
@@ -53,14 +77,23 @@ def wait_for_end(result_id: UUID, timeout: float | None) -> None:
             tries += 1
 
 
-async def await_end(result_id: UUID) -> None:
-    """Return when the execution is finished or gone."""
+async def await_end(result_id: UUID, pulse: float) -> None:
+    """Return when the execution is finished or gone; look every pulse seconds, 0 is never."""
     tries = 0
     while True:
         try:
-            async with _expecting(str(result_id)) as heard:
-                if await sync_to_async(_mark_awaited)(result_id):
-                    await heard
+            async with _expecting(str(result_id)) as (ear, heard):
+                looks = 0
+                while (mark := await sync_to_async(_mark_awaited)(result_id)) is _Mark.LOCKED:
+                    await asyncio.sleep(_pause(looks, 0.5))
+                    looks += 1
+                if mark is _Mark.SET:
+                    while not (await asyncio.wait({heard}, timeout=pulse or None))[0]:
+                        if await sync_to_async(_is_over)(result_id):
+                            heard.cancel()
+                            ear.renew()  # it has not heard of this
+                            return
+                    heard.result()
                 return
         except _TRANSIENT:
             await sync_to_async(_close)()
@@ -68,8 +101,12 @@ async def await_end(result_id: UUID) -> None:
             tries += 1
 
 
-def _pause(tries: int) -> float:
-    return min(5.0, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + random.random() / 2)  # noqa: S311 - spreads reconnects
+def _pause(tries: int, longest: float = 5.0) -> float:
+    return min(longest, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + random.random() / 2)  # noqa: S311 - spreads reconnects
+
+
+def _next_look(pulse: float) -> float:
+    return time.monotonic() + pulse if pulse else float("inf")
 
 
 def _connection() -> Any:
@@ -82,15 +119,49 @@ def _close() -> None:
     _connection().close()
 
 
-def _mark_awaited(result_id: UUID) -> bool:
-    """Ask for a NOTIFY of the end; False when there is nothing to wait for."""
+def _channel() -> str:
+    """Return where the ends of the executions in our tables are told, as SQL names it."""
+    with _answering(_connection()) as cursor:
+        cursor.execute("SELECT quote_ident(django_ray_channel('results'))")
+        (channel,) = cursor.fetchone()
+    return str(channel)
+
+
+def _mark_awaited(result_id: UUID) -> _Mark:
+    """Ask for a NOTIFY of the end. Waits for nobody: in a coroutine's thread that would hold up all others."""
     connection = _connection()
     _refuse_transaction(connection)
+    with _answering(connection) as cursor:
+        cursor.execute(_MARK, [result_id])
+        if cursor.rowcount:
+            return _Mark.SET
+    return _Mark.NOT_NEEDED if _is_over(result_id) else _Mark.LOCKED
+
+
+def _is_over(result_id: UUID) -> bool:
+    """Look whether there is nothing to wait for."""
+    with _answering(_connection()) as cursor:
+        cursor.execute("SELECT 1 FROM django_ray_execution WHERE task_id = %s AND finished_at IS NULL", [result_id])
+        return not cursor.rowcount
+
+
+@contextmanager
+def _answering(connection: Any) -> Generator[Any]:
+    """Yield a cursor whose statements are answered in time, or end in an OperationalError."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE django_ray_execution SET awaited = true WHERE task_id = %s AND finished_at IS NULL", [result_id]
-        )
-        return bool(cursor.rowcount)
+        deadline = threading.Timer(_ANSWER_SECONDS, _hang_up, [connection.connection])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            yield cursor
+        finally:
+            deadline.cancel()
+
+
+def _hang_up(session: psycopg.Connection[Any]) -> None:
+    """Shut the socket down: nothing else ends the wait of another thread."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(session.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _refuse_transaction(connection: Any) -> None:
@@ -102,33 +173,35 @@ def _refuse_transaction(connection: Any) -> None:
 
 
 @contextmanager
-def _listening(connection: Any) -> Generator[Callable[[str, float], None]]:
-    """Listen on Django's connection; yields what returns when an id is heard, or at a moment of the monotonic clock."""
+def _listening(connection: Any) -> Generator[Callable[[str, float], bool]]:
+    """Listen on Django's connection; yields what tells whether an id is heard by a moment of the monotonic clock."""
     _refuse_transaction(connection)
+    channel = _channel()
     session: psycopg.Connection[Any] = connection.connection
     heard: set[str] = set()
 
     def note(notification: psycopg.Notify) -> None:
         heard.add(notification.payload)
 
-    def hear(result_id: str, end: float) -> None:
+    def hear(result_id: str, end: float) -> bool:
         # psycopg's own notifies() would wake up ten times a second.
         with selectors.DefaultSelector() as selector:
             selector.register(session.fileno(), selectors.EVENT_READ)
             while result_id not in heard and (left := end - time.monotonic()) > 0:
                 if selector.select(min(left, _LONGEST_SELECT)):
                     _drain(session.pgconn, heard.add)
+        return result_id in heard
 
     session.add_notify_handler(note)
     try:
-        with connection.cursor() as cursor:
-            cursor.execute(_LISTEN)
+        with _answering(connection) as cursor:
+            cursor.execute(f"LISTEN {channel}")
         yield hear
     finally:
         session.remove_notify_handler(note)
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(_UNLISTEN)
+            with _answering(connection) as cursor:
+                cursor.execute(f"UNLISTEN {channel}")
         except Error:
             connection.close()
 
@@ -139,14 +212,14 @@ def _drain(pgconn: Any, note: Callable[[str], None]) -> None:
     finally:
         # What came before the end of the connection counts.
         while notification := pgconn.notifies():
-            if notification.relname.decode() == _CHANNEL:
-                note(notification.extra.decode())
+            note(notification.extra.decode())
 
 
 class _Ear:
     """The listening session of one event loop: open while anybody waits there."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: str) -> None:
+        self._channel = channel
         self.waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._opening = asyncio.Lock()
         self._session: psycopg.AsyncConnection[Any] | None = None
@@ -156,16 +229,27 @@ class _Ear:
         async with self._opening:
             if self._session is not None:
                 return
-            session = await psycopg.AsyncConnection.connect(
-                **await sync_to_async(connection_parameters)(), autocommit=True
-            )
+            parameters = await sync_to_async(connection_parameters)()
             try:
-                await session.execute(_LISTEN)
-            except BaseException:
-                await session.close()
-                raise
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    session = await self._connect(parameters)
+            except TimeoutError:
+                raise psycopg.OperationalError(f"no answer within {_ANSWER_SECONDS:g} s") from None
             self._session, self._socket = session, session.fileno()
             asyncio.get_running_loop().add_reader(self._socket, self._read, session)
+
+    async def _connect(self, parameters: dict[str, Any]) -> psycopg.AsyncConnection[Any]:
+        session = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
+        try:
+            await session.execute(f"LISTEN {self._channel}".encode())
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    def renew(self) -> None:
+        """Have all who wait listen on a new session: this one is deaf."""
+        self._fail(psycopg.OperationalError("the session does not hear"))
 
     def close(self) -> None:
         if self._session is not None:
@@ -177,9 +261,12 @@ class _Ear:
         try:
             _drain(session.pgconn, self._heard)
         except psycopg.Error as error:
-            self.close()
-            for future in [future for futures in self.waiting.values() for future in futures if not future.done()]:
-                future.set_exception(error)
+            self._fail(error)
+
+    def _fail(self, error: psycopg.Error) -> None:
+        self.close()
+        for future in [future for futures in self.waiting.values() for future in futures if not future.done()]:
+            future.set_exception(error)
 
     def _heard(self, result_id: str) -> None:
         for future in self.waiting.get(result_id, ()):
@@ -187,19 +274,21 @@ class _Ear:
                 future.set_result(None)
 
 
-_ears: WeakKeyDictionary[asyncio.AbstractEventLoop, _Ear] = WeakKeyDictionary()
+# By channel: a project that changes its search_path has tables in more than one schema.
+_ears: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Ear]] = WeakKeyDictionary()
 
 
 @asynccontextmanager
-async def _expecting(result_id: str) -> AsyncGenerator[asyncio.Future[None]]:
-    """Yield a future that is done when the end of the execution is heard, or fails with the session."""
+async def _expecting(result_id: str) -> AsyncGenerator[tuple[_Ear, asyncio.Future[None]]]:
+    """Yield who hears, and a future that is done when the end of the execution is heard, or fails with the session."""
     loop = asyncio.get_running_loop()
-    ear = _ears.setdefault(loop, _Ear())
+    channel = await sync_to_async(_channel)()
+    ear = _ears.setdefault(loop, {}).setdefault(channel, _Ear(channel))
     future = loop.create_future()
     ear.waiting.setdefault(result_id, set()).add(future)
     try:
         await ear.open()
-        yield future
+        yield ear, future
     finally:
         future.cancel()
         ear.waiting[result_id].discard(future)

@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db import DatabaseError
 from django.db.models.functions import Now
 
+from django_ray.retry import FREE_RELEASES
 from django_ray.tables import Tables, execution_model
 
 __all__ = ["why"]
@@ -26,7 +28,10 @@ def why(task_id: UUID) -> str:
             return ""
         if row.state == State.RUNNING:
             return f"attempt {len(row.worker_ids)} runs since {_ago(row.now - row.last_attempted_at)}"
-        return _why_ready(row, tables.alias) if row.state == State.READY else ""
+        try:
+            return _why_ready(row, tables.alias) if row.state == State.READY else ""
+        except DatabaseError:  # a role that enqueues and reads results need not see queues and supervisors
+            return ""
 
 
 def _why_ready(row: Any, alias: str) -> str:
@@ -54,12 +59,14 @@ def _why_ready(row: Any, alias: str) -> str:
         return f"supervisor {latest.pk} serves its queue, and has been silent for {silent}: start django-ray-listen"
     if row.missing_since is not None:
         return (
-            f"its code has been unknown to the supervisors for {_ago(row.now - row.missing_since)}: restart them, or "
-            "use --reload"
+            f"who took it could not begin it for {_ago(row.now - row.missing_since)}, and says why in the log of "
+            "django-ray-listen: if its code is unknown there, restart it, or use --reload"
         )
     if row.due_at is not None and row.due_at > row.now:
-        what = "the next attempt is" if row.failures or row.losses else "it is"
-        return f"{what} due in {_ago(row.due_at - row.now)}"
+        due = f"due in {_ago(row.due_at - row.now)}"
+        if row.released > FREE_RELEASES:
+            return f"it has come back {row.released} times in a row without having ended, and is {due}"
+        return f"the next attempt is {due}" if row.failures or row.losses else f"it is {due}"
     return "it waits for a free slot"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, override
 from uuid import UUID
 
@@ -20,12 +21,17 @@ from django.views.decorators.http import require_POST
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
 from django_ray.admin.history import history
 from django_ray.admin.lists import ReadOnly
+from django_ray.bounds import shown
+from django_ray.locking import Locked
 from django_ray.models import FINISHED, RayTaskExecution, State
+from django_ray.rows import supervisors_of
+from django_ray.serialization import clean_text
 from django_ray.templatetags.django_ray import ago, duration
 
 __all__ = ["ExecutionAdmin"]
 
 MOST_DELETED = 1000  # By the action, which shows them all first.
+MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
 
 
 @admin.register(RayTaskExecution)
@@ -87,7 +93,7 @@ class ExecutionAdmin(ReadOnly):
     @admin.display(description="supervisor")
     def worker(self, row: RayTaskExecution) -> str:
         """Return the supervisor of the last attempt."""
-        return row.worker_ids[-1] if row.worker_ids else "\N{EN DASH}"
+        return (supervisors_of(row.worker_ids) or ["\N{EN DASH}"])[-1]
 
     @override
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
@@ -121,12 +127,14 @@ class ExecutionAdmin(ReadOnly):
     @admin.action(description="Retry", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: Any) -> None:
         """Retry the selected ones."""
-        self._say(request, _every(queryset).retry(), "will be tried again", "Only what FAILED or was CANCELLED can be.")
+        self._do_or_say_why(
+            request, _every(queryset).retry, "will be tried again", "Only what FAILED or was CANCELLED can be."
+        )
 
     @admin.action(description="Cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
         """Cancel the selected ones."""
-        self._say(request, _every(queryset).cancel(), "cancelled", "What has ended cannot be.")
+        self._do_or_say_why(request, _every(queryset).cancel, "cancelled", "What has ended cannot be.")
 
     @admin.action(description="Enqueue again, as a new execution", permissions=["change"])
     def enqueue_again(self, request: HttpRequest, queryset: Any) -> None:
@@ -141,6 +149,12 @@ class ExecutionAdmin(ReadOnly):
             self.message_user(request, text, messages.ERROR)
             return None
         return delete_selected(self, request, _every(queryset))
+
+    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], int], done: str, otherwise: str) -> None:
+        try:
+            self._say(request, verb(), done, otherwise)
+        except Locked as error:
+            self.message_user(request, str(error), messages.ERROR)
 
     def _say(self, request: HttpRequest, number: int, done: str, otherwise: str) -> None:
         executions = "execution" if number == 1 else "executions"
@@ -181,8 +195,9 @@ class ExecutionAdmin(ReadOnly):
             "original": row,
             "row": row,
             "events": history(row),
+            "output": clean_text(row.output, MOST_SHOWN) if row.output else "",
             "payloads": [
-                (name, json.dumps(value, indent=2, ensure_ascii=False))
+                (name, _pretty(value))
                 for name, value in (
                     ("Arguments", row.args),
                     ("Keyword arguments", row.kwargs),
@@ -190,7 +205,7 @@ class ExecutionAdmin(ReadOnly):
                 )
                 if value
             ],
-            "result": json.dumps(row.result, indent=2, ensure_ascii=False) if row.state == State.SUCCESSFUL else None,
+            "result": _pretty(row.result) if row.state == State.SUCCESSFUL else None,
             "took": (row.finished_at - row.last_attempted_at).total_seconds()
             if row.finished_at and row.last_attempted_at
             else None,
@@ -200,6 +215,15 @@ class ExecutionAdmin(ReadOnly):
             "has_delete_permission": self.has_delete_permission(request, row),
         }
         return TemplateResponse(request, "admin/django_ray/raytaskexecution/change_form.html", context)
+
+
+def _pretty(value: Any) -> str:
+    """Return JSON for people, as far as they may want to read it."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    except (RecursionError, ValueError):
+        text = shown(value)
+    return clean_text(text, MOST_SHOWN)
 
 
 def _every(queryset: Any) -> Any:

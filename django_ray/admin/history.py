@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from django_ray.models import RayTaskExecution, State
+from django_ray.rows import StoredError, supervisors_of
 
 __all__ = ["history"]
 
 
 def history(row: RayTaskExecution) -> list[dict[str, Any]]:
-    """Return what is known to have happened to an execution, in order."""
+    """Return what is known to have happened to an execution, in order; what an error does not tell is left out."""
+    supervisors = supervisors_of(row.worker_ids) or [""]
     events: list[dict[str, Any]] = [{"at": row.enqueued_at, "what": "Enqueued"}]
     if row.run_after and row.run_after > row.enqueued_at:
         events.append({"at": row.run_after, "what": "Due"})
     if row.started_at and row.started_at != row.last_attempted_at:
-        events.append({"at": row.started_at, "what": "First attempt started", "worker": row.worker_ids[0]})
-    for error in row.errors:
-        at = datetime.fromisoformat(error["at"])
-        if error["exception_class_path"] != "django_ray.exceptions.TaskCancelled":
-            events.append(
-                {"at": at, "what": f"Attempt {error['attempt']} failed", "error": error, "worker": error["worker_id"]}
-            )
+        events.append({"at": row.started_at, "what": "First attempt started", "worker": supervisors[0]})
+    for error in StoredError.all_of(row.errors):
+        if error.exception_class_path != "django_ray.exceptions.TaskCancelled":
+            what = f"Attempt {error.attempt} failed" if error.attempt else "An attempt failed"
+            # Without a time of its own it stands where it was written: after what came before it.
+            at = error.at or events[-1]["at"]
+            events.append({"at": at, "what": what, "error": error, "worker": error.worker_id})
     if row.last_attempted_at and row.state != State.READY:
         what = f"Attempt {len(row.worker_ids)} started"
-        events.append({"at": row.last_attempted_at, "what": what, "worker": row.worker_ids[-1]})
+        events.append({"at": row.last_attempted_at, "what": what, "worker": supervisors[-1]})
     if row.cancel_requested_at:
         events.append({"at": row.cancel_requested_at, "what": "Cancelling was asked for"})
     if row.finished_at:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, override
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST
 
 from django_ray import dashboard
 from django_ray.admin.lists import Admin
+from django_ray.locking import Locked
 from django_ray.models import RayQueue
 
 __all__ = ["QueueAdmin"]
@@ -75,10 +76,13 @@ class QueueAdmin(Admin):
         name, backend = request.POST.get("name", ""), request.POST.get("backend", "")
         if not name or not backend:
             raise Http404
-        if request.POST.get("verb") == "pause":
-            RayQueue.objects.pause(name, backend)
-        else:
-            RayQueue.objects.resume(name, backend)
+        try:
+            if request.POST.get("verb") == "pause":
+                RayQueue.objects.pause(name, backend)
+            else:
+                RayQueue.objects.resume(name, backend)
+        except Locked as error:
+            self.message_user(request, str(error), messages.ERROR)
         return HttpResponseRedirect(reverse("admin:django_ray_rayqueue_changelist"))
 
     def _context(self, request: HttpRequest) -> dict[str, Any]:

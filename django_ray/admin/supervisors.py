@@ -10,6 +10,7 @@ from django.http import HttpRequest
 
 from django_ray.admin.lists import ReadOnly
 from django_ray.models import RayTaskExecution, RayWorker, State
+from django_ray.rows import queues_of
 from django_ray.templatetags.django_ray import ago
 
 __all__ = ["SupervisorAdmin"]
@@ -33,7 +34,7 @@ class SupervisorAdmin(ReadOnly):
     @admin.display(description="queues")
     def shown_queues(self, row: RayWorker) -> str:
         """Return the names, or any."""
-        return "any" if row.queues is None else ", ".join(row.queues)
+        return "any" if row.queues is None else ", ".join(queues_of(row.queues))
 
     @admin.display(description="running")
     def running(self, row: Any) -> int:

@@ -7,13 +7,26 @@ from django.db.migrations.operations import RunSQL
 
 from django_ray_sql import load
 
+# The functions are where the tables are, and find them there, whatever else the role's search_path names first.
+_AT_HOME = """
+SELECT set_config('django_ray.search_path', current_setting('search_path'), true),
+    set_config('search_path', concat_ws(', ', home, nullif(current_setting('search_path'), '')), true)
+FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace CROSS JOIN LATERAL quote_ident(nspname) AS home
+WHERE pg_class.oid = 'django_ray_execution'::regclass
+"""
+_AS_BEFORE = "SELECT set_config('search_path', current_setting('django_ray.search_path'), true)"
+
 
 class RunFile(RunSQL):
     """Run the SQL file of the same name as the migration."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(*load(name))
+        up, down = load(name)
+        if name == "0001_initial":  # what the tables need: there are none yet
+            super().__init__(up, down)
+        else:
+            super().__init__([_AT_HOME, up, _AS_BEFORE], [_AT_HOME, down, _AS_BEFORE])
 
     @override
     def deconstruct(self) -> Any:

@@ -13,7 +13,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from django_ray.runtime.entrypoint import prepare
+from django_ray.runtime.preparation import prepare
+from django_ray.runtime.rayworker import MAX_CALLS, end_after_answer
 
 __all__ = [
     "get_num_workers",
@@ -169,18 +170,26 @@ class _Prepared:
 @cache
 def _remote() -> Any:
     """Return the remote function; each new one would stay in the cluster's store for good."""
-    return _ray().remote(max_retries=0)(_call)
+    return _ray().remote(max_retries=0, max_calls=MAX_CALLS)(_call)
 
 
 def _call(shared: tuple[Any, Callable[..., Any], dict[str, Any]], call: tuple[Any, tuple[Any, ...]]) -> Any:
     """Run one call in its Ray worker."""
     from django_ray.runtime.connections import Upkeep
     from django_ray.runtime.interrupt import interruptible, protected
+    from django_ray.runtime.preparation import settle_in
+    from django_ray.runtime.surroundings import restored, spoiled_by
 
     _, func, kwargs = shared
     _, args = call
-    with protected(), Upkeep(), interruptible():
-        return func(*args, **kwargs)
+    try:
+        with protected():
+            settle_in()
+            with Upkeep(), restored(), interruptible():
+                return func(*args, **kwargs)
+    finally:
+        if spoiled_by():
+            end_after_answer()
 
 
 def _ray() -> Any:

@@ -1,43 +1,40 @@
-"""invoke(): one attempt inside a Ray worker. What the body does becomes data here; no exception of it leaves.
+"""invoke(): one attempt, where Django is set up. What the body does becomes data here; no exception of it leaves.
 
-Sets Django up once per process, imports the task by its path and refuses anything that is not a Task, brackets the
-body with Django's connection upkeep, and returns plain JSON-able values. It knows the row as the claim saw it, and
-nothing of supervisors.
+Imports the task by its path and refuses anything that is not a Task, brackets the body with Django's connection upkeep,
+and returns plain JSON-able values. It knows the row as the claim saw it, and nothing of supervisors.
 """
 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from functools import cache, partial
 from inspect import iscoroutinefunction
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
-import django
 from asgiref.sync import async_to_sync
-from django.apps import apps
+from django.dispatch import Signal
 from django.tasks import TaskContext, TaskResult, TaskResultStatus, task_backends
 from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
-from django.utils.module_loading import import_string
 
 from django_ray.exceptions import InvalidResult
 from django_ray.options import Options
 from django_ray.results import import_task, task_result
-from django_ray.retry import class_path
+from django_ray.retry import RetryPolicy
 from django_ray.rows import ClaimedRow
+from django_ray.runtime.claimed import claimed_row
 from django_ray.runtime.connections import Upkeep
+from django_ray.runtime.foreign import contained, described, ends_process, ignored
 from django_ray.runtime.interrupt import interruptible, was_interrupted
+from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
-from django_ray.serialization import clean_text, encode, jsonable
+from django_ray.runtime.surroundings import restored
+from django_ray.serialization import encode, jsonable
 from django_ray.tracing import consumer
 
-__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "ReturnedEnvelope", "invoke", "prepare", "run"]
-
-MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
-MAX_TRACEBACK = 100_000
+__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "ReturnedEnvelope", "envelope_of", "invoke", "run"]
 
 
 class ReturnedEnvelope(TypedDict):
@@ -51,7 +48,7 @@ class ReturnedEnvelope(TypedDict):
 class ErrorEnvelope(TypedDict):
     """The body raised, or cannot run at all."""
 
-    kind: Literal["raised", "refused", "missing"]  # Missing: the code here does not know the task.
+    kind: Literal["raised", "refused", "missing"]  # Missing: it was not begun, newer code or another process may.
     exception_class_path: str
     message: str
     traceback: str
@@ -63,70 +60,99 @@ class ErrorEnvelope(TypedDict):
 type Envelope = ReturnedEnvelope | ErrorEnvelope
 
 
-def prepare() -> None:
-    """Set Django up, once per process."""
-    if not apps.ready:
-        django.setup()
+class _Found(NamedTuple):
+    """What a row names, in the code that is here."""
+
+    sender: type[Any]  # The class of the backend.
+    options: Options | None  # None for a backend that is not ours.
+    timeout: float | None  # Seconds that the body may run.
+    result: TaskResult[..., Any]
 
 
 def invoke(payload: str) -> Envelope:
     """Run one attempt; payload is the JSON of the claim."""
-    prepare()
-    with Upkeep():
-        return run(ClaimedRow.of(payload))
+    kept: Envelope | None = None
+
+    def attempt() -> Envelope:
+        nonlocal kept
+        with Upkeep():
+            kept = run(claimed_row(payload))
+        return kept
+
+    def otherwise(error: BaseException) -> Envelope:
+        if kept is None:
+            return envelope_of("missing", error)  # it was not begun
+        ignored("The upkeep of the database connections")(error)
+        return kept
+
+    return contained(attempt, otherwise)
 
 
 def run(row: ClaimedRow) -> Envelope:
-    """Run one attempt in a process where Django is set up."""
-    try:
-        task = import_task(row.callable_path)
-        backend = task_backends[row.backend]
-        result = task_result(task, row)
-    except Exception as error:  # noqa: BLE001 - whatever importing the user's module raises
-        return _error("missing", error)
-    options = getattr(backend, "settings", None)
-    task_started.send_robust(sender=type(backend), task_result=result)
-    has_returned = False
+    """Run one attempt. Raises nothing, but what Ray ends this process with."""
+    found = contained(lambda: _find(row), partial(envelope_of, "missing"))
+    if not isinstance(found, _Found):
+        return found
+    _send(task_started, found)
+    has_returned, encoded = False, None
     output = Output(f"{row.callable_path} {row.task_id}")
     try:
         with output, consumer(row):
-            returned = _run_body(result)
+            with restored(), marked(row.task_id, row.attempt_number):
+                returned = _run_body(found.result, found.timeout)
             has_returned = True
             plain = jsonable(returned, "The result")
-            encoded = _encode(plain, options)
-        object.__setattr__(result, "_return_value", plain)
-        _finish(result, TaskResultStatus.SUCCESSFUL)
-        task_finished.send_robust(sender=type(backend), task_result=result)
+            encoded = _encode(plain, found.options)
+            object.__setattr__(found.result, "_return_value", plain)
     except BaseException as error:
-        if hasattr(error, "ray_terminate_msg"):
-            raise  # Ray ends this process on purpose.
-        # A result that cannot be stored would be the same after another attempt.
-        kind: Literal["raised", "refused"] = "refused" if has_returned and isinstance(error, Exception) else "raised"
-        envelope = _error(kind, error, _classes_named(row, options), output.text)
-        if not was_interrupted() and _is_last(row, envelope, options):
-            # Inside the except block, so that Django's logger finds the traceback.
-            result.errors.append(_task_error(envelope))
-            _finish(result, TaskResultStatus.FAILED)
-            task_finished.send_robust(sender=type(backend), task_result=result)
-        return envelope
+        if ends_process(error):
+            raise
+        if encoded is None:
+            # A result that cannot be stored would be the same after another attempt.
+            return _failed(row, found, "refused" if has_returned else "raised", error, output)
+        ignored("Tracing")(error)
+    _finish(found, TaskResultStatus.SUCCESSFUL)
     return {"kind": "returned", "result": encoded, "output": output.text}
 
 
-def _run_body(result: TaskResult[..., Any]) -> Any:
+def _failed(
+    row: ClaimedRow, found: _Found, kind: Literal["raised", "refused"], error: BaseException, output: Output
+) -> ErrorEnvelope:
+    """Return what is said of it; called inside the except block, so that Django's logger finds the traceback."""
+    policy = _policy(row, found.options)
+    envelope = envelope_of(kind, error, _classes_named(policy), output.text)
+    if not was_interrupted() and _is_last(row, envelope, policy):
+        found.result.errors.append(_task_error(envelope))
+        _finish(found, TaskResultStatus.FAILED)
+    return envelope
+
+
+def _find(row: ClaimedRow) -> _Found:
+    task = import_task(row.callable_path)
+    backend = task_backends[row.backend]
+    options: Options | None = getattr(backend, "settings", None)
+    timeout = None if options is None else options.timeout(row.queue_name, row.options)
+    return _Found(type(backend), options, timeout, task_result(task, row))
+
+
+def _run_body(result: TaskResult[..., Any], timeout: float | None) -> Any:
     task = result.task
     context: tuple[Any, ...] = (TaskContext(task_result=result),) if task.takes_context else ()
-    if iscoroutinefunction(task.func):
+    if _is_coroutine_function(task.func):
         # Through async_to_sync, which keeps database connections with this thread.
-        return async_to_sync(_awaited)(task.func(*context, *result.args, **result.kwargs))
-    with interruptible():
+        return async_to_sync(_awaited)(task.func(*context, *result.args, **result.kwargs), timeout)
+    with interruptible(timeout=timeout):
         return task.func(*context, *result.args, **result.kwargs)
 
 
-async def _awaited(body: Coroutine[Any, Any, Any]) -> Any:
+_is_coroutine_function = cache(iscoroutinefunction)  # asked at every attempt
+
+
+async def _awaited(body: Coroutine[Any, Any, Any], timeout: float | None) -> Any:  # noqa: ASYNC109 - of the body
     """Await the body in a task that an interrupt cancels."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101
-    with interruptible(lambda: loop.call_soon_threadsafe(task.cancel)):
+    with interruptible(lambda: loop.call_soon_threadsafe(task.cancel), timeout):
         return await body
 
 
@@ -141,57 +167,53 @@ def _encode(plain: Any, options: Options | None) -> str:
     return encoded
 
 
-def _is_last(row: ClaimedRow, envelope: ErrorEnvelope, options: Options | None) -> bool:
-    """Tell whether the policy will not try again; the supervisor decides by the same rule."""
-    if envelope["kind"] == "refused" or options is None:
-        return True
-    policy = options.of(row.queue_name, row.options).retry
-    return not policy.retries_failure(row.failures + 1, envelope["mro"])
-
-
-def _classes_named(row: ClaimedRow, options: Options | None) -> tuple[str, ...]:
+def _policy(row: ClaimedRow, options: Options | None) -> RetryPolicy | None:
+    """Return the policy by which the supervisor decides; None when the code here is too old to know it."""
     if options is None:
-        return ()
-    policy = options.of(row.queue_name, row.options).retry
-    return (*(policy.retry_on or ()), *policy.no_retry_on)
+        return RetryPolicy(max_attempts=1)
+    return contained(lambda: options.of(row.queue_name, row.options).retry, lambda _: None)
 
 
-def _bases(error: BaseException, named: Sequence[str]) -> list[str]:
-    """Return the paths of the bases, and those by which the policy names one of them from elsewhere."""
-    paths = [class_path(base) for base in type(error).__mro__]
-    for path in set(named).difference(paths):
-        with suppress(Exception):  # a path of the policy's that leads nowhere names no base
-            if isinstance(error, import_string(path)):
-                paths.append(path)
-    return paths
+def _is_last(row: ClaimedRow, envelope: ErrorEnvelope, policy: RetryPolicy | None) -> bool:
+    """Tell whether the policy will not try again; the supervisor decides by the same rule."""
+    if envelope["kind"] == "refused":
+        return True
+    return policy is not None and not policy.retries_failure(row.failures + 1, envelope["mro"])
 
 
-def _finish(result: TaskResult[..., Any], status: Any) -> None:
+def _classes_named(policy: RetryPolicy | None) -> tuple[str, ...]:
+    return () if policy is None else (*(policy.retry_on or ()), *policy.no_retry_on)
+
+
+_receiver_raised = ignored("A receiver of a task's signal")
+
+
+def _send(signal: Signal, found: _Found) -> None:
+    # Exceptions of a receiver are Django's to log; what else it may raise passes by Django.
+    contained(lambda: signal.send_robust(sender=found.sender, task_result=found.result), _receiver_raised)
+
+
+def _finish(found: _Found, status: Any) -> None:
     # For receivers in this process; the row gets the database's time.
-    object.__setattr__(result, "finished_at", timezone.now())
-    object.__setattr__(result, "status", status)
+    object.__setattr__(found.result, "finished_at", timezone.now())
+    object.__setattr__(found.result, "status", status)
+    _send(task_finished, found)
 
 
 def _task_error(envelope: ErrorEnvelope) -> Any:
     return TaskError(exception_class_path=envelope["exception_class_path"], traceback=envelope["traceback"])
 
 
-def _error(
+def envelope_of(
     kind: Literal["raised", "refused", "missing"], error: BaseException, named: Sequence[str] = (), output: str = ""
 ) -> ErrorEnvelope:
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a __str__ of the user's may raise anything
-        message = f"<no message: its __str__ raised {type(broken).__qualname__}>"
-    try:
-        text = "".join(traceback.format_exception(error))
-    except Exception as broken:  # noqa: BLE001 - likewise
-        text = f"<no traceback: formatting it raised {type(broken).__qualname__}>\n"
+    """Return what is said of an error; named are paths that a policy knows its bases by."""
+    found = described(error, named)
     return {
         "kind": kind,
-        "exception_class_path": clean_text(class_path(type(error)), 1000),
-        "message": clean_text(message, MAX_MESSAGE),
-        "traceback": clean_text(text, MAX_TRACEBACK),
-        "mro": _bases(error, named),
+        "exception_class_path": found.class_path,
+        "message": found.message,
+        "traceback": found.traceback,
+        "mro": found.mro,
         "output": output,
     }

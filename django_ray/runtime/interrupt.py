@@ -5,84 +5,195 @@ lock, a socket or a database, because nothing wakes it. Python writes each signa
 thread reads it and sends the main thread a real signal, which does. A coroutine is cancelled in its event loop instead.
 A body is interrupted once; what swallows that is ended by killing its process, which the supervisor does. What comes
 before and after the body is not interrupted: it leaves the process fit for the next one.
+
+A timeout counts from the moment in which the body begins, which is known here alone; so it ends here, in the same way.
+
+In a Ray that a supervisor started, a SIGTERM comes from a service manager that tells all processes of its unit to end,
+or from the supervisor when all is over: it does not concern a body, and ends a process that runs none, after what the
+process has to do at its end.
+
+A body that has signal handlers of its own is interrupted by these, or killed. The next one finds ours again.
 """
 
 from __future__ import annotations
 
+import atexit
+import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
-__all__ = ["interruptible", "protected", "was_interrupted"]
+from django_ray.runtime import mark
+from django_ray.runtime.alarm import Alarm
+from django_ray.runtime.foreign import ends_process
+from django_ray.runtime.handlers import Handlers, spare_children
+from django_ray.runtime.rayworker import is_cancelled
 
+__all__ = [
+    "LOCAL",
+    "interruptible",
+    "keep_signals",
+    "overran",
+    "protected",
+    "take_signals_back",
+    "was_interrupted",
+]
 
-# Does nothing but wake: nobody uses it for anything else, and unlike SIGINT it is not blocked in a Ray worker.
+# In the environment of every process of a Ray that a supervisor started: its folder.
+LOCAL = "DJANGO_RAY_FOLDER"
+# Wakes: nobody uses it for anything else, and unlike SIGINT it is not blocked in a Ray worker.
 _WAKE = signal.SIGURG
 
 
 class _Attempt:
     """What the main thread is at."""
 
+    __slots__ = ("ends", "is_interrupted", "may_be_cancelled", "overran", "stop", "timeout")
+
     def __init__(self) -> None:
         self.is_interrupted = False
+        self.may_be_cancelled = False  # The body has not returned; whether it was told to end, Ray knows.
+        self.overran: float | None = None  # The timeout, in seconds, by which it was.
         self.stop: Callable[[], object] | None = None  # Set while the body runs.
+        self.timeout: float | None = None  # Of the body that runs.
+        self.ends = math.inf  # When that is over, by time.monotonic().
 
 
 _attempt: _Attempt | None = None
 _previous: Any = signal.default_int_handler
 
 
-@contextmanager
-def protected() -> Generator[None]:
+def protected() -> _Protected:
     """Bracket an attempt on the main thread of a Ray worker: outside its body an interrupt is noted, no more."""
-    global _attempt  # noqa: PLW0603 - there is one main thread
-    _install()
-    _attempt = _Attempt()
-    try:
-        yield
-    finally:
+    return _Protected()
+
+
+class _Protected:
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        global _attempt  # noqa: PLW0603 - there is one main thread
+        _handlers().unblock()
+        _attempt = _Attempt()
+
+    def __exit__(self, *exception: object) -> None:
+        global _attempt  # noqa: PLW0603
         _attempt = None
 
 
 def was_interrupted() -> bool:
     """Tell whether the attempt on the main thread was: then only the supervisor knows why, and what follows."""
-    return _attempt is not None and _attempt.is_interrupted
+    attempt = _attempt
+    if attempt is None:
+        return False
+    if attempt.may_be_cancelled:
+        attempt.may_be_cancelled = False
+        # With a handler of the body's own, ours has not heard of it.
+        attempt.is_interrupted = attempt.is_interrupted or is_cancelled()
+    return attempt.is_interrupted
+
+
+def overran() -> float | None:
+    """Return the timeout, in seconds, at which the attempt was interrupted; None when it was not, or not by that."""
+    return None if _attempt is None else _attempt.overran
 
 
 def _raise() -> None:
     raise KeyboardInterrupt
 
 
-@contextmanager
-def interruptible(stop: Callable[[], object] = _raise) -> Generator[None]:
-    """Bracket the body: an interrupt calls stop, on the main thread. Outside of protected() nothing is changed."""
-    attempt = _attempt
-    if attempt is None:
-        yield
-        return
-    attempt.stop = stop
-    try:
+def interruptible(stop: Callable[[], object] = _raise, timeout: float | None = None) -> _Interruptible:
+    """Bracket the body: an interrupt calls stop, on the main thread; so does the end of the timeout, in seconds.
+
+    Outside of protected() nothing is changed.
+    """
+    return _Interruptible(stop, timeout)
+
+
+class _Interruptible:
+    __slots__ = ("_attempt", "_outer", "_stop", "_timeout")
+
+    def __init__(self, stop: Callable[[], object], timeout: float | None) -> None:
+        self._stop, self._timeout = stop, timeout
+        self._attempt = _attempt
+
+    def __enter__(self) -> None:
+        attempt = self._attempt
+        if attempt is None:
+            return
+        self._outer = attempt.stop, attempt.timeout, attempt.ends  # of a body that runs this one in place
+        attempt.may_be_cancelled = True
+        attempt.stop = self._stop
         if attempt.is_interrupted:
-            raise KeyboardInterrupt
-        yield
-    finally:
-        attempt.stop = None
+            raise KeyboardInterrupt  # once: what stays of this is never called
+        if self._timeout is not None:
+            attempt.timeout, attempt.ends = self._timeout, time.monotonic() + self._timeout
+            _alarm().set(attempt.ends)
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        attempt = self._attempt
+        if attempt is None:
+            return
+        attempt.stop, attempt.timeout, ends = self._outer
+        if self._timeout is not None:
+            attempt.ends = ends
+            _alarm().set(ends)
+        attempt.may_be_cancelled = kind is not None
 
 
 @cache
-def _install() -> None:
+def _handlers() -> Handlers:
     """Once per process."""
-    global _previous  # noqa: PLW0603
-    _previous = signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(_WAKE, _ignore)
+    mark.install()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_wake, args=[reading], name="django-ray-interrupt", daemon=True).start()
+    _put_ours()
+    handlers = Handlers(writing)
+    threading.Thread(target=_hear, args=[reading], name="django-ray-interrupt", daemon=True).start()
+    return handlers
+
+
+def _put_ours() -> None:
+    global _previous  # noqa: PLW0603
+    if (found := signal.signal(signal.SIGINT, _interrupt)) is not _interrupt:
+        _previous = found
+    signal.signal(_WAKE, _wake)
+    if LOCAL in os.environ:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _ignore)
+
+
+def keep_signals() -> None:
+    """Have every body find the signal handlers that are there now, with ours in front."""
+    if _attempt is not None:
+        _put_ours()
+        _handlers().keep()
+    spare_children()
+
+
+def take_signals_back() -> None:
+    """Have signals do again what they did before the body. TypeError if that is not for Python to say."""
+    attempt = _attempt
+    if attempt is None:
+        return
+    try:
+        _handlers().take_back()
+    except BaseException as error:
+        if ends_process(error):
+            raise
+        # A handler of the body's has struck once more, after it.
+        attempt.may_be_cancelled = True
+        _handlers().take_back()
+
+
+@cache
+def _alarm() -> Alarm:
+    return Alarm(_WAKE)
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -95,13 +206,33 @@ def _interrupt(number: int, frame: Any) -> None:
             attempt.stop()
 
 
+def _wake(number: int, frame: Any) -> None:
+    """Let the main thread look at what it was woken for: a signal that is marked, or the end of a timeout."""
+    attempt = _attempt
+    if attempt is not None and attempt.stop is not None and attempt.ends <= time.monotonic():
+        attempt.ends = math.inf
+        if not attempt.is_interrupted:
+            attempt.overran = attempt.timeout
+            _interrupt(number, frame)
+
+
 def _ignore(number: int, frame: Any) -> None:
     pass
 
 
-def _wake(reading: int) -> None:
+def _hear(reading: int) -> None:
     main = threading.main_thread().ident
     assert main is not None  # noqa: S101
     while received := os.read(reading, 16):
         if signal.SIGINT in received:
             signal.pthread_kill(main, _WAKE)
+        if signal.SIGTERM in received and LOCAL in os.environ and _attempt is None:
+            _leave()
+
+
+def _leave() -> None:
+    """End the process, which runs nothing: what was to be done at its end is done, buffers of spans and events sent."""
+    with suppress(BaseException):
+        # The main thread waits inside Ray, and would not come back for them.
+        atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    os._exit(0)

@@ -11,9 +11,9 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import Any, ClassVar, Self
 
+from django_ray.runtime.foreign import contained
 from django_ray.serialization import clean_text
 
 __all__ = ["Output", "label_output"]
@@ -42,8 +42,7 @@ class Output:
 
     def __exit__(self, *exception: object) -> None:
         if not self._is_fresh:
-            with suppress(Exception):  # whatever has become of the stream
-                sys.stdout.write("\n")
+            contained(lambda: sys.stdout.write("\n"), lambda _: None)  # whatever has become of the stream
         Output.entered.remove(self)
 
     @property
@@ -98,6 +97,16 @@ class _Labelled:
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
+
+    def close(self) -> None:
+        """Stay open: also for the next body, whatever `with sys.stdout` of this one says."""
+        self._below.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._below, name)

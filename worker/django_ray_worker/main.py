@@ -7,14 +7,19 @@ failed for good.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from django_ray_worker.core.signals import ending
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from django_ray_worker.core.config import Config
 
@@ -25,7 +30,7 @@ EX_CONFIG = 78  # sysexits.h
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Parse the command line and run."""
-    signal.signal(signal.SIGTERM, _leave)  # until the supervisor installs its own
+    _heed_signals()
     import django_ray
 
     parser = argparse.ArgumentParser(
@@ -68,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="queues to serve; repeatable (default: all of it)",
     )
-    parser.add_argument("--concurrency", type=_positive, metavar="N", help="tasks at a time (default: Ray's CPUs)")
+    parser.add_argument("--concurrency", type=_slots, metavar="N", help="tasks at a time (default: Ray's CPUs)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--local", action="store_true", help="start Ray on this host (default without an address)")
     where.add_argument("--cluster", metavar="ADDRESS", help="join this Ray cluster (default: RAY_ADDRESS)")
@@ -90,12 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, project: Path) -> NoReturn:
     """Run a supervisor in a process where Django is set up; exits."""
+    _heed_signals()
     _reload(options, project)
     try:
         import anyio
 
         from django_ray_worker import logs
-        from django_ray_worker.core.exceptions import Misconfigured
+        from django_ray_worker.core.exceptions import Misconfigured, Stuck
         from django_ray_worker.preflight import find_database
     except ModuleNotFoundError as error:
         if error.name not in {"anyio", "psycopg_pool"}:
@@ -107,9 +113,14 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
     try:
         config = _config(options, project)
         database = find_database()
-        anyio.run(supervise, config, database, _executor(config), _endpoint(options))
+        executor = _executor(config)
+        anyio.run(supervise, config, database, executor, _endpoint(options))
     except* Misconfigured as errors:
         _refuse(str(_first(errors)))
+    except* Stuck as errors:
+        _begin_anew(str(_first(errors)))
+    if executor.is_stuck:
+        _end_at_once()
     sys.exit(0)
 
 
@@ -188,25 +199,42 @@ def _endpoint(options: argparse.Namespace) -> Any:
     return Endpoint(options.metrics_host, options.metrics_port)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+def _slots(text: str) -> int:
+    from django_ray.bounds import MOST_SLOTS
+    from django_ray.readers import whole
+
+    number: int = _number(text, int, partial(whole, 1, most=MOST_SLOTS))
+    return number
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 65536:  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"{text} is not a port: 1 to 65535, or 0 for a free one")
-    return value
+    def port(value: int) -> int:
+        if not 0 <= value <= 65535:  # noqa: PLR2004
+            raise ValueError("it must be a port: 1 to 65535, or 0 for a free one.")
+        return value
+
+    number: int = _number(text, int, port)
+    return number
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    from django_ray.readers import seconds
+
+    value: float = _number(text, float, seconds)
     return value
+
+
+def _number(text: str, kind: Callable[[str], Any], reader: Callable[[Any], Any]) -> Any:
+    from django_ray.bounds import shown
+
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number") from None
+    try:
+        return reader(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{shown(text)} does not fit: {error}") from None
 
 
 def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
@@ -225,5 +253,32 @@ def _end(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _heed_signals() -> None:
+    """Until the supervisor installs its own handlers; nothing has been claimed yet."""
+    for number in ending():
+        signal.signal(number, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ending())  # which _begin_anew() has left blocked
+
+
 def _leave(*_: object) -> NoReturn:
-    sys.exit(0)  # nothing has been claimed yet
+    _end_at_once()  # an exception may be raised where nobody lets it through
+
+
+def _begin_anew(reason: str) -> NoReturn:
+    """Put another process in the place of this one, in which a thread hangs."""
+    logging.getLogger("django_ray.supervisor").warning("%s This process begins anew.", reason)
+    _flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending())
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def _end_at_once() -> NoReturn:
+    """End without Python's own end, which would wait for a thread that hangs."""
+    _flush()
+    os._exit(0)
+
+
+def _flush() -> None:
+    for flush in (logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+        with suppress(Exception):  # a signal may have come in the middle of one
+            flush()

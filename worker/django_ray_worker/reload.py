@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from anyio import TASK_STATUS_IGNORED, Event, create_task_group, open_process, open_signal_receiver
 from watchfiles import PythonFilter, awatch
 
+from django_ray_worker.core.signals import ending
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -90,11 +92,11 @@ class _Reloading:
             self._changed.set()
 
     async def _heed_signals(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        with open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with open_signal_receiver(*ending()) as signals:
             task_status.started()
             async for number in signals:
                 self._is_told = True
                 if self._supervisor.returncode is not None:
                     self._changed.set()
-                elif number == signal.SIGTERM:  # a terminal sends SIGINT to both of us
+                elif number == signal.SIGTERM:  # a terminal sends the others to both of us
                     self._supervisor.terminate()

@@ -1,4 +1,7 @@
-"""What the signals mean: the first ends intake, the second interrupts the attempts."""
+"""What the signals mean: the first ends intake, the second interrupts the attempts.
+
+SIGHUP can only be the first: a terminal that is closed sends several, and systemd may send one after its SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from anyio import CancelScope, create_task_group, sleep
+
+from django_ray_worker.core.signals import ending
 
 __all__ = ["Stop"]
 
@@ -22,17 +27,18 @@ class Stop:
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
+        self._signals = ending()
         self.intake = CancelScope()
         self.attempts = CancelScope()
 
     def watch(self) -> None:
-        """Turn SIGTERM and SIGINT into a stop.
+        """Turn SIGTERM, SIGINT and SIGHUP into a stop.
 
         To be called again and again: Ray puts a handler of its own in front when it starts, which prints a stack and
         aborts the process three seconds later, and resets it when it ends.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._signals:
             loop.add_signal_handler(number, self._received, number)
 
     @asynccontextmanager
@@ -56,6 +62,6 @@ class Stop:
         if not self.intake.cancel_called:
             log.info("%s: stopping; running tasks have %g s.", number.name, self._grace)
             self.intake.cancel()
-        else:
+        elif number != signal.SIGHUP:
             log.warning("%s again: interrupting what runs.", number.name)
             self.attempts.cancel()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, create_task_group, current_time, move_on_after
 
 from django_ray_worker.claiming.claimer import Claimer, Wakeup
+from django_ray_worker.core.exceptions import Stuck
 from django_ray_worker.core.metrics import Metrics
 from django_ray_worker.database.store import Store
 from django_ray_worker.recording.pruning import Pruning
@@ -30,7 +31,7 @@ from django_ray_worker.stop import Stop
 from django_ray_worker.waking.doorbell import Doorbell
 from django_ray_worker.waking.listener import Session
 from django_ray_worker.waking.liveness import Liveness
-from django_ray_worker.waking.registration import register, sign_off
+from django_ray_worker.waking.registration import register
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from django_ray_worker.database.connections import Database
     from django_ray_worker.running.executor import Executor
     from django_ray_worker.showing.endpoint import Endpoint
+    from django_ray_worker.waking.registration import Registration
 
 __all__ = ["Supervisor", "slots_of", "supervise"]
 
@@ -55,6 +57,16 @@ async def supervise(config: Config, database: Database, executor: Executor, endp
     """Run until a signal, or with burst until the queues are empty. Raises what a supervisor cannot live with."""
     stop = Stop(config.grace)
     stop.watch()
+    try:
+        await _supervise(config, database, executor, stop=stop, endpoint=endpoint)
+    except* Stuck:
+        if not stop.intake.cancel_called:
+            raise
+
+
+async def _supervise(
+    config: Config, database: Database, executor: Executor, *, stop: Stop, endpoint: Endpoint | None
+) -> None:
     monitor = Monitor(stop, executor, observer=None if endpoint is None else endpoint.observer)
     with nullcontext() if endpoint is None else endpoint.serving(monitor):
         try:
@@ -75,13 +87,16 @@ async def _live(
     config: Config, executor: Executor, *, database: Database, store: Store, stop: Stop, monitor: Monitor
 ) -> None:
     """Register, and be that supervisor until told to stop."""
-    worker = None
+    registration = None
     with stop.intake:
-        worker = await register(
+        registration = await register(
             store, slots=slots_of(config, executor), ray_address=executor.address, pulse=config.pulse
         )
-    if worker is not None:
-        await Supervisor(worker, config, executor, database=database, store=store, stop=stop, monitor=monitor).live()
+    if registration is not None:
+        supervisor = Supervisor(
+            registration, config, executor, database=database, store=store, stop=stop, monitor=monitor
+        )
+        await supervisor.live()
 
 
 def slots_of(config: Config, executor: Executor) -> int:
@@ -90,11 +105,11 @@ def slots_of(config: Config, executor: Executor) -> int:
 
 
 class Supervisor:
-    """One identity: from its first session to its goodbye."""
+    """From its first session to its goodbye."""
 
     def __init__(
         self,
-        worker: int,
+        registration: Registration,
         config: Config,
         executor: Executor,
         *,
@@ -103,7 +118,8 @@ class Supervisor:
         stop: Stop,
         monitor: Monitor,
     ) -> None:
-        self._worker, self._config, self._database, self._executor = worker, config, database, executor
+        self._registration, self._identity = registration, registration.identity
+        self._config, self._database, self._executor = config, database, executor
         self._store, self._stop = store, stop
         self.metrics = Metrics()
         self._wakeup = Wakeup()
@@ -111,23 +127,28 @@ class Supervisor:
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
         slots = slots_of(config, executor)
         self._dispatcher = Dispatcher(
-            executor, slots, self._tally, record=self._recorder.put, on_free=self._wakeup.nudge
+            executor,
+            slots,
+            self._tally,
+            record=self._recorder.put,
+            on_free=self._wakeup.nudge,
+            is_stopping=lambda: stop.intake.cancel_called,
         )
-        self._reconciler = Reconciler(store, worker, self._dispatcher, self._recorder)
-        self._session = Session(database, store, worker)
+        self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
+        self._session = Session(database, store, registration)
         self._doorbell = Doorbell(self._session, store, config.bells, look=self._wakeup.look)
         self._liveness = Liveness(
             store,
             self._session,
             self.metrics,
-            worker=worker,
+            registration=registration,
             period=config.pulse,
             heed=self._heed,
             reconcile=self._reconciler.reconcile,
         )
         self._claimer = Claimer(
             store,
-            worker=worker,
+            identity=self._identity,
             may_claim=lambda: self._session.is_open and executor.is_usable,
             doorbell=self._doorbell,
             starter=self._dispatcher,
@@ -164,12 +185,19 @@ class Supervisor:
         self._dispatcher.open(attempts, waits)
         self._doorbell.open(waits)
         await session.start(
-            partial(self._session.run, hears=self._hears(), look_around=self._look_around, look=self._wakeup.look)
+            partial(
+                self._session.run,
+                hears=self._hears(),
+                obey=self._reconciler.ask,
+                look_around=self._look_around,
+                look=self._wakeup.look,
+            )
         )
         session.start_soon(self._liveness.pulse)
         session.start_soon(self._liveness.watch)
+        session.start_soon(self._liveness.tend)
         session.start_soon(self._reconciler.run)
-        session.start_soon(self._tally.run, self._worker)
+        session.start_soon(self._tally.run, self._identity)
         waits.start_soon(self._tend_executor)
         waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
         log.info("%s", self._banner())
@@ -182,7 +210,6 @@ class Supervisor:
         """Return what to do when a bell rings."""
         return {
             **dict.fromkeys(self._config.bells, self._wakeup.look),
-            f"worker:{self._worker}": self._reconciler.ask,
             f"pauses:{self._config.backend}": self._reconciler.ask,
             f"supervisors:{self._config.backend}": self._liveness.members_changed,
         }
@@ -219,13 +246,13 @@ class Supervisor:
         if self._reconciler.held:
             return  # whoever finds our identity free takes the rest back
         with move_on_after(FLUSH_SECONDS, shield=True):
-            await self._tally.write(self._worker)
-            await sign_off(self._store, self._worker)
+            await self._tally.write(self._identity.worker)
+            await self._registration.sign_off()
 
     def _banner(self) -> str:
         queues = "any queue" if self._config.queues is None else f"queues {', '.join(self._config.queues)}"
         slots = f"{self._dispatcher.slots} slot{'s' if self._dispatcher.slots > 1 else ''}"
         return (
-            f"Supervisor {self._worker} is ready: backend {self._config.backend}, {queues}, {slots}, "
+            f"Supervisor {self._identity.worker} is ready: backend {self._config.backend}, {queues}, {slots}, "
             f"{self._database}, Ray {self._executor.address}"
         )

@@ -17,6 +17,7 @@ from django.tasks import Task, task_backends
 from django.utils.module_loading import import_string
 
 from django_ray.backends import RayTaskBackend
+from django_ray.locking import Locked
 from django_ray.naming import near
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "counted",
     "database",
     "executions",
+    "explaining_locks",
     "find_backend",
     "find_states",
     "piped",
@@ -69,6 +71,15 @@ def executions(options: dict[str, Any], states: Sequence[str]) -> ExecutionQuery
     if options["backend"]:
         chosen = chosen.filter(backend=options["backend"])
     return chosen
+
+
+@contextmanager
+def explaining_locks() -> Generator[None]:
+    """Bracket what may meet rows that another transaction has locked: a sentence, and no traceback."""
+    try:
+        yield
+    except Locked as error:
+        raise CommandError(str(error)) from error
 
 
 def database() -> str:

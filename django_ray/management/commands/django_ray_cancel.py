@@ -6,7 +6,7 @@ from typing import Any, override
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_ray.management.commands._common import add_filters, counted, executions, refuse_unknown
+from django_ray.management.commands._common import add_filters, counted, executions, explaining_locks, refuse_unknown
 
 STATES = ("READY", "RUNNING")
 
@@ -26,7 +26,8 @@ class Command(BaseCommand):
     @override
     def handle(self, *args: Any, **options: Any) -> None:
         chosen = executions(options, STATES)
-        number = chosen.count() if options["dry_run"] else chosen.cancel()
+        with explaining_locks():
+            number = chosen.count() if options["dry_run"] else chosen.cancel()
         refuse_unknown(options, number)
         self.stdout.write(
             f"{counted(number)} would be cancelled." if options["dry_run"] else f"Cancelled {counted(number)}."

@@ -19,6 +19,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.db.models.functions import Now
 
+from django_ray.bounds import MOST, is_whole
 from django_ray.management.commands._common import counted, database, find_states, refuse_unknown
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ class Command(BaseCommand):
         from django_ray.models import RayTaskExecution
 
         for name in ("batch_size", "max"):
-            if options[name] is not None and options[name] < 1:
-                raise CommandError(f"--{name.replace('_', '-')} is {options[name]}: it must be at least 1.")
+            if options[name] is not None and not is_whole(options[name], 1):
+                raise CommandError(
+                    f"--{name.replace('_', '-')} is {options[name]}: it must be at least 1 and at most {MOST:,}."
+                )
         rows: Any = RayTaskExecution.objects.using(database())
         chosen: ExecutionQuerySet = rows.filter(
             state__in=find_states(options["state"], STATES), finished_at__lt=Now() - _age(options["older_than"])

@@ -6,7 +6,7 @@ from typing import Any, override
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_ray.management.commands._common import add_filters, counted, executions, refuse_unknown
+from django_ray.management.commands._common import add_filters, counted, executions, explaining_locks, refuse_unknown
 
 STATES = ("FAILED", "CANCELLED")
 
@@ -31,7 +31,8 @@ class Command(BaseCommand):
         if (name := options["exception"]) is not None:
             lookup = {"exception_type": name} if "." in name else {"exception_type__endswith": f".{name}"}
             chosen = chosen.filter(**lookup)
-        number = chosen.count() if options["dry_run"] else chosen.retry()
+        with explaining_locks():
+            number = chosen.count() if options["dry_run"] else chosen.retry()
         refuse_unknown(options, number)
         self.stdout.write(
             f"{counted(number)} would be retried." if options["dry_run"] else f"Retried {counted(number)}."

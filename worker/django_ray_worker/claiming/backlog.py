@@ -28,6 +28,7 @@ __all__ = ["Backlog"]
 # Calls to have claims for, per slot: one that may start, one that waits, and one for the error of the estimate.
 AHEAD = 3
 PLANNED_SECONDS = 0.8 * BUDGET_SECONDS  # Of a call: its bodies may take longer than expected, and still all be run.
+MOST_CHARACTERS = 1_000_000  # That the claims of one call carry: they travel together, and are kept until it has ended.
 SOON_SECONDS = 0.75 * PATIENCE_SECONDS
 # A call of several stops whoever runs at its timeout: it must be far longer than what came before in the call.
 SHORTEST_SHARED_TIMEOUT = 1.0
@@ -43,6 +44,7 @@ class Backlog:
         self._give_back = give_back
         self._claims: deque[Claim] = deque()
         self._per_call = 1  # Of those claimed last, so many would fit.
+        self._trust = most_per_call  # In what fits: after a return to the queue it grows again, call by call.
         self._filled = Event()
         self._moved = Event()
 
@@ -62,7 +64,7 @@ class Backlog:
         if not claims:
             return
         expected = sum(map(self._pace.of, claims)) / len(claims)
-        self._per_call = max(1, min(self._most, int(PLANNED_SECONDS / expected)))
+        self._per_call = max(1, min(self._trust, int(PLANNED_SECONDS / expected)))
         self._claims.extend(claims)
         # They are longer than those before: what will not run soon is for whoever can run it.
         most = max(self._slots.free, AHEAD * self._slots.total * self._per_call)
@@ -74,12 +76,14 @@ class Backlog:
         """Return the next claims for one call, when a slot is free: what fits, spread over the free slots."""
         share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free)))
         first = self._claims.popleft()
-        chosen, seconds = [first], self._pace.of(first)
+        chosen, seconds, characters = [first], self._pace.of(first), len(first.payload)
         while self._claims and len(chosen) < share:
             seconds += self._pace.of(self._claims[0])
-            if seconds > PLANNED_SECONDS or not _fits(first, self._claims[0]):
+            characters += len(self._claims[0].payload)
+            if seconds > PLANNED_SECONDS or characters > MOST_CHARACTERS or not _fits(first, self._claims[0]):
                 break
             chosen.append(self._claims.popleft())
+        self._trust = min(self._most, 2 * self._trust)
         self._moved.set()
         return chosen
 
@@ -103,7 +107,7 @@ class Backlog:
 
     def clear(self) -> None:
         """Give everything back."""
-        self._per_call = 1
+        self._per_call = self._trust = 1
         while self._claims:
             self._give_back(self._claims.popleft())
 

@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, Protocol
 
 from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
 
-from django_ray_worker.core.tries import backoff, is_news
-from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
+from django_ray_worker.core.tries import LockWait, backoff, is_news
+from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_transient, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django_ray_worker.core.claim import Claim
+    from django_ray_worker.core.identity import Identity
     from django_ray_worker.database.store import Store
     from django_ray_worker.waking.doorbell import Doorbell
 
 __all__ = ["Claimer", "Wakeup"]
 
 log = logging.getLogger("django_ray.claimer")
-
-# A claim that takes longer is given up; what it may have taken all the same is found and released.
-CLAIM_SECONDS = 10.0
 
 
 class Wakeup:
@@ -73,7 +71,7 @@ class Claimer:
         self,
         work: Store,
         *,
-        worker: int,
+        identity: Identity,
         may_claim: Callable[[], bool],
         doorbell: Doorbell,
         starter: Starter,
@@ -82,7 +80,7 @@ class Claimer:
         on_doubt: Callable[[], None],
     ) -> None:
         self._store = work
-        self._worker = worker
+        self._identity = identity
         self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
         self._starter = starter
@@ -91,8 +89,9 @@ class Claimer:
         self._on_doubt = on_doubt  # A claim has failed, and may have been committed all the same.
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
+        self._place: str | None = None  # Where any queue is served, and there are very many: the one to go on after.
         self._again = float("inf")  # When to look again for rows that somebody else had locked.
-        self._skips = 0
+        self._locked = LockWait()
         self._tries = 0
 
     async def run(self) -> None:
@@ -132,7 +131,8 @@ class Claimer:
         try:
             is_short = await self._claim()
         except DatabaseError as error:
-            if not is_transient(error):
+            # No row ends a supervisor, not even one that cannot be taken at all.
+            if not (is_transient(error) or is_data_fault(error)):
                 raise
             await self._wait_out(error)
             return
@@ -145,29 +145,40 @@ class Claimer:
 
     async def _claim(self) -> bool:
         """Claim what there is room for; tell whether it came back short."""
-        # Nothing may come between the claim and the start of its attempts.
-        with CancelScope(shield=True), move_on_after(CLAIM_SECONDS):
+        is_short = False
+        # Nothing may come between the claim and the start of its attempts. The statements have their own deadlines.
+        with CancelScope(shield=True):
             if has_promoted := self._has_due:
                 await self._store.promote()
                 self._has_due = False
             room = self._starter.room
             async with self._claiming:
-                batch = await self._store.claim(self._worker, room)
+                batch = await self._store.claim(self._identity.worker, room, self._place)
                 self._starter.start(batch.claims)
-            next_due = float("inf") if batch.next_due is None else batch.next_due
+            self._place = batch.place
             # What is still overdue after it was promoted is locked by somebody, too.
-            is_locked = has_promoted and next_due <= 0
-            self._due = float("inf") if is_locked else current_time() + next_due
-            self._mind_skipped(batch.has_skipped or is_locked)
-            return len(batch.claims) < room
-        log.warning("A claim took longer than %.0f s and was given up.", CLAIM_SECONDS)
-        self._on_doubt()
-        return False
+            is_locked = has_promoted and batch.next_due is not None and batch.next_due <= 0
+            next_due = batch.next_later if is_locked else batch.next_due
+            self._due = float("inf") if next_due is None else current_time() + next_due
+            # Where only some of very many queues were looked into, the others may hold more.
+            is_partial = batch.place is not None and bool(batch.claims)
+            is_short = len(batch.claims) < room and not is_partial
+            self._mind_skipped(batch.has_skipped or is_locked, is_short)
+        return is_short
 
-    def _mind_skipped(self, has_skipped: bool) -> None:  # noqa: FBT001 - a fact, not a choice
+    def _mind_skipped(self, has_skipped: bool, is_short: bool) -> None:  # noqa: FBT001 - facts, not choices
         """Look again soon for rows that were locked: if their transaction is rolled back, nobody will ring."""
-        self._again = current_time() + backoff(self._skips) if has_skipped else float("inf")
-        self._skips = self._skips + 1 if has_skipped else 0
+        if not has_skipped:
+            self._again = float("inf")
+            self._locked.end()
+            return
+        self._again = current_time() + self._locked.go_on(current_time())
+        # While there is more to claim than there is room, it may be the claims of peers that are met again and again.
+        if is_short and self._locked.is_news(current_time()):
+            log.warning(
+                "Executions that are due are locked by another transaction; they are claimed as soon as it ends. "
+                "pg_stat_activity shows which it is."
+            )
 
     async def _wait_out(self, error: DatabaseError) -> None:
         wait = backoff(self._tries)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django_ray.requirements import TaskOptions
 
-__all__ = ["Batch", "Claim", "Held", "Pulse"]
+__all__ = ["Batch", "Claim", "Held", "Pulse", "Reconciled", "Recorded", "Rescued", "Ring"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,11 @@ class Claim:
     unfit: str  # Why the row's options cannot be used; empty when they can.
     failures: int  # Before this attempt.
     losses: int
-    missing_for: float  # Seconds since a supervisor first found no code for it; 0 unless that was the last attempt.
+    missing_for: float  # Seconds since it first could not be begun; 0 unless that was so the last time.
     waited: float | None  # Seconds from claimable to claimed; None for later attempts.
-    payload: str  # The row as JSON, for the Ray worker; the supervisor never looks inside.
+    # The row as JSON, for the Ray worker, or its fence alone when it is large; the supervisor never looks inside.
+    payload: str
+    released: int = 0  # Times in a row that it came back without having ended or been charged, before this attempt.
 
     @override
     def __str__(self) -> str:
@@ -48,8 +50,10 @@ class Batch:
     """The answer to one claim statement: claims in the order to start them."""
 
     claims: tuple[Claim, ...]
-    has_skipped: bool  # Rows of our queues are locked by somebody else, and may stay READY.
+    has_skipped: bool  # It is short, and rows of our queues are locked by somebody else, and may stay READY.
     next_due: float | None  # Seconds until a row of our queues falls due, by the database's clock; 0 or less is now.
+    place: str | None  # The queue after which the next claim goes on; None when all were looked into.
+    next_later: float | None = None  # As next_due, for those that are not due yet.
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,47 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The answer to a record that waits for nobody; what is in neither the fence refuses."""
+
+    written: set[UUID]
+    locked: set[UUID]  # Still ours, but somebody else has locked their rows.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """The answer to one reconciliation."""
+
+    ours: dict[UUID, Held]  # What the rows say of the executions that we hold.
+    unheld: int  # How many others were recorded.
+    locked: int  # And how many could not be: somebody else has locked their rows.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    """What was taken back from one of the dead."""
+
+    rows: int
+    locked: int  # Executions that could not be: somebody else has locked their rows.
+    is_marked: bool  # As lost; not if somebody else has locked its own row.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
     """The answer to one pulse."""
 
+    is_registered: bool  # Our row is there, and ours.
     is_lost: bool  # A peer took us for dead.
+    is_locked: bool  # Somebody has locked our row: the sign of life is not written.
     oldest: float | None  # Seconds that the oldest claimable row of our queues has been waiting.
     running: int  # Rows that run in our name.
     has_unwanted: bool  # Somebody wants one of them cancelled.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ring:
+    """What a supervisor sees of the ring of watchers."""
+
+    has_us: bool  # A session holds our identity.
+    neighbour: int | None  # The supervisor to watch; None when we are alone.
+    is_frozen: bool  # Its pulse has been missing for three periods.

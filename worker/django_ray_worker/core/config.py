@@ -9,6 +9,8 @@ from django_ray.options import Options
 
 __all__ = ["Config"]
 
+MOST_BELLS = 64  # Each is a lock of the server while we sleep, and the server has room for some thousands.
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -28,7 +30,7 @@ class Config:
 
     @property
     def bells(self) -> tuple[str, ...]:
-        """The bells of these queues, as the triggers name them."""
-        if self.queues is None:
+        """The bells to sleep on, as the triggers name them: of these queues, or the one of any."""
+        if self.queues is None or len(self.queues) > MOST_BELLS:
             return (f"queues:{self.backend}",)
         return tuple(f"queue:{self.backend}:{queue}" for queue in self.queues)

@@ -6,12 +6,14 @@ import logging
 import random
 
 from django_ray_worker.core.claim import Claim
-from django_ray_worker.core.outcome import Lost, Outcome, Unstarted
-from django_ray_worker.core.policy import Fail, Postpone, Retry, Verdict, decide
+from django_ray_worker.core.outcome import Gone, Lost, Outcome, Unplaced, Unprepared, Unstarted
+from django_ray_worker.core.policy import Fail, Postpone, Release, Retry, Verdict, decide
 
 __all__ = ["abandoned", "judge", "released"]
 
 log = logging.getLogger("django_ray.attempt")
+
+NEWS_SECONDS = 8.0  # What comes back for less has found no free slot in time, a few times: nothing to look into.
 
 
 def abandoned(claim: Claim) -> Verdict:
@@ -35,14 +37,35 @@ def judge(claim: Claim, outcome: Outcome) -> Verdict:
             )  # fmt: skip
         case Fail(error=error):
             log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback, extra=claim.log_fields)
+        case Postpone(error=error, after=after) if isinstance(outcome, Unprepared):
+            log.warning(
+                "%s was not begun: %s. Another node may run it, or this one soon: again in %.1f s, for %.0f s in all "
+                "(IMPORT_GRACE).",
+                claim, error.message.rstrip("."), after, claim.options.retry.import_grace, extra=claim.log_fields,
+            )  # fmt: skip
         case Postpone(error=error, after=after):
             log.warning(
                 "%s is not known here: %s. Its code may be on its way, or with another supervisor: again in %.1f s, "
                 "for %.0f s in all (IMPORT_GRACE).",
                 claim, error.message.rstrip("."), after, claim.options.retry.import_grace, extra=claim.log_fields,
             )  # fmt: skip
+        case Release(after=after, released=times) if after >= NEWS_SECONDS and not isinstance(outcome, Unplaced):
+            log.warning(
+                "%s has come back %d times in a row without having ended (%s): again in %.0f s.",
+                claim, times, _why(outcome), after, extra=claim.log_fields,
+            )  # fmt: skip
         case _ if log.isEnabledFor(logging.DEBUG):
             log.debug("Attempt %d of %s: %s", claim.attempt, claim, verdict, extra=claim.log_fields)
         case _:
             pass
     return verdict
+
+
+def _why(outcome: Outcome) -> str:
+    match outcome:
+        case Gone(reason):
+            return reason.rstrip(".")
+        case Unstarted():
+            return "it was not begun here"
+        case _:
+            return "it was interrupted"

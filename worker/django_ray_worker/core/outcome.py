@@ -7,15 +7,18 @@ from dataclasses import dataclass
 __all__ = [
     "Cancelled",
     "Error",
+    "Gone",
     "Interrupted",
     "Lost",
     "Missing",
+    "OutOfMemory",
     "Outcome",
     "Raised",
     "Refused",
     "Returned",
     "TimedOut",
     "Unplaced",
+    "Unprepared",
     "Unstarted",
 ]
 
@@ -59,6 +62,13 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Unprepared:
+    """It was not begun: no process could be made ready for it where it was to run. Elsewhere one may be, or later."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
 class TimedOut:
     """The body was stopped at its timeout."""
 
@@ -78,8 +88,22 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """Its process was ended because the memory of its node was used up, by whomever."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Its node, or all of Ray, went away under it, for whatever reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The attempt was cut short through no fault of its own: the supervisor stopped, or the cluster went away."""
+    """The attempt was cut short through no fault of its own: its supervisor stopped, or another was meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +116,18 @@ class Unplaced:
     """It was not begun: no node has what it asks for, and enough others wait for one."""
 
 
-type Outcome = Returned | Raised | Refused | Missing | TimedOut | Cancelled | Lost | Interrupted | Unstarted | Unplaced
+type Outcome = (
+    Returned
+    | Raised
+    | Refused
+    | Missing
+    | Unprepared
+    | TimedOut
+    | Cancelled
+    | Lost
+    | OutOfMemory
+    | Gone
+    | Interrupted
+    | Unstarted
+    | Unplaced
+)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
-__all__ = ["backoff", "is_news"]
+__all__ = ["LOCK_NEWS_SECONDS", "LockWait", "backoff", "is_news"]
+
+LOCK_NEWS_SECONDS = 1.0  # Until it is said that somebody's lock is in the way.
 
 
 def backoff(tries: int, chance: float | None = None) -> float:
@@ -19,3 +22,33 @@ def backoff(tries: int, chance: float | None = None) -> float:
 def is_news(tries: int) -> bool:
     """Tell whether to log that many failures in a row: the first, second, fourth, eighth, ..."""
     return tries & (tries + 1) == 0
+
+
+@dataclass(slots=True)
+class LockWait:
+    """Rows that somebody else has locked: nobody tells when they are free, so who waits looks after growing pauses."""
+
+    since: float | None = None  # By the clock that go_on is told; None is that nothing is locked.
+    looks: int = 0
+    said: int = 0  # How many were locked when that was last said.
+
+    def go_on(self, now: float) -> float:
+        """Take note that they are locked still, at this moment; return the seconds until the next look."""
+        self.since = now if self.since is None else self.since
+        self.looks += 1
+        return backoff(self.looks - 1)
+
+    def hasten(self) -> None:
+        """Take note that there are others, which may be free soon."""
+        self.looks = 0
+
+    def is_news(self, now: float, number: int = 1) -> bool:
+        """Tell whether to say that so many are locked: after a second, and when they have become twice as many."""
+        if self.since is None or now - self.since < LOCK_NEWS_SECONDS or number < 2 * self.said or number == self.said:
+            return False
+        self.said = number
+        return True
+
+    def end(self) -> None:
+        """Take note that they are free."""
+        self.since, self.looks, self.said = None, 0, 0

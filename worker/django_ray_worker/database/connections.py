@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, override
 from weakref import WeakSet
 
 from anyio import fail_after
-from psycopg import AsyncConnection, sql
-from psycopg.rows import DictRow, dict_row
+from psycopg import sql
+from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from django_ray_worker.database.store import Connection, apply_settings
+from django_ray_worker.database.deadline import Connection
+from django_ray_worker.database.store import apply_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -64,7 +63,7 @@ class Database:
         """Open a connection of its own, for as long as the block lasts."""
         parameters: Any = {**self._parameters, "autocommit": True, "row_factory": dict_row}
         with fail_after(OPEN_SECONDS):
-            connection: Connection = await AsyncConnection[DictRow].connect(**parameters)
+            connection = await Connection.connect(**parameters)
         # Not psycopg's own block: that says goodbye first, and leaves the connection open when that is cancelled.
         try:
             await self._prepare(connection)
@@ -73,9 +72,10 @@ class Database:
             await connection.close()  # which sends nothing, and needs no answer
 
     @asynccontextmanager
-    async def pool(self) -> AsyncGenerator[AsyncConnectionPool[AsyncConnection[DictRow]]]:
+    async def pool(self) -> AsyncGenerator[AsyncConnectionPool[Connection]]:
         """Open the pool; it connects in the background and reconnects by itself."""
-        pool = AsyncConnectionPool[AsyncConnection[DictRow]](
+        pool = AsyncConnectionPool[Connection](
+            connection_class=Connection,
             kwargs={**self._parameters, "autocommit": True, "row_factory": dict_row},
             min_size=1,
             max_size=POOL_SIZE,
@@ -93,9 +93,7 @@ class Database:
     def drop(self) -> None:
         """Shut every connection down, whatever it waits for: who uses one gets an OperationalError at once."""
         for connection in self._opened:
-            if not connection.closed:
-                with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
-                    line.shutdown(socket.SHUT_RDWR)
+            connection.hang_up()
 
     async def _prepare(self, connection: Connection) -> None:
         self._opened.add(connection)

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-__all__ = ["DatabaseError", "is_data_fault", "is_transient", "one_line"]
+__all__ = ["DatabaseError", "is_data_fault", "is_locked", "is_transient", "one_line"]
 
 DatabaseError = psycopg.Error  # Whatever a method of store.py raises.
 
@@ -37,6 +37,11 @@ def is_transient(error: BaseException) -> bool:
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError)
     return error.sqlstate[:2] in _TRANSIENT_CLASSES
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether somebody else's lock was in the way for too long: the server and the connection are well."""
+    return isinstance(error, errors.LockNotAvailable)
 
 
 def is_data_fault(error: BaseException) -> bool:

@@ -10,14 +10,18 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any, NamedTuple, assert_never
 
+from django_ray.bounds import LONGEST
 from django_ray.options import Options
-from django_ray.runtime.entrypoint import MAX_MESSAGE, MAX_TRACEBACK
-from django_ray.serialization import clean_text
+from django_ray.requirements import MOST_OPTIONS
+from django_ray.serialization import MAX_MESSAGE, MAX_TRACEBACK, clean_text
 from django_ray_worker.core.claim import Claim
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import CANCELLED, Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
 
-__all__ = ["SQL", "Record", "claim_of", "record_parameters"]
+__all__ = ["MOST_QUEUES", "SQL", "Record", "claim_of", "lock_parameters", "record_parameters"]
+
+
+MOST_QUEUES = 1000  # That a claim from any queue looks into: their first rows take 5 ms.
 
 
 class Record(NamedTuple):
@@ -35,20 +39,20 @@ def _load(name: str) -> bytes:
 SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
-        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "hang_up", "identify", "leave",
-        "mark_lost", "neighbour", "notify", "promote", "prune", "pulse", "record", "register", "revive", "running",
-        "session_settings", "sign_off", "unsettled", "watch",
+        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "hang_up", "identify",
+        "is_registered", "leave", "lock", "mark_lost", "notify", "promote", "prune", "prune_workers", "pulse",
+        "record", "register", "revive", "ring", "running", "session_settings", "sign_off", "unsettled", "watch",
     )
 }  # fmt: skip
 
 
 def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
-    """Return the claim that a row of claim.sql or running.sql is."""
+    """Return the claim that a row of claim.sql or running.sql is, whatever somebody has written there."""
     unfit = ""
     try:
-        options = backend.of(row["queue_name"], row["options"])
-    except (TypeError, ValueError) as error:
-        options, unfit = backend.of(row["queue_name"], None), str(error)
+        options = backend.of(row["queue_name"], _options(row))
+    except Exception as error:  # noqa: BLE001 - no row may stop a supervisor
+        options, unfit = backend.of(row["queue_name"], None), str(error) or type(error).__name__
     return Claim(
         task_id=row["task_id"],
         attempt=row["attempt_number"],
@@ -60,22 +64,59 @@ def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
         failures=row["failures"],
         losses=row["losses"],
         missing_for=row["missing_for"] or 0.0,
-        waited=row["waited"],
-        payload=row["payload"],
+        waited=None if row["waited"] is None else min(max(0.0, row["waited"]), LONGEST),
+        payload=_name(row) if row["payload"] is None else row["payload"],
+        released=row["released"],
     )
 
 
-def record_parameters(records: Iterable[Record]) -> dict[str, Any]:
-    """Return the parameters of record.sql. One JSON text costs half of what a list for each column does."""
+def _options(row: Mapping[str, Any]) -> Any:
+    text = row["options"]
+    if text is None:
+        return None
+    if not text:
+        raise ValueError(f"The options cannot be read: they are larger than {MOST_OPTIONS:,} bytes.")
+    return json.loads(text)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Return the payload of a claim whose row is read where it runs: no more than names the attempt."""
+    return json.dumps(
+        {
+            "task_id": str(row["task_id"]),
+            "attempt_number": row["attempt_number"],
+            "worker_ids": [str(row["claimed_by_id"])],
+        }
+    )
+
+
+def record_parameters(records: Iterable[Record], patience: float | None = None) -> dict[str, Any]:
+    """Return the parameters of record.sql. One JSON text costs half of what a list for each column does.
+
+    patience is seconds to wait for a row that somebody else has locked; None is as the session does.
+    """
     # Sorted by id: two writers that meet on the same rows take them in the same order.
     ordered = sorted(records, key=lambda record: record.claim.task_id)
-    return {"verdicts": json.dumps([*map(_row, ordered)]), "cancelled": _error(CANCELLED)}
+    return {
+        "verdicts": json.dumps([*map(_row, ordered)]),
+        "cancelled": _error(CANCELLED),
+        "patience": None if patience is None else f"{patience * 1000:.0f}",
+    }
+
+
+def lock_parameters(claims: Iterable[Claim]) -> dict[str, Any]:
+    """Return the parameters of lock.sql."""
+    ordered = sorted(claims, key=lambda claim: claim.task_id)
+    return {"claims": json.dumps([*map(_fence, ordered)])}
 
 
 def _row(record: Record) -> dict[str, Any]:
     claim, verdict, output = record
-    fence = {"task_id": str(claim.task_id), "attempt": claim.attempt, "worker": claim.worker}
-    return {**fence, **_columns(verdict), **({"output": output} if output else {})}
+    return {**_fence(claim), **_columns(verdict), **({"output": output} if output else {})}
+
+
+def _fence(claim: Claim) -> dict[str, Any]:
+    return {"task_id": str(claim.task_id), "attempt": claim.attempt, "worker": claim.worker}
 
 
 def _columns(verdict: Verdict) -> dict[str, Any]:
@@ -83,17 +124,17 @@ def _columns(verdict: Verdict) -> dict[str, Any]:
     match verdict:
         case Succeed(result=result):
             return {"state": "SUCCESSFUL", "result": result}
-        case Retry(error=error, after=after, failures=failures, losses=losses):
-            added = {"failures": failures, "losses": losses}
-            return {"state": "READY", "error": _error(error), "after": after or None, **added}
+        case Retry(error=error, after=after, failures=failures, losses=losses, released=released):
+            counts = {"failures": failures, "losses": losses, "released": released}
+            return {"state": "READY", "error": _error(error), "after": after or None, **counts}
         case Fail(error=error, failures=failures, losses=losses):
             return {"state": "FAILED", "error": _error(error), "failures": failures, "losses": losses}
         case Cancel(error=error):
             return {"state": "CANCELLED", "error": _error(error)}
-        case Release(after=after, has_begun=has_begun):
-            return {"state": "READY", "after": after or None, "unbegun": not has_begun}
-        case Postpone(after=after):
-            return {"state": "READY", "after": after, "unbegun": True, "missing": True}
+        case Release(after=after, has_begun=has_begun, released=released):
+            return {"state": "READY", "after": after or None, "unbegun": not has_begun, "released": released}
+        case Postpone(after=after, released=released):
+            return {"state": "READY", "after": after, "unbegun": True, "missing": True, "released": released}
         case _:
             assert_never(verdict)
 

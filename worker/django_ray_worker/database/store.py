@@ -10,19 +10,27 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from anyio import CancelScope
-from psycopg import AsyncConnection, IsolationLevel, sql
-from psycopg.rows import DictRow
+from psycopg import IsolationLevel, sql
 from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
-from django_ray_worker.core.claim import Batch, Claim, Held, Pulse
+from django_ray_worker.core.claim import Batch, Claim, Held, Pulse, Reconciled, Recorded, Rescued, Ring
 from django_ray_worker.core.policy import Verdict
-from django_ray_worker.database.statements import SQL, Record, claim_of, record_parameters
+from django_ray_worker.database.deadline import ANSWER_SECONDS, Connection
+from django_ray_worker.database.errors import DatabaseError
+from django_ray_worker.database.statements import (
+    MOST_QUEUES,
+    SQL,
+    Record,
+    claim_of,
+    lock_parameters,
+    record_parameters,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -30,7 +38,6 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 __all__ = [
-    "Connection",
     "Store",
     "announce",
     "apply_settings",
@@ -39,9 +46,14 @@ __all__ = [
     "listen",
 ]
 
-type Connection = AsyncConnection[DictRow]
 
 MOST_PER_RECORD = 1000  # A longer batch gains nothing and holds its row locks longer.
+# For a row that somebody else has locked, before the other rows of a record are written without it.
+LOCK_SECONDS = 0.05
+# That an outcome which is left to the server waits there for its row.
+LEFT_SECONDS = 600.0
+SENT_SECONDS = 0.5  # Until it has surely received that.
+IN_FLIGHT_SECONDS = 300.0  # Then who is in flight is asked for again: perhaps the answer was swallowed.
 
 
 class Store:
@@ -61,36 +73,62 @@ class Store:
             "queues": None if queues is None else list(queues),
         }
         self._options = options
+        self._busy: set[Connection] = set()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncGenerator[Connection]:
         # Explicit, although many hold one statement: what is cut off before COMMIT never was.
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._connection() as connection, connection.transaction():
             yield connection
+
+    @asynccontextmanager
+    async def _connection(self, seconds: float = ANSWER_SECONDS) -> AsyncGenerator[Connection]:
+        """Borrow a connection of the pool, for statements that are each answered within so many seconds."""
+        async with self._pool.connection() as connection:
+            self._busy.add(connection)
+            try:
+                with connection.patient(seconds):
+                    yield connection
+            finally:
+                self._busy.discard(connection)
+
+    def drop(self) -> None:
+        """End every statement under way at once, and its connection; the session that listens goes on."""
+        for connection in list(self._busy):
+            connection.hang_up()
 
     async def register(self, **columns: Any) -> int:
         """Insert our RayWorker and return its id."""
         columns |= self._scope
         columns["queues"] = Jsonb(columns["queues"])
-        async with self._transaction() as connection:
-            row = await (await connection.execute(SQL["register"], columns)).fetchone()
-        assert row is not None  # noqa: S101 - INSERT RETURNING
+        row = None
+        while row is None:  # a row with the next id of the sequence is there already: somebody has restored it
+            async with self._transaction() as connection:
+                row = await (await connection.execute(SQL["register"], columns)).fetchone()
         return cast("int", row["id"])
+
+    async def is_registered(self, worker: int, hostname: str, pid: int) -> bool:
+        """Tell whether the row of worker is there, and that of this process."""
+        async with self._connection() as connection:
+            parameters = {**self._scope, "worker": worker, "hostname": hostname, "pid": pid}
+            return await (await connection.execute(SQL["is_registered"], parameters)).fetchone() is not None
 
     async def sign_off(self, worker: int) -> None:
         """Say that this supervisor ended by itself, if it leaves nothing behind."""
         async with self._transaction() as connection:
             await connection.execute(SQL["sign_off"], {"worker": worker})
 
-    async def claim(self, worker: int, limit: int) -> Batch:
-        """Take up to limit executions for worker."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(SQL["claim"], {**self._scope, "worker": worker, "limit": limit})
-            rows = await cursor.fetchall()
+    async def claim(self, worker: int, limit: int, after: str | None = None) -> Batch:
+        """Take up to limit executions for worker; where any queue is served, of the queues that come after that one."""
+        parameters = {**self._scope, "worker": worker, "limit": limit, "after": after, "most_queues": MOST_QUEUES}
+        async with self._connection() as connection:
+            rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
         return Batch(
             claims=tuple(claim_of(row, self._options) for row in rows if row["task_id"] is not None),
             has_skipped=rows[0]["has_skipped"],
             next_due=rows[0]["next_due"],
+            next_later=rows[0]["next_later"],
+            place=rows[0]["place"],
         )
 
     async def promote(self) -> None:
@@ -100,31 +138,52 @@ class Store:
 
     async def prune(self, age: float, limit: int) -> int:
         """Delete up to limit executions that ended more than age seconds ago; return how many."""
-        async with self._pool.connection() as connection:
+        return await self._prune("prune", age, limit)
+
+    async def prune_workers(self, age: float, limit: int) -> int:
+        """Delete the rows of up to limit supervisors that ended more than age seconds ago; return how many."""
+        return await self._prune("prune_workers", age, limit)
+
+    async def _prune(self, statement: str, age: float, limit: int) -> int:
+        async with self._connection() as connection:
             parameters = {**self._scope, "age": age, "limit": limit}
-            return (await _cancellable(connection.execute(SQL["prune"], parameters))).rowcount
+            return (await _cancellable(connection.execute(SQL[statement], parameters))).rowcount
 
     async def record(self, records: Iterable[Record]) -> set[UUID]:
-        """Write verdicts and return the ids that the fence let pass."""
-        async with self._pool.connection() as connection:
-            return await _record(connection, records)
+        """Write verdicts and return the ids that the fence let pass.
+
+        All or nothing: when somebody else has locked a row, and does not free it at once, errors.is_locked.
+        """
+        async with self._connection() as connection:
+            return await _record(connection, records, LOCK_SECONDS)
+
+    async def record_free(self, records: Sequence[Record]) -> Recorded:
+        """Write the verdicts on rows that nobody else has locked. Slower than record, and waits for nobody."""
+        async with self._transaction() as connection:
+            free, locked = await _lock(connection, [record.claim for record in records])
+            written = await _record(connection, [record for record in records if record.claim.task_id in free])
+        return Recorded(written=written, locked=locked)
+
+    async def leave_behind(self, record: Record) -> None:
+        """Leave a verdict to the server: it writes it if the row comes free within LEFT_SECONDS, though we are gone."""
+        # The server does not notice that we hang up while it waits for a lock.
+        with suppress(DatabaseError):
+            async with self._connection(SENT_SECONDS) as connection:
+                await _record(connection, [record], LEFT_SECONDS)
 
     async def reconcile(
-        self, worker: int, held: Container[UUID], verdict_of: Callable[[Claim], Verdict]
-    ) -> tuple[dict[UUID, Held], int]:
-        """Record a verdict on what runs in the name of worker and is not held there.
-
-        Return what its row says of each that is, and how many were recorded.
-        """
+        self, names: Sequence[int], held: Container[UUID], verdict_of: Callable[[Claim], Verdict]
+    ) -> Reconciled:
+        """Record a verdict on what runs in the names of a supervisor and is not held there."""
         async with self._transaction() as connection:
-            rows = await self._running(connection, worker)
-            unheld = [Record(claim, verdict_of(claim)) for claim, _ in rows if claim.task_id not in held]
-            recorded = await _record(connection, unheld) if unheld else ()
+            rows = await self._running(connection, names)
+            unheld = [claim for claim, _ in rows if claim.task_id not in held]
+            recorded = await _judge(connection, unheld, verdict_of)
         ours = {claim.task_id: said for claim, said in rows if claim.task_id in held}
-        return ours, len(recorded)
+        return Reconciled(ours=ours, unheld=len(recorded.written), locked=len(recorded.locked))
 
-    async def _running(self, connection: Connection, worker: int) -> list[tuple[Claim, Held]]:
-        cursor = await connection.execute(SQL["running"], {"worker": worker})
+    async def _running(self, connection: Connection, names: Sequence[int]) -> list[tuple[Claim, Held]]:
+        cursor = await connection.execute(SQL["running"], {"names": list(names)})
         return [
             (claim_of(row, self._options), Held(row["attempt_number"], row["is_unwanted"], row["is_paused"]))
             for row in await cursor.fetchall()
@@ -132,36 +191,40 @@ class Store:
 
     async def count(self, worker: int, counts: Iterable[Mapping[str, Any]]) -> None:
         """Add counts, each of one queue, to this minute, and tell whoever shows them."""
-        async with self._pool.connection() as connection:
+        async with self._connection() as connection:
             parameters = {**self._scope, "worker": worker, "counts": json.dumps(list(counts))}
             await connection.execute(SQL["count"], parameters)
 
-    async def revive(self, worker: int) -> None:
-        """Give a sign of life, and take back that worker was found dead."""
+    async def revive(self, worker: int) -> bool:
+        """Give a sign of life, and take back that worker was found dead; False when somebody has locked its row."""
         async with self._transaction() as connection:
-            await connection.execute(SQL["revive"], {"worker": worker})
+            row = await (await connection.execute(SQL["revive"], {"worker": worker})).fetchone()
+        return row is not None and not row["is_locked"]
 
-    async def pulse(self, worker: int) -> Pulse:
+    async def pulse(self, names: Sequence[int], hostname: str, pid: int) -> Pulse:
         """Give a sign of life, NOTIFY our own session, and return what no one may have told us."""
-        async with self._pool.connection() as connection:
-            row = await (await connection.execute(SQL["pulse"], {**self._scope, "worker": worker})).fetchone()
+        parameters = {**self._scope, "worker": names[0], "names": list(names), "hostname": hostname, "pid": pid}
+        async with self._connection() as connection:
+            row = await (await connection.execute(SQL["pulse"], parameters)).fetchone()
         assert row is not None  # noqa: S101 - no FROM
         return Pulse(**row)
 
     async def notify(self, bell: str, payload: str) -> None:
         """NOTIFY the channel of a bell."""
-        async with self._pool.connection() as connection:
+        async with self._connection() as connection:
             await connection.execute(SQL["notify"], {"bell": bell, "payload": payload})
 
-    async def neighbour(self, worker: int) -> tuple[int, bool] | None:
-        """Return the supervisor to watch and whether it is frozen; None when we are alone."""
-        async with self._pool.connection() as connection:
-            row = await (await connection.execute(SQL["neighbour"], {**self._scope, "worker": worker})).fetchone()
-        return None if row is None else (row["id"], row["is_frozen"])
+    async def look_around(self, names: Sequence[int], besides: Iterable[int] = ()) -> Ring:
+        """Return whether we are in the ring of watchers, and whom to watch: not one of those besides."""
+        parameters = {**self._scope, "worker": names[0], "names": list(names), "besides": list(besides)}
+        async with self._connection() as connection:
+            row = await (await connection.execute(SQL["ring"], parameters)).fetchone()
+        assert row is not None  # noqa: S101 - FROM a row
+        return Ring(**row)
 
     async def watch(self, worker: int, seconds: float) -> bool:
         """Wait for the end of that supervisor's session; tell whether it came within so many seconds."""
-        async with self._pool.connection() as connection:
+        async with self._connection(seconds + ANSWER_SECONDS) as connection:
             statement = connection.execute(SQL["watch"], {"worker": worker, "seconds": seconds})
             cursor = await _cancellable(statement)
             row = await cursor.fetchone()
@@ -169,25 +232,28 @@ class Store:
 
     async def rescue(
         self, worker: int, verdict_of: Callable[[Claim], Verdict], *, only: int | None = None
-    ) -> dict[int, int]:
-        """Take the work back from the dead supervisors of our backend, or from one; return how many rows of which.
+    ) -> dict[int, Rescued]:
+        """Take the work back from the dead supervisors of our backend, or from one; return how much of which.
 
         One transaction, which holds the identity of the dead: who comes back to life meanwhile waits for its end.
         """
-        rescued: dict[int, int] = {}
+        rescued: dict[int, Rescued] = {}
         async with self._transaction() as connection:
             scope = {**self._scope, "worker": worker, "only": only}
             cursor = await connection.execute(SQL["dead_workers"], scope)
             for dead in [row["id"] for row in await cursor.fetchall()]:
-                claims = [claim for claim, _ in await self._running(connection, dead)]
-                rescued[dead] = len(await _record(connection, [Record(claim, verdict_of(claim)) for claim in claims]))
-                await connection.execute(SQL["mark_lost"], {"worker": dead})
+                claims = [claim for claim, _ in await self._running(connection, [dead])]
+                recorded = await _judge(connection, claims, verdict_of)
+                mark = await (await connection.execute(SQL["mark_lost"], {"worker": dead})).fetchone()
+                is_marked = mark is None or not mark["is_locked"]
+                rescued[dead] = Rescued(rows=len(recorded.written), locked=len(recorded.locked), is_marked=is_marked)
         return rescued
 
-    async def hang_up(self, worker: int, session: int) -> None:
-        """End a session of ours that the server believes to be alive."""
-        async with self._pool.connection() as connection:
-            await connection.execute(SQL["hang_up"], {"worker": worker, "session": session})
+    async def hang_up(self, worker: int, sessions: Iterable[int]) -> bool:
+        """End a session of ours that the server believes to be alive; tell whether one of these was worker's."""
+        async with self._connection() as connection:
+            cursor = await connection.execute(SQL["hang_up"], {"worker": worker, "sessions": list(sessions)})
+            return await cursor.fetchone() is not None
 
     async def drain(self) -> None:
         """Renew every connection of the pool."""
@@ -195,7 +261,7 @@ class Store:
 
     async def unsettled(self, bells: Sequence[str]) -> list[str]:
         """Return the bells behind which transactions are in flight."""
-        async with self._pool.connection() as connection:
+        async with self._connection() as connection:
             cursor = await connection.execute(SQL["unsettled"], {"bells": list(bells)})
             return [row["bell"] for row in await cursor.fetchall()]
 
@@ -204,8 +270,9 @@ class Store:
 
         In autocommit, so that the lock is released as soon as it is granted.
         """
-        async with self._pool.connection() as connection:
-            await _cancellable(connection.execute(SQL["await_in_flight"], {"bell": bell}))
+        async with self._connection(IN_FLIGHT_SECONDS + ANSWER_SECONDS) as connection:
+            parameters = {"bell": bell, "patience": f"{IN_FLIGHT_SECONDS * 1000:.0f}"}
+            await _cancellable(connection.execute(SQL["await_in_flight"], parameters))
 
 
 async def _cancellable[Answer](statement: Coroutine[Any, Any, Answer]) -> Answer:
@@ -224,9 +291,26 @@ async def _cancellable[Answer](statement: Coroutine[Any, Any, Answer]) -> Answer
         raise
 
 
-async def _record(connection: Connection, records: Iterable[Record]) -> set[UUID]:
-    cursor = await connection.execute(SQL["record"], record_parameters(records))
+async def _record(connection: Connection, records: Iterable[Record], patience: float | None = None) -> set[UUID]:
+    cursor = await connection.execute(SQL["record"], record_parameters(records, patience))
     return {row["task_id"] for row in await cursor.fetchall()}
+
+
+async def _lock(connection: Connection, claims: Iterable[Claim]) -> tuple[set[UUID], set[UUID]]:
+    """Lock the rows that are still those of the claims until the transaction ends; return the free and the locked."""
+    cursor = await connection.execute(SQL["lock"], lock_parameters(claims))
+    rows = await cursor.fetchall()
+    free = {row["task_id"] for row in rows if row["is_free"]}
+    return free, {row["task_id"] for row in rows} - free
+
+
+async def _judge(connection: Connection, claims: Sequence[Claim], verdict_of: Callable[[Claim], Verdict]) -> Recorded:
+    """Record a verdict on each claim whose row nobody else has locked: only those are judged, and told to the log."""
+    if not claims:
+        return Recorded(written=set(), locked=set())
+    free, locked = await _lock(connection, claims)
+    records = [Record(claim, verdict_of(claim)) for claim in claims if claim.task_id in free]
+    return Recorded(written=await _record(connection, records), locked=locked)
 
 
 async def apply_settings(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""PRUNE_AFTER: finished executions of the backend are deleted when they are old enough, oldest first.
+"""PRUNE_AFTER: what ended long enough ago is deleted, oldest first: executions of the backend, and rows of supervisors.
 
 In batches, each one statement that skips what somebody else has locked: several supervisors share the work, and nobody
 waits for it. Nothing depends on it, so no error of it ends the supervisor. Without PRUNE_AFTER it sends nothing.
@@ -7,6 +7,7 @@ waits for it. Nothing depends on it, so no error of it ends the supervisor. With
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from anyio import sleep
@@ -43,17 +44,18 @@ class Pruning:
         await sleep(FIRST_SECONDS)
         while True:
             try:
-                await self._prune(self._age)
+                await self._prune(self._age, self._store.prune, "executions")
+                await self._prune(self._age, self._store.prune_workers, "supervisors")
             except DatabaseError as error:
                 log.error("Pruning failed (%s); again in %.0f s.", one_line(error), period)  # noqa: TRY400 - one line
             await sleep(period)
 
-    async def _prune(self, age: float) -> None:
+    async def _prune(self, age: float, prune: Callable[[float, int], Awaitable[int]], what: str) -> None:
         """Delete until none is left that is old enough."""
         gone = tries = 0
         while True:
             try:
-                deleted = await self._store.prune(age, BATCH)
+                deleted = await prune(age, BATCH)
             except DatabaseError as error:
                 if not is_transient(error):
                     raise
@@ -68,4 +70,4 @@ class Pruning:
                 break
             await sleep(PAUSE_SECONDS)
         if gone:
-            log.info("Deleted %d executions that ended more than %g s ago.", gone, age)
+            log.info("Deleted %d %s that ended more than %g s ago.", gone, what, age)

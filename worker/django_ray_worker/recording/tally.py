@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django_ray_worker.core.claim import Claim
+    from django_ray_worker.core.identity import Identity
     from django_ray_worker.database.store import Store
 
 __all__ = ["Observer", "Tally"]
@@ -112,13 +113,13 @@ class Tally:
         """Have what was counted written soon, and whoever shows it told: also when only rows have changed."""
         self._changed.set()
 
-    async def run(self, worker: int) -> None:
+    async def run(self, identity: Identity) -> None:
         """Write for ever."""
         while True:
             await self._changed.wait()
             self._changed = Event()
             await sleep(SETTLE_SECONDS)
-            await self.write(worker)
+            await self.write(identity.worker)
             await sleep(PERIOD_SECONDS)
 
     async def write(self, worker: int) -> None:

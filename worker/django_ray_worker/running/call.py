@@ -11,11 +11,21 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import CancelScope, current_time, get_cancelled_exc_class
+from anyio import CancelScope, current_time, get_cancelled_exc_class, sleep
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from django_ray.runtime.call import PATIENCE_SECONDS
-from django_ray_worker.core.outcome import Cancelled, Interrupted, Lost, Outcome, TimedOut, Unstarted
+from django_ray.runtime.call import PATIENCE_SECONDS, REST_SECONDS
+from django_ray_worker.core.outcome import (
+    Cancelled,
+    Interrupted,
+    Lost,
+    Missing,
+    Outcome,
+    OutOfMemory,
+    TimedOut,
+    Unprepared,
+    Unstarted,
+)
 from django_ray_worker.running.answer import Answer, NoAnswer, missing
 
 if TYPE_CHECKING:
@@ -30,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Call"]
 
 log = logging.getLogger("django_ray.attempt")
-
-FOREVER = float("inf")
 
 
 class Reporter(Protocol):
@@ -105,14 +113,17 @@ class Call:
             await self._ask()
 
     async def _ask(self) -> None:
-        began, timeout = current_time(), self._left[0].options.timeout
         is_alone = len(self._left) == 1
         answer: Answer | NoAnswer = NoAnswer(Interrupted())
         self._may_run = True
-        with CancelScope(deadline=FOREVER if timeout is None else began + timeout) as self._scope:
-            answer = await self._executor.run(tuple(self._left))
+        asked = tuple(self._left)
+        with CancelScope() as self._scope:
+            answer = await self._executor.run(asked)
         if isinstance(answer, Answer):
             self._take(answer)
+        elif isinstance(answer.outcome, Unprepared):
+            await sleep(REST_SECONDS)  # With its slot: who fails at once would get all the work.
+            self._give_up(answer.outcome)
         elif not is_alone:
             self._give_up(answer.outcome)
         elif not self._scope.cancel_called:
@@ -120,35 +131,35 @@ class Call:
         has_stopped = is_alone or (isinstance(answer, Answer) and answer.has_stopped)
         if self._left and self._scope.cancel_called and has_stopped:
             output = answer.outputs[-1] if isinstance(answer, Answer) and answer.has_stopped else ""
-            self._report_next(self._why_stopped(current_time() - began), output)
+            is_unwanted = self._left[0].task_id in self._unwanted
+            self._report_next(Cancelled() if is_unwanted else Interrupted(), output)  # or somebody else was meant
         if isinstance(answer, Answer):
             self._may_run = False
             if answer.is_rest_ready:
-                self._left.clear()
+                self._left = deque(asked[index] for index in sorted(answer.locked))
+            elif not (answer.outcomes or answer.is_interrupted or self._scope.cancel_called):
+                self._report_left(Unstarted())  # it has nothing to say: another call of these would have nothing either
 
     def _take(self, answer: Answer) -> None:
         for index, (outcome, seconds) in enumerate(zip(answer.outcomes, answer.seconds, strict=True)):
-            self._pace.observe(self._left[0], seconds)
-            self._tally.ran(self._left[0], seconds)
+            if not self._left:
+                return
+            if isinstance(outcome, Unprepared):
+                self._pace.distrust(self._left[0])  # for a while, one at a time: who cannot work shall not take many
+            elif not isinstance(outcome, Missing):
+                self._pace.observe(self._left[0], seconds)
+                self._tally.ran(self._left[0], seconds)
             if index in answer.settled:
                 self._tally.settled(self._left.popleft())
             else:
                 self._report_next(outcome, answer.outputs[index])
 
     def _give_up(self, outcome: Outcome) -> None:
-        """Release all: it is not known how far they came, so nobody is charged; next time each of them runs alone."""
-        if not isinstance(outcome, Interrupted):
+        """Release all. How far they came is not known, so nobody is charged; next time each runs alone."""
+        if isinstance(outcome, Lost | OutOfMemory | TimedOut | Unprepared):
             for claim in self._left:
                 self._pace.distrust(claim)
-        self._report_left(Interrupted())
-
-    def _why_stopped(self, seconds: float) -> Outcome:
-        claim = self._left[0]
-        if claim.task_id in self._unwanted:
-            return Cancelled()
-        if claim.options.timeout is not None and seconds >= claim.options.timeout:
-            return TimedOut(claim.options.timeout)
-        return Interrupted()  # somebody else was meant
+        self._report_left(Interrupted() if isinstance(outcome, Lost | TimedOut) else outcome)
 
     def _report_next(self, outcome: Outcome, output: str = "") -> None:
         self._report(self._left.popleft(), outcome, output)

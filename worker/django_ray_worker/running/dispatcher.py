@@ -11,7 +11,7 @@ from django_ray_worker.claiming.backlog import Backlog
 from django_ray_worker.claiming.pace import Pace
 from django_ray_worker.claiming.slots import Slots
 from django_ray_worker.core.judge import judge
-from django_ray_worker.core.outcome import Cancelled, Unplaced, Unstarted
+from django_ray_worker.core.outcome import Cancelled, Interrupted, Lost, Unplaced, Unstarted
 from django_ray_worker.database.statements import Record
 from django_ray_worker.running.call import Call
 
@@ -44,11 +44,13 @@ class Dispatcher:
         *,
         record: Callable[[Record], None],
         on_free: Callable[[], None],
+        is_stopping: Callable[[], bool] = bool,
     ) -> None:
         self._executor = executor
         self._tally = tally
         self._record = record
         self._on_free = on_free
+        self._is_stopping = is_stopping
         self._pace = Pace()
         self._slots = Slots(total)
         self._backlog = Backlog(
@@ -96,10 +98,7 @@ class Dispatcher:
         """Fill the free slots."""
         while self._backlog and self._slots.free and self._executor.is_usable:
             claims = self._backlog.take()
-            if lacking := self._executor.lacks(claims[0]):
-                self._park(claims, lacking)
-            else:
-                self._calls.start_soon(self._run_in_slot, self._call(claims), self._take_slot(claims))
+            self._calls.start_soon(self._run_in_slot, self._call(claims), self._take_slot(claims))
 
     def _take_slot(self, claims: Sequence[Claim]) -> Callable[[], None]:
         """Take a slot for a call of these and return what gives it back."""
@@ -108,15 +107,23 @@ class Dispatcher:
         return partial(self._slots.release, soon=soon)
 
     async def _run_in_slot(self, call: Call, release: Callable[[], None]) -> None:
+        lacking: Mapping[str, float] = {}
         try:
-            await self._run(call)
+            if self._executor.lacks(call.claims[0]):
+                await self._executor.look()
+                lacking = self._executor.lacks(call.claims[0])
+            if not lacking:
+                await self._run(call)
         finally:
             release()
             self.dispatch()
             self._on_free()
+        if lacking:
+            await self._park(call, lacking)
 
-    def _park(self, claims: Sequence[Claim], lacking: Mapping[str, float]) -> None:
-        """Let them wait in Ray for a node that may never come: without a slot, so that they hold up nobody."""
+    async def _park(self, call: Call, lacking: Mapping[str, float]) -> None:
+        """Let it wait in Ray for a node that may never come: without a slot, so that it holds up nobody."""
+        claims = call.claims
         if self._parked == MOST_PARKED:
             for claim in claims:
                 self._report(claim, Unplaced())
@@ -126,9 +133,6 @@ class Dispatcher:
             claims[0], lacking, extra=claims[0].log_fields,
         )  # fmt: skip
         self._parked += 1
-        self._calls.start_soon(self._run_parked, self._call(claims))
-
-    async def _run_parked(self, call: Call) -> None:
         try:
             await self._run(call)
         finally:
@@ -170,6 +174,8 @@ class Dispatcher:
 
     def _report(self, claim: Claim, outcome: Outcome, output: str = "") -> None:
         self._forget(claim)
+        if isinstance(outcome, Lost) and self._is_stopping():
+            outcome = Interrupted()  # who tells us to end may have told the processes of the bodies as well
         verdict = judge(claim, outcome)
         self._tally.ended(claim, verdict)
         self._record(Record(claim, verdict, output))

@@ -52,8 +52,17 @@ class Executor(Protocol):
         """How many claims one call may carry."""
         ...
 
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether a thread hangs in it for good, so that this process can only end."""
+        ...
+
     def lacks(self, claim: Claim) -> dict[str, float]:
-        """Return what the claim asks for and there is not in all."""
+        """Return what the claim asks for and there was not in all when it looked last."""
+        ...
+
+    async def look(self) -> None:
+        """Look again what there is."""
         ...
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
@@ -61,7 +70,7 @@ class Executor(Protocol):
         ...
 
     async def start(self) -> None:
-        """Make it ready. OSError when that may work later, Misconfigured when not."""
+        """Make it ready. OSError when that may work later, Misconfigured when not, Stuck when that hangs."""
         ...
 
     async def until_gone(self) -> str:
@@ -69,7 +78,7 @@ class Executor(Protocol):
         ...
 
     async def abandon(self) -> None:
-        """Give up what runs on it, now that it is gone: every attempt is interrupted."""
+        """Give up what runs on it, now that it is gone: every attempt is interrupted. Stuck when that hangs."""
         ...
 
     async def close(self) -> None:

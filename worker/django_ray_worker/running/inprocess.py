@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyio import current_time, sleep_forever, to_thread
+from anyio import current_time, move_on_after, sleep_forever, to_thread
 
-from django_ray.runtime.entrypoint import invoke
-from django_ray.runtime.output import label_output
+from django_ray.runtime.entrypoint import Envelope, envelope_of, invoke
+from django_ray.runtime.preparation import settle_in
+from django_ray_worker.core.outcome import TimedOut
 from django_ray_worker.running.answer import Answer, NoAnswer, outcome_of
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ class InProcessExecutor:
     cpus = 1
 
     is_usable = True
+    is_stuck = False
     most_per_call = 1
 
     def lacks(self, claim: Claim) -> dict[str, float]:  # noqa: ARG002
         """There is one process, and it is here."""
         return {}
+
+    async def look(self) -> None:
+        """There is never more."""
 
     async def until_gone(self) -> str:
         """Never return: it ends with us."""
@@ -44,8 +49,8 @@ class InProcessExecutor:
         """Nothing to abandon."""
 
     async def start(self) -> None:
-        """Nothing to start but to tell who writes what."""
-        label_output()
+        """Nothing to start but to make this process a place for bodies."""
+        await to_thread.run_sync(settle_in)  # Django asks for a thread
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -53,6 +58,18 @@ class InProcessExecutor:
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claim in a thread."""
         (claim,) = claims
-        began = current_time()
-        envelope = await to_thread.run_sync(invoke, claim.payload, abandon_on_cancel=True)
-        return Answer(outcomes=[outcome_of(envelope)], seconds=[current_time() - began], outputs=[envelope["output"]])
+        began, timeout = current_time(), claim.options.timeout
+        with move_on_after(timeout):
+            envelope = await to_thread.run_sync(_invoke, claim.payload, abandon_on_cancel=True)
+            return Answer(
+                outcomes=[outcome_of(envelope)], seconds=[current_time() - began], outputs=[envelope["output"]]
+            )
+        assert timeout is not None  # noqa: S101
+        return NoAnswer(TimedOut(timeout))
+
+
+def _invoke(payload: str) -> Envelope:
+    try:
+        return invoke(payload)
+    except BaseException as error:  # noqa: BLE001 - what would end a Ray worker is no stop of ours
+        return envelope_of("raised", error)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from django_ray_worker.database.connections import Database
-    from django_ray_worker.database.store import Connection, Store
+    from django_ray_worker.database.deadline import Connection
+    from django_ray_worker.database.store import Store
+    from django_ray_worker.waking.registration import Registration
 
 __all__ = ["Session"]
 
@@ -51,17 +53,17 @@ class _Request:
 class Session:
     """The listening connection of one supervisor, for ever reconnected."""
 
-    def __init__(self, database: Database, work: Store, worker: int) -> None:
+    def __init__(self, database: Database, work: Store, registration: Registration) -> None:
         self._database = database
         self._store = work
-        self._worker = worker
-        self._control = f"worker:{worker}"
+        self._registration = registration
+        self._identity = registration.identity
         self._hears: Mapping[str, Callable[[], None]] = {}
+        self._obey: Callable[[], None]
         self._bell_of: dict[str, str] = {}
         self._requests: deque[_Request] = deque()
         self._waiting: CancelScope | None = None
         self._echo = Event()
-        self._last_pid: int | None = None  # Of the session that was ours before this one.
         self.is_open = False
         self.opened = 0  # How often.
 
@@ -69,16 +71,17 @@ class Session:
         self,
         *,
         hears: Mapping[str, Callable[[], None]],
+        obey: Callable[[], None],
         look_around: Callable[[], Awaitable[None]],
         look: Callable[[], None],
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> None:
         """Hold the session until cancelled; started once the first one is open.
 
-        It LISTENs to the bells in hears, and calls what stands beside each. On each new session it awaits look_around
-        before it counts as open, and calls look once it does.
+        It LISTENs to the bells in hears, and calls what stands beside each; and obey for a message to us. On each new
+        session it awaits look_around before it counts as open, and calls look once it does.
         """
-        self._hears = hears
+        self._hears, self._obey = hears, obey
         tries = 0
         started = False
         while True:
@@ -134,6 +137,10 @@ class Session:
             await self._echo.wait()
         return answer
 
+    async def assume(self) -> None:
+        """Register anew if our row is gone, and be that supervisor; SessionLost when there is no session."""
+        await self.say(self._assume)
+
     def drop(self) -> None:
         """End every connection at once: something between us and the server swallows what we say."""
         self._database.drop()
@@ -143,21 +150,26 @@ class Session:
         session.add_notify_handler(lambda notification: self._heard(notification.channel, notification.payload))
         if self.opened:
             await self._store.drain()  # the pool's connections are as old as the session that was lost
-        if not await store.identify(session, self._worker):
-            if self._last_pid is not None:
-                await self._store.hang_up(self._worker, self._last_pid)
-            raise TimeoutError(f"another session still is supervisor {self._worker}")
-        self._last_pid = session.info.backend_pid
-        self._bell_of = await store.listen(session, [*self._hears, self._control])
+        await self._registration.take(session)
+        self._bell_of = await store.listen(session, [*self._hears, *self._controls])
         await self._test(session)
         await look_around()
         self.is_open = True
         self.opened += 1
 
+    async def _assume(self, session: Connection) -> None:
+        with fail_after(OPEN_SECONDS):
+            await self._registration.take(session)
+            self._bell_of |= await store.listen(session, self._controls)
+
+    @property
+    def _controls(self) -> list[str]:
+        return [f"worker:{name}" for name in self._identity.names]
+
     async def _test(self, session: Connection) -> None:
         """Hear ourselves once, from another connection. A transaction pooler swallows either the LISTEN or the echo."""
         self._echo = Event()
-        await self._store.notify(self._control, ECHO)
+        await self._store.notify(f"worker:{self._identity.worker}", ECHO)
         try:
             with fail_after(ECHO_SECONDS):
                 while not self._echo.is_set():
@@ -199,10 +211,14 @@ class Session:
 
     def _heard(self, channel: str, payload: str) -> None:
         bell = self._bell_of.get(channel)
-        if bell == self._control and payload == ECHO:
+        if bell is None:
+            return
+        if look := self._hears.get(bell):
+            look()
+        elif payload == ECHO:
             self._echo.set()
-        elif bell is not None:
-            self._hears[bell]()
+        else:
+            self._obey()
 
     def _close(self) -> None:
         self.is_open = False

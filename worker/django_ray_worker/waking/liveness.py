@@ -7,27 +7,28 @@ closed: every connection is dropped, and the session begins anew.
 The supervisors of a backend form a ring; each watches the next one by waiting for its identity, the advisory lock that
 PostgreSQL frees when its session ends. Then a short grace, because a live one reconnects; then its work is taken back.
 The fence makes every mistake here harmless: an execution may run again, but has one recorded outcome per attempt.
+Rows that somebody else has locked hold up nothing: what a lock keeps us from is done by tend() when it is gone.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, Event, move_on_after, sleep, sleep_forever
+from anyio import CancelScope, Event, current_time, move_on_after, sleep, sleep_forever
 
 from django_ray_worker.core.exceptions import SessionLost
 from django_ray_worker.core.judge import abandoned
-from django_ray_worker.core.tries import backoff
-from django_ray_worker.database.errors import DatabaseError, is_transient
+from django_ray_worker.core.tries import LockWait, backoff
+from django_ray_worker.database.errors import DatabaseError, is_locked, is_transient
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Pulse
     from django_ray_worker.core.metrics import Metrics
     from django_ray_worker.database.store import Store
     from django_ray_worker.waking.listener import Session
+    from django_ray_worker.waking.registration import Registration
 
 __all__ = ["Liveness"]
 
@@ -48,7 +49,7 @@ class Liveness:
         session: Session,
         metrics: Metrics,
         *,
-        worker: int,
+        registration: Registration,
         period: float,
         heed: Callable[[Pulse], None],
         reconcile: Callable[[], Awaitable[None]],
@@ -56,12 +57,20 @@ class Liveness:
         self._store = work
         self._session = session
         self._metrics = metrics
-        self._worker = worker
+        self._registration = registration
+        self._identity = registration.identity
         self._period = period  # Seconds between two pulses; 0 is none.
         self._heed = heed
         self._reconcile = reconcile
         self._members_changed = Event()
         self._slice = CancelScope()
+        self._is_unsaid = False  # That we live: our row is locked.
+        self._left: set[int] = set()  # The dead of whom something was locked.
+        self._has_left = Event()
+
+    @property
+    def _slice_seconds(self) -> float:
+        return min(SLICE_SECONDS, self._period or SLICE_SECONDS)
 
     def members_changed(self) -> None:
         """Look again who the neighbour is: a supervisor has come or gone."""
@@ -70,12 +79,12 @@ class Liveness:
 
     async def begin(self) -> None:
         """On the first session: say that we live, and take back what dead predecessors left."""
-        await self._store.revive(self._worker)  # a peer may have missed us until now
+        await self._revive()  # a peer may have missed us until now
         await self._rescue()
 
     async def come_back(self) -> None:
         """On each later session, and when a peer took us for dead: say that we live, and settle what that cost."""
-        await self._store.revive(self._worker)
+        await self._revive()
         await self._reconcile()
 
     async def pulse(self) -> None:
@@ -85,16 +94,23 @@ class Liveness:
         while True:
             await sleep(self._period)
             try:
-                pulse = await self._session.echo(partial(self._store.pulse, self._worker))
+                pulse = await self._session.echo(self._registration.pulse)
+                if not pulse.is_registered:
+                    await self._session.assume()
             except SessionLost:
                 continue  # it is being opened, which is a sign of life
             except (TimeoutError, DatabaseError) as error:
                 if not is_transient(error):
                     raise
+                if is_locked(error):
+                    self._leave_unsaid()  # the table is locked, and the server has said so: nothing swallows us
+                    continue
                 self._metrics.pulses_missed += 1
                 log.warning("Our pulse does not come back (%s): dropping every connection.", type(error).__name__)
                 self._session.drop()
                 continue
+            if pulse.is_locked:
+                self._leave_unsaid()
             if pulse.is_lost:
                 log.warning("A peer took us for dead.")
                 await self.come_back()
@@ -119,25 +135,77 @@ class Liveness:
                 await sleep(backoff(3))
 
     async def _watch_neighbour(self, opened: int) -> None:
-        neighbour = await self._store.neighbour(self._worker)
-        if neighbour is None:
-            with move_on_after(SLICE_SECONDS):
+        ring = await self._store.look_around(self._identity.names, self._left)
+        if self._session.opened != opened or not self._session.is_open:
+            return
+        if not ring.has_us:
+            # A migration has changed the keys; or the server has ended our session, and we have not heard of it yet.
+            log.warning("Our session is not supervisor %d any more: opening another one.", self._identity.worker)
+            self._session.drop()
+            return
+        if ring.neighbour is None:
+            with move_on_after(self._slice_seconds):
                 await self._members_changed.wait()
             return
-        peer, is_frozen = neighbour
-        if not is_frozen:
-            is_gone = False
-            with CancelScope() as self._slice:
-                if not self._members_changed.is_set():
-                    is_gone = await self._store.watch(peer, min(SLICE_SECONDS, self._period or SLICE_SECONDS))
-            if not is_gone:
-                return
-            await sleep(GRACE_SECONDS)
-            if self._session.opened != opened or not self._session.is_open:
-                return  # perhaps everybody's is gone: then the longer grace is due
-        await self._rescue(peer, "frozen" if is_frozen else "dead")
+        if ring.is_frozen and await self._rescue(ring.neighbour, "frozen"):
+            return
+        is_gone = False
+        with CancelScope() as self._slice:
+            if not self._members_changed.is_set():
+                is_gone = await self._store.watch(ring.neighbour, self._slice_seconds)
+        if not is_gone:
+            return
+        await sleep(GRACE_SECONDS)
+        if self._session.opened != opened or not self._session.is_open:
+            return  # perhaps everybody's is gone: then the longer grace is due
+        await self._rescue(ring.neighbour)
 
-    async def _rescue(self, only: int | None = None, state: str = "dead") -> None:
-        for dead, rows in (await self._store.rescue(self._worker, abandoned, only=only)).items():
-            self._metrics.rescued += rows
-            log.warning("Supervisor %d is %s; %d executions of it are taken back.", dead, state, rows)
+    async def tend(self) -> None:
+        """Do what a lock of somebody else has kept us from, as soon as it is gone."""
+        wait = LockWait()
+        while True:
+            if not self._left and not self._is_unsaid:
+                wait.end()
+                await self._has_left.wait()
+            self._has_left = Event()
+            await sleep(wait.go_on(current_time()))
+            try:
+                if self._is_unsaid:
+                    await self._revive()
+                    if not self._is_unsaid:
+                        await self._reconcile()  # a peer may have missed us meanwhile
+                for dead in [*self._left]:
+                    if not await self._rescue(dead):
+                        self._left.discard(dead)  # it lives, or somebody else was faster
+            except DatabaseError as error:
+                if not is_transient(error):
+                    raise
+            if (self._left or self._is_unsaid) and wait.is_news(current_time()):
+                log.warning(
+                    "Rows of supervisors %s are locked by another transaction: what is to be written there is written "
+                    "as soon as it ends. pg_stat_activity shows which it is.",
+                    ", ".join(map(str, sorted(self._left | ({self._identity.worker} if self._is_unsaid else set())))),
+                )
+
+    async def _revive(self) -> None:
+        self._is_unsaid = False
+        if not await self._store.revive(self._identity.worker):
+            self._leave_unsaid()
+
+    def _leave_unsaid(self) -> None:
+        self._is_unsaid = True
+        self._has_left.set()
+
+    async def _rescue(self, only: int | None = None, state: str = "dead") -> bool:
+        """Take back what the dead have left, or one of them; tell whether there was anybody."""
+        rescued = await self._store.rescue(self._identity.worker, abandoned, only=only)
+        for dead, found in rescued.items():
+            self._metrics.rescued += found.rows
+            if found.rows or dead not in self._left:
+                log.warning("Supervisor %d is %s; %d executions of it are taken back.", dead, state, found.rows)
+            if found.locked or not found.is_marked:
+                self._left.add(dead)
+                self._has_left.set()
+            else:
+                self._left.discard(dead)
+        return bool(rescued)

@@ -1,38 +1,44 @@
-"""The row of a supervisor: written before its first session, and ended when it leaves nothing behind."""
+"""The row of a supervisor: written before its first session, written anew when it is gone, ended with the supervisor.
+
+Rows can be taken from a living supervisor: TRUNCATE, flush, a clean-up by hand, a fixture that is loaded over them. Its
+id may be given out again then. So it goes on under a new one; what runs under the former id is recorded under that one.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+from collections import deque
 from typing import TYPE_CHECKING
 
 from anyio import sleep
 
 import django_ray
+from django_ray_worker.core.identity import Identity
 from django_ray_worker.core.tries import backoff, is_news
+from django_ray_worker.database import store
 from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
 if TYPE_CHECKING:
+    from django_ray_worker.core.claim import Pulse
+    from django_ray_worker.database.deadline import Connection
     from django_ray_worker.database.store import Store
 
-__all__ = ["register", "sign_off"]
+__all__ = ["Registration", "register"]
 
 log = logging.getLogger("django_ray.supervisor")
 
+MOST_REFUSALS = 3  # In a row, of our identity: a peer that looks after us has it for a moment only.
 
-async def register(work: Store, *, slots: int, ray_address: str, pulse: float) -> int:
-    """Insert our row, however long that takes, and return its id; one whose reply is lost is found dead by the next."""
+
+async def register(work: Store, *, slots: int, ray_address: str, pulse: float) -> Registration:
+    """Insert our row, however long that takes; one whose reply is lost is found dead by the next."""
     tries = 0
     while True:
         try:
-            return await work.register(
-                hostname=platform.node(),
-                pid=os.getpid(),
-                concurrency=slots,
-                ray_address=ray_address,
-                version=django_ray.__version__,
-                pulse=pulse,
+            return Registration(
+                work, await _insert(work, slots, ray_address, pulse), slots=slots, ray_address=ray_address, pulse=pulse
             )
         except DatabaseError as error:
             if not is_transient(error):
@@ -43,9 +49,68 @@ async def register(work: Store, *, slots: int, ray_address: str, pulse: float) -
         tries += 1
 
 
-async def sign_off(work: Store, worker: int) -> None:
-    """Say that this supervisor ended by itself; one that cannot is found dead."""
-    try:
-        await work.sign_off(worker)
-    except DatabaseError as error:
-        log.warning("Could not sign off (%s).", one_line(error))
+async def _insert(work: Store, slots: int, ray_address: str, pulse: float) -> int:
+    return await work.register(
+        hostname=platform.node(),
+        pid=os.getpid(),
+        concurrency=slots,
+        ray_address=ray_address,
+        version=django_ray.__version__,
+        pulse=pulse,
+    )
+
+
+class Registration:
+    """Of one supervisor that has a row, or had one."""
+
+    def __init__(self, work: Store, worker: int, *, slots: int, ray_address: str, pulse: float) -> None:
+        self.identity = Identity(worker)
+        self._store = work
+        self._slots, self._ray_address, self._pulse = slots, ray_address, pulse
+        self._pids: deque[int] = deque(maxlen=8)  # Of the sessions that were ours lately.
+        self._refusals = 0
+
+    async def take(self, session: Connection) -> None:
+        """Have the session be us: that of our row, which must be there. TimeoutError when another one still is."""
+        worker = await self._confirmed()
+        self._pids.append(session.info.backend_pid)
+        while not await store.identify(session, worker):
+            worker = await self._after_refusal(worker)
+        self._refusals = 0
+        self.identity.become(worker)
+        # While we hold a former id, nobody takes back what runs under it.
+        self.identity.keep([name for name in self.identity.names[1:] if await store.identify(session, name)])
+
+    async def _after_refusal(self, worker: int) -> int:
+        """Return whose identity to ask for now; TimeoutError for later."""
+        if await self._store.hang_up(worker, self._pids):
+            self._refusals = 0
+        elif self._refusals == MOST_REFUSALS:
+            # A living supervisor whose row was deleted is that one. End the row, which is ours.
+            await self._store.sign_off(worker)
+            return await self._renew(worker, "Another session has its identity")
+        self._refusals += 1
+        raise TimeoutError(f"another session still is supervisor {worker}")
+
+    async def _confirmed(self) -> int:
+        """Return the id of our row; of another one if it is gone."""
+        worker = self.identity.worker
+        if await self._store.is_registered(worker, platform.node(), os.getpid()):
+            return worker
+        return await self._renew(worker, "Its row is gone, or somebody else's")
+
+    async def _renew(self, worker: int, reason: str) -> int:
+        successor = await _insert(self._store, self._slots, self._ray_address, self._pulse)
+        log.warning("%s: supervisor %d goes on as supervisor %d.", reason, worker, successor)
+        return successor
+
+    async def pulse(self) -> Pulse:
+        """Give a sign of life, NOTIFY our own session, and return what no one may have told us."""
+        return await self._store.pulse(self.identity.names, platform.node(), os.getpid())
+
+    async def sign_off(self) -> None:
+        """Say that this supervisor ended by itself; one that cannot is found dead."""
+        try:
+            await self._store.sign_off(self.identity.worker)
+        except DatabaseError as error:
+            log.warning("Could not sign off (%s).", one_line(error))

@@ -1,9 +1,11 @@
--- Take up to limit rows of our queues, by priority and then age, and say when the next one falls due.
--- One index probe per queue: ANY over queues would sort the whole backlog.
+-- Take up to limit rows of our queues, by priority and then age, and say when the next one falls due. A payload is NULL
+-- where it would be large, or larger than its share when all of them together would be.
+-- One index probe per queue: ANY over queues would sort the whole backlog. The queues come in the order of their first rows, so
+-- no more than the first limit of them can hold what is taken; those behind are for when others have locked it.
 WITH queue AS MATERIALIZED (
-    SELECT name FROM django_ray_queues(%(backend)s, %(queues)s) AS name
+    SELECT name, next_due, is_last FROM django_ray_heads(%(backend)s, %(queues)s, %(after)s, %(most_queues)s)
 ), candidate AS MATERIALIZED (
-    SELECT head.task_id, head.priority, queue.name
+    SELECT head.task_id, head.priority
     FROM queue
     CROSS JOIN LATERAL (
         SELECT task_id, priority FROM django_ray_execution
@@ -12,34 +14,64 @@ WITH queue AS MATERIALIZED (
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
     ) AS head
+    LIMIT %(limit)s * greatest(%(limit)s, 32)::bigint
 ), chosen AS MATERIALIZED (
     SELECT task_id FROM candidate ORDER BY priority DESC, task_id LIMIT %(limit)s
 ), claimed AS (
     UPDATE django_ray_execution AS execution SET
         state = 'RUNNING',
-        attempt_number = attempt_number + 1,
+        -- Whatever somebody has written there: no row may make this statement fail.
+        attempt_number = least(attempt_number, 2147483646) + 1,
         claimed_by_id = %(worker)s,
         worker_ids = worker_ids || to_jsonb(%(worker)s::text),
         started_at = coalesce(started_at, statement_timestamp()),
         last_attempted_at = statement_timestamp()
     WHERE task_id = ANY (ARRAY(SELECT task_id FROM chosen))
     RETURNING
-        task_id, priority, attempt_number, claimed_by_id, queue_name, callable_path, options, failures, losses,
-        CASE WHEN attempt_number = 1
+        task_id, priority, attempt_number, claimed_by_id, queue_name, failures, losses, released,
+        CASE WHEN octet_length(callable_path) <= 1000 THEN callable_path ELSE left(callable_path, 1000) END AS callable_path,
+        -- Few bytes may be a long text, and a text of a gigabyte is an error: what is large is not printed. Its size is a look
+        -- at its header, unless it is compressed; then it is 255 times as large at most.
+        CASE
+            WHEN options IS NULL THEN NULL
+            WHEN pg_column_size(options) <= 256
+                OR (pg_column_size(options) <= 65536 AND pg_column_size(options || '[]') <= 65536)
+            THEN options::text
+            ELSE ''
+        END AS options,
+        CASE WHEN attempt_number = 1 AND isfinite(greatest(enqueued_at, run_after))
             THEN extract(epoch FROM statement_timestamp() - greatest(enqueued_at, run_after))::float8
         END AS waited,
-        extract(epoch FROM statement_timestamp() - missing_since)::float8 AS missing_for,
-        json_build_object(
-            'task_id', task_id, 'state', state, 'backend', backend, 'queue_name', queue_name, 'priority', priority,
-            'callable_path', callable_path, 'args', args, 'kwargs', kwargs, 'options', options,
-            'run_after', run_after, 'enqueued_at', enqueued_at, 'started_at', started_at,
-            'last_attempted_at', last_attempted_at, 'attempt_number', attempt_number, 'failures', failures,
-            'worker_ids', worker_ids, 'errors', errors, 'carrier', carrier
-        )::text AS payload
+        CASE
+            WHEN missing_since IS NULL THEN NULL
+            WHEN isfinite(missing_since) THEN extract(epoch FROM statement_timestamp() - missing_since)::float8
+            ELSE 'Infinity'
+        END AS missing_for,
+        CASE
+            WHEN pg_column_size(args) + pg_column_size(kwargs) + pg_column_size(errors) + pg_column_size(worker_ids)
+                    + coalesce(pg_column_size(options), 0) + coalesce(pg_column_size(carrier), 0) <= 256
+                OR (
+                    greatest(
+                        pg_column_size(args), pg_column_size(kwargs), pg_column_size(errors), pg_column_size(worker_ids),
+                        pg_column_size(options), pg_column_size(carrier)
+                    ) <= 65536
+                    AND pg_column_size(args || '[]') + pg_column_size(kwargs || '[]') + pg_column_size(errors || '[]')
+                        + pg_column_size(worker_ids) + coalesce(pg_column_size(options || '[]'), 0)
+                        + coalesce(pg_column_size(carrier || '[]'), 0) <= 65536
+                )
+            THEN json_build_object(
+                'task_id', task_id, 'state', state, 'backend', backend, 'queue_name', queue_name, 'priority', priority,
+                'callable_path', callable_path, 'args', args, 'kwargs', kwargs, 'options', options,
+                'run_after', run_after, 'enqueued_at', enqueued_at, 'started_at', started_at,
+                'last_attempted_at', last_attempted_at, 'attempt_number', attempt_number, 'failures', failures,
+                'worker_ids', worker_ids, 'errors', errors, 'carrier', carrier
+            )::text
+        END AS payload
 )
 SELECT
-    -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody.
-    EXISTS (
+    -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody. Who takes all
+    -- that it asks for looks again anyway.
+    (SELECT count(*) FROM chosen) < %(limit)s AND EXISTS (
         SELECT FROM queue
         CROSS JOIN LATERAL (
             SELECT task_id FROM django_ray_execution
@@ -49,15 +81,34 @@ SELECT
         ) AS visible
         WHERE visible.task_id NOT IN (SELECT task_id FROM candidate)
     ) AS has_skipped,
-    (
-        SELECT extract(epoch FROM min(due.due_at) - clock_timestamp())::float8
-        FROM queue
-        CROSS JOIN LATERAL (
-            SELECT due_at FROM django_ray_execution
-            WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NOT NULL
-            ORDER BY due_at LIMIT 1
-        ) AS due
-    ) AS next_due,
-    claimed.*
-FROM (SELECT) AS always LEFT JOIN claimed ON true
+    times.*,
+    (SELECT name FROM queue WHERE is_last) AS place,
+    task_id, attempt_number, claimed_by_id, queue_name, callable_path, failures, losses, released, waited, missing_for,
+    CASE WHEN octet_length(options) > 65536 THEN '' ELSE options END AS options,
+    CASE
+        WHEN octet_length(payload) <= (
+            SELECT least(65536, CASE WHEN sum(octet_length(payload)) > 8388608 THEN greatest(2048, 8388608 / count(*)) END)
+            FROM claimed
+        )
+        THEN payload
+    END AS payload
+FROM (
+    SELECT
+        (extract(epoch FROM min(next_due)) - extract(epoch FROM clock_timestamp()))::float8 AS next_due,
+        -- The same without what is overdue, which may be locked for long. Looked for only if something is.
+        (extract(epoch FROM min(CASE
+            WHEN next_due > statement_timestamp() THEN next_due
+            WHEN name IS NULL THEN (
+                SELECT due_at FROM django_ray_execution
+                WHERE backend = %(backend)s AND state = 'READY' AND due_at > statement_timestamp()
+                ORDER BY due_at NULLS FIRST LIMIT 1
+            )
+            ELSE (
+                SELECT due_at FROM django_ray_execution
+                WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at > statement_timestamp()
+                ORDER BY due_at LIMIT 1
+            )
+        END)) - extract(epoch FROM clock_timestamp()))::float8 AS next_later
+    FROM queue WHERE next_due IS NOT NULL
+) AS times LEFT JOIN claimed ON true
 ORDER BY claimed.priority DESC, claimed.task_id

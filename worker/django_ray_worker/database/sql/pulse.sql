@@ -1,14 +1,29 @@
--- A sign of life, and a NOTIFY that must come back on the listening session. Says as well what no one may have told us:
--- that we were found dead, what is claimable, what runs in our name and whether some of it is unwanted.
-WITH pulse AS (
-    UPDATE django_ray_worker SET pulse_at = statement_timestamp() WHERE id = %(worker)s
-    RETURNING lost_at IS NOT NULL AS is_lost, pg_notify(django_ray_channel('worker:' || id), 'echo')
+-- A sign of life, unless somebody has locked our row, and a NOTIFY that must come back on the listening session. Says as well
+-- what no one may have told us: that our row is gone, that we were found dead, what is claimable, what runs in our name and
+-- whether some of it is unwanted.
+WITH own AS MATERIALIZED (
+    SELECT id, lost_at IS NOT NULL AS is_lost FROM django_ray_worker
+    WHERE id = %(worker)s AND hostname = %(hostname)s AND pid = %(pid)s AND backend = %(backend)s AND stopped_at IS NULL
+), free AS MATERIALIZED (
+    SELECT id FROM django_ray_worker WHERE id = (SELECT id FROM own) FOR NO KEY UPDATE SKIP LOCKED
+), pulse AS (
+    UPDATE django_ray_worker SET pulse_at = statement_timestamp() WHERE id = (SELECT id FROM free)
+), echo AS MATERIALIZED (
+    SELECT pg_notify(django_ray_channel('worker:' || %(worker)s::int), 'echo')
 )
 SELECT
-    coalesce((SELECT is_lost FROM pulse), false) AS is_lost,
-    extract(epoch FROM clock_timestamp() - django_ray_oldest(%(backend)s, %(queues)s))::float8 AS oldest,
-    (SELECT count(*) FROM django_ray_execution WHERE state = 'RUNNING' AND claimed_by_id = %(worker)s) AS running,
+    EXISTS (SELECT FROM own) AS is_registered,
+    coalesce((SELECT is_lost FROM own), false) AS is_lost,
+    EXISTS (SELECT FROM own) AND NOT EXISTS (SELECT FROM free) AS is_locked,
+    (
+        SELECT least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM since), 0), 3153600000)::float8
+        FROM django_ray_oldest(%(backend)s, %(queues)s) AS since WHERE since IS NOT NULL
+    ) AS oldest,
+    (
+        SELECT count(*) FROM django_ray_execution WHERE state = 'RUNNING' AND claimed_by_id = ANY (%(names)s::int[])
+    ) AS running,
     EXISTS (
         SELECT FROM django_ray_execution
-        WHERE state = 'RUNNING' AND claimed_by_id = %(worker)s AND cancel_requested_at IS NOT NULL
+        WHERE state = 'RUNNING' AND claimed_by_id = ANY (%(names)s::int[]) AND cancel_requested_at IS NOT NULL
     ) AS has_unwanted
+FROM echo

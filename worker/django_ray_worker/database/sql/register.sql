@@ -2,4 +2,5 @@ INSERT INTO django_ray_worker (hostname, pid, backend, queues, concurrency, ray_
 VALUES (
     %(hostname)s, %(pid)s, %(backend)s, %(queues)s, %(concurrency)s, %(ray_address)s, %(version)s, %(pulse)s
 )
+ON CONFLICT (id) DO NOTHING
 RETURNING id, pg_notify(django_ray_channel('supervisors:' || backend), '')

@@ -1,31 +1,40 @@
 """The Ray that a supervisor is a driver of: one started here, or one that exists. Knows no claims.
 
-Whatever Ray is asked is asked in a thread: it waits for a dead head, and would stall the event loop meanwhile.
+Whatever may wait for a head has a thread of its own and a deadline: see questions.py. A thread that never comes back
+keeps Ray's locks; only another process can be a driver then, so this one says that it is stuck.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
+import signal
 import socket
-import tempfile
-from collections.abc import Callable
+import sys
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from anyio import CancelScope, create_task_group, fail_after, to_thread
+from anyio import CancelScope, create_task_group, current_time, move_on_after
 
-from django_ray_worker.core.exceptions import Misconfigured
+from django_ray_worker.core.exceptions import Misconfigured, Stuck
+from django_ray_worker.running.onray.folder import Folder
+from django_ray_worker.running.onray.questions import Answering, ask
 from django_ray_worker.running.onray.sockets import Address, until_gone
 
 if TYPE_CHECKING:
     from django_ray_worker.core.config import Config
 
-__all__ = ["Cluster", "ask_head"]
+__all__ = ["Cluster"]
+
+log = logging.getLogger("django_ray.executor")
 
 PREFLIGHT_SECONDS = 5.0
-HEAD_SECONDS = 30.0  # That the head gets for a reply.
+START_SECONDS = 120.0  # For all of it; Ray itself gives a node 30 s.
+LOOK_SECONDS = 0.5  # Between two looks whether the head of a Ray that starts here still lives.
+RESOURCES_SECONDS = 10.0  # That the head gets to say what there is.
+CLOSE_SECONDS = 6.0  # That Ray gets to end, and once more when its processes are gone.
 
 
 class Cluster:
@@ -33,25 +42,90 @@ class Cluster:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._folder: str | None = None
+        self._folder: Folder | None = None
+        self._starting: Answering[None] | None = None
+        self._is_over = threading.Event()
+        self._looking: Answering[dict[str, float]] | None = None
+        self._looks_until = 0.0  # How long that is waited for.
+        self._is_gone = False
+        self.is_stuck = False  # A thread hangs inside Ray for good.
         self.address = ""
         self.resources: dict[str, float] = {}  # In all, by Ray's names, when they were asked for last.
 
+    @property
+    def is_local(self) -> bool:
+        """Tell whether it is started here."""
+        return self._config.cluster is None
+
     async def start(self) -> None:
-        """Start it or join it. OSError when that may work later, Misconfigured when not."""
-        # On the main thread ray.init takes the signal handlers and stalls the loop for seconds. Not to be abandoned: a
-        # stop waits until Ray is there to be shut down.
-        await to_thread.run_sync(self._start)
+        """Start it or join it. OSError when that may work later, Misconfigured when not, Stuck when it hangs.
+
+        On the main thread ray.init takes the signal handlers and stalls the loop for seconds. What is started here
+        lives as long as the thread that starts it.
+        """
+        self._is_over, self._is_gone = threading.Event(), False
+        self._folder = Folder.make() if self.is_local else None
+        self._starting = Answering(self._start, stay=self._is_over.wait)
+        await self._until_started(self._starting)
+        self.resources = await ask(_resources)
+
+    async def _until_started(self, starting: Answering[None]) -> None:
+        deadline, heads = current_time() + START_SECONDS, set[int]()
+        while current_time() < deadline:
+            with move_on_after(LOOK_SECONDS):
+                await starting.reply
+                return
+            if self._folder is not None:
+                alive = self._folder.processes("gcs_server")
+                if heads - alive:
+                    raise Stuck("The head of the Ray that starts here has died, and Ray waits for it.")
+                heads |= alive
+        raise Stuck(f"Ray has not started within {START_SECONDS:g} s, and does not give up.")
 
     async def close(self) -> None:
-        """Leave it; one started here ends."""
+        """Leave it; one started here ends, with everything that it has started."""
         with CancelScope(shield=True):
-            await to_thread.run_sync(self._close)
+            if self._starting is not None:
+                await self._leave(self._starting)
+                self._starting = None
+            if self._folder is not None:
+                await ask(self._folder.kill)
+                await ask(self._folder.remove)
+                self._folder = None
+            self._is_over.set()
 
-    def look(self) -> None:
-        """Ask what resources it has now."""
-        resources: Any = ray.cluster_resources
-        self.resources = dict(resources())
+    async def _leave(self, starting: Answering[None]) -> None:
+        if not starting.is_answered:
+            self.is_stuck = True  # It starts, and nobody wants it any more.
+            return
+        if self._folder is not None:
+            await ask(self._folder.kill if self._is_gone else self._folder.let_leave)
+            _have_it_ended_by(self._folder)
+        leaving = Answering(ray.shutdown)
+        with move_on_after(CLOSE_SECONDS):
+            await leaving.reply
+            return
+        log.warning("The head of the Ray cluster does not answer: leaving it all the same.")
+        if self._folder is not None:
+            await ask(self._folder.kill)
+            with move_on_after(CLOSE_SECONDS):
+                await leaving.reply
+                return
+        self.is_stuck = True
+
+    async def look(self) -> None:
+        """Ask what resources it has now. Several who ask at a time wait for one reply, and nobody for a silent head."""
+        if self._looking is None or self._looking.is_answered:
+            self._looking, self._looks_until = Answering(_resources), current_time() + RESOURCES_SECONDS
+        with CancelScope(deadline=self._looks_until, shield=True):
+            self.resources = await self._looking.reply
+            return
+        log.warning("The head of the Ray cluster does not answer: its resources are those of before.")
+
+    def tidy(self) -> None:
+        """Remove, by and by, what processes that have ended left behind."""
+        if self._folder is not None:
+            Answering(self._folder.tidy)
 
     async def until_gone(self) -> str:
         """Return when the raylet of this driver or the head of the cluster is gone; says which."""
@@ -66,18 +140,20 @@ class Cluster:
             watches.start_soon(watch, "The head of the Ray cluster is gone.", self.address)
             if (raylet := _raylet_socket()) is not None:
                 watches.start_soon(watch, "The raylet of this host is gone.", raylet)
+        self._is_gone = True
         return gone[0]
 
     def _start(self) -> None:
         # Ray tells everybody that it left the signals to us, which is what we want.
         logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
         try:
-            if self._config.cluster is None:
-                self._start_local()
-            else:
+            if self._folder is not None:
+                self._start_local(self._folder.path)
+            elif self._config.cluster is not None:
                 self._join(self._config.cluster)
         except Exception as error:
-            if type(error) is Exception:  # what Ray raises when its processes were not there in time
+            # What Ray raises when its processes were not there in time.
+            if type(error) is Exception or (isinstance(error, RuntimeError) and "Timed out" in str(error)):
                 raise OSError(f"Ray did not start: {error}") from error
             if not isinstance(error, OSError | RuntimeError):
                 raise
@@ -90,14 +166,14 @@ class Cluster:
                 "RAY_AUTH_TOKEN."
             ) from error
         self.address = ray.get_runtime_context().gcs_address
-        self.look()
 
-    def _start_local(self) -> None:
+    def _start_local(self, folder: Path) -> None:
         # Inherited by every process of this cluster; a runtime_env would cost each first task a second.
         os.environ["DJANGO_SETTINGS_MODULE"] = self._config.settings_module
         os.environ["PYTHONPATH"] = self._python_path()
-        # Short, because socket paths below it must fit 107 bytes.
-        self._folder = tempfile.mkdtemp(prefix="django-ray-", dir="/tmp")
+        # Inherited as well. A service manager may signal every process of its unit: that is for us, who end this Ray
+        # when the bodies have had their grace. Ray workers see to it that what bodies start is not concerned.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
         ray.init(
             # Without an address Ray would attach to whatever runs on this host.
             address="local",
@@ -105,7 +181,7 @@ class Cluster:
             configure_logging=False,
             log_to_driver=True,
             num_cpus=self._config.concurrency,
-            _temp_dir=self._folder,
+            _temp_dir=str(folder),
         )
 
     def _join(self, address: str) -> None:
@@ -142,22 +218,27 @@ class Cluster:
         except ValueError:
             raise Misconfigured(f"The Ray address {address!r} is not host:port.") from None
 
-    def _close(self) -> None:
-        ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+
+def _resources() -> dict[str, float]:
+    resources: Any = ray.cluster_resources
+    return dict(resources())
 
 
-async def ask_head[Reply](question: Callable[[], Reply]) -> Reply:
-    """Return what the head has to reply: asked in a thread, because Ray waits for a dead one; TimeoutError if it is.
+def _have_it_ended_by(folder: Folder) -> None:
+    """Have Ray end its processes at once, when it has left: each of its polite requests would wait for a second."""
+    if sys.platform == "linux" and (node := _node()) is not None:
 
-    Not to be cut short: a thread that is inside Ray and Ray's shutdown had better not meet.
-    """
-    with fail_after(HEAD_SECONDS, shield=True):
-        return await to_thread.run_sync(question, abandon_on_cancel=True)
+        def kill(**_: object) -> None:
+            folder.kill()
+
+        node.kill_all_processes = kill
 
 
 def _raylet_socket() -> str | None:
-    """Return the path of our raylet's socket. Ray has no public name for it; without, its head alone is watched."""
-    worker: Any = getattr(ray, "_private").worker.global_worker  # noqa: B009 - for the type checkers
-    return getattr(worker.node, "raylet_socket_name", None)
+    """Return the path of our raylet's socket; without, its head alone is watched."""
+    return getattr(_node(), "raylet_socket_name", None)
+
+
+def _node() -> Any:
+    """Return what Ray knows of the processes that it has started, or None. There is no public name for it."""
+    return getattr(getattr(ray, "_private").worker.global_worker, "node", None)  # noqa: B009 - for the type checkers

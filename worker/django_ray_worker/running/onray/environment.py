@@ -8,6 +8,10 @@ from pathlib import Path
 
 __all__ = ["prepare_environment"]
 
+LOG_BYTES = 16_000_000  # Of one log of one process; an older one of that size is kept.
+PRELOADED = "RAY_preload_python_modules"
+PRELOAD = "django_ray.runtime.preload"
+
 
 def prepare_environment(*, cluster: str | None) -> None:
     """Set what a supervisor needs and is not set already; a cluster of our own gets a token of its own."""
@@ -20,6 +24,13 @@ def prepare_environment(*, cluster: str | None) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if cluster is None:
+        # Or Ray lets the log of each process grow without end; its own default is not heeded by Ray workers.
+        os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(LOG_BYTES))
+        os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
+        modules = [*os.environ.get(PRELOADED, "").split(","), PRELOAD]
+        os.environ[PRELOADED] = ",".join(dict.fromkeys(filter(None, modules)))
+        # Or the titles that Ray gives its processes overwrite their environment, by which we know them.
+        os.environ["SPT_NOENV"] = "1"
         # Ray's ports have no other guard.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

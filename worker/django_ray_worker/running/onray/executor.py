@@ -6,21 +6,32 @@ What Ray's exceptions mean stands in one function at the end.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_on_after
+from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class, move_on_after
 from ray import exceptions
 
-from django_ray.runtime.call import invoke_on_ray
-from django_ray_worker.core.exceptions import Misconfigured
-from django_ray_worker.core.outcome import Interrupted, Lost, Outcome, Refused
-from django_ray_worker.running.answer import Answer, NoAnswer, answer_of, refused
-from django_ray_worker.running.onray.cluster import Cluster, ask_head
+from django_ray_worker.core.exceptions import Misconfigured, Stuck
+from django_ray_worker.core.outcome import (
+    Gone,
+    Interrupted,
+    Lost,
+    Outcome,
+    OutOfMemory,
+    Refused,
+    TimedOut,
+    Unprepared,
+    Unstarted,
+)
+from django_ray_worker.running.answer import Answer, NoAnswer, answer_of, refused, unprepared
+from django_ray_worker.running.onray import functions
+from django_ray_worker.running.onray.cluster import Cluster
+from django_ray_worker.running.onray.hosts import Hosts
+from django_ray_worker.running.onray.questions import HEAD_SECONDS, Answering, ask
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Claim
@@ -30,8 +41,18 @@ __all__ = ["RayExecutor"]
 
 log = logging.getLogger("django_ray.executor")
 
-COOPERATE_SECONDS = 2.0  # That a cancelled body gets before its process is killed.
+COOPERATE_SECONDS = 2.0  # That a body gets to end which is to be stopped, before its process is killed.
+BEGIN_SECONDS = 600.0  # That a call with a timeout waits for a process or a CPU; Ray's own limit for an environment.
+LOOK_AGAIN_SECONDS = 60.0  # At most, until it is looked again whether such a call has begun.
 MOST_PER_CALL = 250  # Claims; more gain nothing.
+INLINE_CHARACTERS = 50_000  # Larger payloads go by way of the raylet, which may stand still.
+ENDED_PROCESSES = 50  # After so many, what they have left is removed.
+
+# Ways to end a call: ask its body to, have Ray end the process, end it ourselves where Ray's request is not heard.
+type Way = Literal["cooperate", "force", "kill"]
+COOPERATE: Way = "cooperate"
+FORCE: Way = "force"
+KILL: Way = "kill"
 
 
 class RayExecutor:
@@ -40,7 +61,8 @@ class RayExecutor:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._cluster = Cluster(config)
-        self._remotes: dict[str, Any] = {}
+        self._hosts = Hosts(self._cluster)
+        self._ended = 0  # Processes of calls, since they were tidied up after.
         self._awaiting: set[CancelScope] = set()
         self.is_usable = False
         self.most_per_call = MOST_PER_CALL
@@ -51,13 +73,23 @@ class RayExecutor:
         """Where the head of the cluster is; empty before it is there."""
         return self._cluster.address
 
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether this process can only end."""
+        return self._cluster.is_stuck
+
     async def start(self) -> None:
-        """Connect, and have Ray workers ready. OSError when that may work later, Misconfigured when not."""
+        """Connect, and have Ray workers ready. OSError when that may work later, Misconfigured when not.
+
+        Stuck when a thread hangs in Ray.
+        """
         try:
             await self._cluster.start()
             await self._prepare()
-        except Exception:
+        except Exception as error:
             await self.close()
+            if self.is_stuck:
+                raise Stuck(str(error)) from error
             raise
         self.is_usable = True
 
@@ -77,8 +109,8 @@ class RayExecutor:
             race.start_soon(watch)
             try:
                 await self._start_workers()
-            except TimeoutError:
-                failure = failure or OSError("The head of the Ray cluster does not answer.")
+            except TimeoutError as error:
+                failure = failure or error
             except exceptions.RayError as error:
                 failure = failure or self._unprepared(error)
             race.cancel_scope.cancel()
@@ -87,23 +119,17 @@ class RayExecutor:
 
     async def _start_workers(self) -> None:
         cpus = int(self._cluster.resources.get("CPU", 0))
-        # The first call exports the function.
-        refs = await ask_head(partial(self._submit_nothing, max(1, min(cpus, 16))))
+        refs = await ask(partial(functions.exported, max(1, min(cpus, 16))))
         if not cpus:
             log.info("The Ray cluster has no CPU yet: waiting for a node.")
         for ref in refs:
             await ref
-        await ask_head(self._cluster.look)
+        await self._cluster.look()
         self.cpus = max(1, int(self._cluster.resources.get("CPU", 1)))
-
-    def _submit_nothing(self, times: int) -> list[Any]:
-        """Submit calls without claims, which set Django up."""
-        remote = self._remote({})
-        return [remote.remote([]) for _ in range(times)]
 
     def _unprepared(self, error: exceptions.RayError) -> Exception:
         """Return OSError when it was a node that went away."""
-        if self._config.cluster is not None and not isinstance(_meaning(error), Refused):
+        if self._config.cluster is not None and not isinstance(_meaning(error), Refused | Unprepared):
             return OSError(f"A Ray worker of {self._config.cluster} is gone: {' '.join(str(error).split())}")
         return Misconfigured(
             f"A Ray worker could not set Django up (settings {self._config.settings_module!r}, project folder "
@@ -123,19 +149,23 @@ class RayExecutor:
         for scope in self._awaiting:
             scope.cancel()
         await self.close()
+        if self.is_stuck:
+            raise Stuck("Ray cannot be left: its head does not answer.")
 
     async def close(self) -> None:
         """Leave the cluster; one started here ends."""
         self.is_usable = False
         await self._cluster.close()
-        self._remotes.clear()
+        functions.forget()
 
     def lacks(self, claim: Claim) -> dict[str, float]:
         """Return what the claim asks for and the cluster does not have in all; it may come with a new node."""
         wanted = _wanted(claim.options.ray)
-        if any(self._cluster.resources.get(name, 0) < number for name, number in wanted.items()):
-            self._cluster.look()
         return {name: number for name, number in wanted.items() if self._cluster.resources.get(name, 0) < number}
+
+    async def look(self) -> None:
+        """Ask the cluster what it has now."""
+        await self._cluster.look()
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims in one call. Cancelled: stop what runs, and still return what the others became."""
@@ -145,42 +175,91 @@ class RayExecutor:
                 return await self._run(claims)
             finally:
                 self._awaiting.discard(awaiting)
-        return NoAnswer(Interrupted())  # the cluster is gone
+        return NoAnswer(Gone("Ray is gone"))
 
     async def _run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
-        options = claims[0].options.ray
+        options, timeout = claims[0].options.ray, claims[0].options.timeout
         try:
-            ref = self._remote(options).remote([claim.payload for claim in claims])
+            ref = await self._submit(claims)
         except (TypeError, ValueError) as error:
             return NoAnswer(refused(f"Ray refuses the options {dict(options)}: {error}"))
+        except TimeoutError as error:
+            log.warning("%s was not begun: %s", claims[0], error, extra=claims[0].log_fields)
+            return NoAnswer(Unstarted())
         try:
+            if timeout is not None:
+                return await self._within(timeout, ref, claims)
             return answer_of(await ref)
         except exceptions.RayError as error:
+            self._has_ended()
             return NoAnswer(_meaning(error))
         except get_cancelled_exc_class():
-            return await self._stop(ref)
+            answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)
+            return NoAnswer(Interrupted()) if answer is None else answer.without_stopped()
+        finally:
+            if functions.ends_process(options):
+                self._has_ended()
 
-    async def _stop(self, ref: Any) -> Answer | NoAnswer:
-        """End what runs, gently and then not."""
-        for force in (False, True):
+    async def _submit(self, claims: Sequence[Claim]) -> Any:
+        payloads = [claim.payload for claim in claims]
+        handle = functions.handle(claims[0].options.ray)
+        if sum(map(len, payloads)) <= INLINE_CHARACTERS:
+            return handle.remote(payloads)
+        submitting = Answering(lambda: handle.remote(payloads))
+        with move_on_after(HEAD_SECONDS, shield=True):
+            return await submitting.reply
+        submitting.then(ray.cancel)
+        raise TimeoutError("The raylet of this host does not answer.")
+
+    async def _within(self, timeout: float, ref: Any, claims: Sequence[Claim]) -> Answer | NoAnswer:  # noqa: ASYNC109
+        """Await a call whose bodies have a timeout: the Ray worker heeds it, and knows when each has begun.
+
+        Only what that does not reach is ended from here; so is what has not begun for a long time.
+        """
+        longest = timeout + COOPERATE_SECONDS
+        submitted, patience = current_time(), longest
+        while True:
+            with move_on_after(patience):
+                return answer_of(await ref)
+            ran = await self._hosts.find(claims)
+            if ran is None and current_time() - submitted < BEGIN_SECONDS:
+                patience = min(2 * patience, LOOK_AGAIN_SECONDS)
+            elif ran is None:
+                log.warning(
+                    "%s was not begun: no process or CPU for it within %g s.",
+                    claims[0], BEGIN_SECONDS, extra=claims[0].log_fields,
+                )  # fmt: skip
+                answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)
+                return NoAnswer(Unstarted()) if answer is None else answer.with_stopped_as(Interrupted())
+            elif ran < longest:
+                patience = longest - ran
+            else:
+                answer = await self._end(ref, claims, FORCE, KILL)
+                outcome = TimedOut(timeout)
+                return NoAnswer(outcome) if answer is None else answer.with_stopped_as(outcome)
+
+    async def _end(self, ref: Any, claims: Sequence[Claim], *ways: Way) -> Answer | None:
+        """End what runs, in these ways one after the other; return what a body answered all the same."""
+        for way in ways:
             if not self.is_usable:
                 break
-            ray.cancel(ref, force=force)
+            if way is KILL:
+                await self._hosts.kill(claims)
+            else:
+                ray.cancel(ref, force=way is FORCE)
             with move_on_after(COOPERATE_SECONDS, shield=True):
                 try:
-                    return answer_of(await ref).without_stopped()
+                    return answer_of(await ref)
                 except exceptions.RayError:
                     break
-        return NoAnswer(Interrupted())
+        self._has_ended()
+        return None
 
-    def _remote(self, options: Mapping[str, Any]) -> Any:
-        """Return the remote function for one shape of options; Ray wants few of them, and so do we."""
-        key = json.dumps(options, sort_keys=True)
-        if (remote := self._remotes.get(key)) is None:
-            chosen: Any = {"num_cpus": 1, **options, "max_retries": 0}
-            remote = ray.remote(**chosen)(invoke_on_ray)
-            self._remotes[key] = remote
-        return remote
+    def _has_ended(self) -> None:
+        """Note that a process has ended with its call."""
+        self._ended = (self._ended + 1) % ENDED_PROCESSES
+        if not self._ended:
+            self._cluster.tidy()
 
 
 def _wanted(options: Mapping[str, Any]) -> dict[str, float]:
@@ -195,10 +274,19 @@ def _meaning(error: exceptions.RayError) -> Outcome:
         case exceptions.TaskCancelledError():
             return Interrupted()
         case exceptions.NodeDiedError() | exceptions.LocalRayletDiedError() | exceptions.ActorUnavailableError():
-            return Interrupted()
-        case exceptions.RuntimeEnvSetupError() | exceptions.TaskUnschedulableError():
+            return Gone(_said(error))
+        case exceptions.OutOfMemoryError():
+            return OutOfMemory(f"Memory ran out. {_said(error)}")
+        case exceptions.TaskUnschedulableError():
             return refused(f"Ray cannot run this task: {error}")
+        case exceptions.RuntimeEnvSetupError():
+            return unprepared(f"Ray cannot prepare what the task asks for: {error}")
         case exceptions.RayTaskError():
-            return refused(f"The task could not be started in its Ray worker:\n{error}")
+            # What a task raises is an answer. This is a node without our code, or with one that does not understand us.
+            return unprepared(f"A Ray worker could not begin:\n{error}")
         case _:
-            return Lost(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return Lost(_said(error))
+
+
+def _said(error: exceptions.RayError) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

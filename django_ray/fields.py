@@ -1,0 +1,41 @@
+"""Columns that anybody may write by SQL: whatever stands there can be read, so that no page and no result fails for it.
+
+They are Django's own fields, which read differently: a class of ours would be another type in a user's expressions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.db import models
+
+from django_ray.moments import held_sql
+
+__all__ = ["json_field", "moment_field"]
+
+
+def moment_field(**options: Any) -> Any:
+    """Return a DateTimeField that reads what Python cannot hold as the nearest moment that it can."""
+    field: Any = models.DateTimeField(**options)
+    field.select_format = _held
+    return field
+
+
+def _held(_: Any, sql: str, params: Any) -> tuple[str, Any]:
+    """Return what is selected. In SQL, because psycopg refuses such a moment before any converter sees it."""
+    return held_sql(sql), (*params,) * 3
+
+
+def json_field(**options: Any) -> Any:
+    """Return a JSONField that reads as text what Python cannot: numbers of 5,000 digits, arrays nested 100,000 deep."""
+    field: Any = models.JSONField(**options)
+    field.from_db_value = partial(_read, field.from_db_value)
+    return field
+
+
+def _read(read: Any, value: Any, expression: Any, connection: Any) -> Any:
+    try:
+        return read(value, expression, connection)
+    except (ValueError, RecursionError):
+        return value

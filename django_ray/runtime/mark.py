@@ -1,0 +1,128 @@
+"""What a Ray worker runs right now, where other processes of its host can read it: also when no code here can run.
+
+A body in C that never returns to Python hears no interrupt, and Ray's own kill does not reach it either. Who has to
+end it must know its process, and since when it runs. So each body is marked while it runs, in memory that has no name
+in the file system and ends with the process. Linux alone has that: elsewhere nothing is marked and nothing found.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["PROCESSES", "Attempt", "install", "kill", "marked", "marked_processes", "running"]
+
+type Attempt = tuple[str, int]  # task_id and attempt number.
+
+PROCESSES = Path("/proc")
+_NAME = "django-ray-mark"
+# The process, because a child that a body forks has the same memory; the attempt; when it began, by the host's clock.
+_LAYOUT = struct.Struct("=I36sId")
+
+
+class _Mark(NamedTuple):
+    attempt: Attempt
+    began: float
+
+
+_memory: mmap.mmap | None = None
+
+
+@cache
+def install() -> None:
+    """Once per process that runs attempts."""
+    global _memory  # noqa: PLW0603 - of this process
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create(_NAME)
+        os.ftruncate(descriptor, _LAYOUT.size)
+        _memory = mmap.mmap(descriptor, _LAYOUT.size)  # with a descriptor of its own
+        os.close(descriptor)
+
+
+class marked:  # noqa: N801 - a context manager, as others are
+    """Bracket a body: whoever looks finds that this process runs it. Nothing happens where install() has not run."""
+
+    __slots__ = ("_before", "_number", "_task_id")
+
+    def __init__(self, task_id: str, number: int) -> None:
+        self._task_id, self._number = task_id, number
+
+    def __enter__(self) -> None:
+        if _memory is not None:
+            self._before = _memory[:]  # of a body that runs another one in place
+            _LAYOUT.pack_into(_memory, 0, os.getpid(), self._task_id.encode(), self._number, time.monotonic())
+
+    def __exit__(self, *exception: object) -> None:
+        if _memory is not None:
+            _memory[:] = self._before
+
+
+def running() -> list[tuple[Attempt, float]]:
+    """Return the attempts whose bodies run on this host, and for how many seconds."""
+    return [(mark.attempt, time.monotonic() - mark.began) for _, mark in _marks()]
+
+
+def kill(attempts: Sequence[Attempt]) -> bool:
+    """End the processes on this host that run one of these; tell whether there was any."""
+    has_killed = False
+    for path, mark in _marks():
+        if mark.attempt not in attempts:
+            continue
+        with suppress(ProcessLookupError, PermissionError):
+            pid = _pid_of(path)
+            # It may have come to another body by now: looked at again while it stands still.
+            os.kill(pid, signal.SIGSTOP)
+            again = _read(path)
+            is_meant = again is not None and again.attempt in attempts
+            os.kill(pid, signal.SIGKILL if is_meant else signal.SIGCONT)
+            has_killed |= is_meant
+    return has_killed
+
+
+def marked_processes() -> set[int]:
+    """Return the processes on this host that run attempts, now or at other times."""
+    return {_pid_of(path) for path in _files()}
+
+
+def _marks() -> Iterator[tuple[Path, _Mark]]:
+    for path in _files():
+        if (mark := _read(path)) is not None:
+            yield path, mark
+
+
+def _files() -> Iterator[Path]:
+    """Return where the marks of this host's processes can be read: of those that are ours to look into."""
+    for process in _ours(PROCESSES):
+        if process.name.isdigit():
+            for path in _ours(process / "fd"):
+                with suppress(OSError):  # it has ended
+                    if str(path.readlink()).startswith(f"/memfd:{_NAME}"):
+                        yield path
+
+
+def _ours(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # it has ended, or is not ours, or there is no such thing here
+        return []
+
+
+def _read(path: Path) -> _Mark | None:
+    try:
+        with path.open("rb") as file:
+            pid, task_id, number, began = _LAYOUT.unpack(file.read(_LAYOUT.size))
+    except (OSError, struct.error):
+        return None
+    return _Mark((task_id.decode(errors="replace"), number), began) if pid == _pid_of(path) else None
+
+
+def _pid_of(path: Path) -> int:
+    return int(path.parts[2])

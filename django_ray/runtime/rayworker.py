@@ -1,0 +1,46 @@
+"""What a Ray worker process has to say to its Ray, and to ask it, beside the answer of a call.
+
+Elsewhere, as with --sync and in tests, there is no Ray to talk to.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import suppress
+from typing import Any
+
+__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled"]
+
+log = logging.getLogger("django_ray.rayworker")
+
+# What is exported with this max_calls may run without end in one process, and can end it with its answer.
+MAX_CALLS = 2**31 - 1
+
+
+def is_cancelled() -> bool:
+    """Tell whether the call on the main thread is, by what Ray knows."""
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    with suppress(AttributeError, RuntimeError):  # a Ray that cannot tell; a driver
+        return bool(ray.get_runtime_context().is_canceled())
+    return False
+
+
+def end_after_answer() -> None:
+    """Have Ray end this process with the answer of the call that runs.
+
+    The answer is delivered, and nothing is sent to this process after it: it is as if max_calls was reached. Ray has no
+    public way to say so.
+    """
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    try:
+        manager = getattr(ray, "_private").worker.global_worker.function_actor_manager  # noqa: B009 - for the type checkers
+        for function, execution in list(manager._function_execution_info.items()):  # noqa: SLF001
+            if execution.max_calls:
+                manager._num_task_executions[function] = execution.max_calls - 1  # noqa: SLF001
+    except AttributeError:
+        log.warning("This Ray worker should end and cannot: Ray counts the calls of a process in another way now.")

@@ -1,0 +1,77 @@
+"""What runs in Ray workers, as Ray's remote functions: few, exported once each, with the options of a call put on them.
+
+Each export stays at the head for as long as the job lives, and waits for it; options cost neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from django_ray.runtime import mark
+from django_ray.runtime.call import invoke_on_ray
+from django_ray.runtime.rayworker import MAX_CALLS
+
+__all__ = ["ends_process", "exported", "finding", "forget", "handle", "killing"]
+
+MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
+# A process is started for an environment of its own; with max_calls=1 no call of it has been there before.
+_FRESH = "DJANGO_RAY_FRESH"
+
+# With MAX_CALLS, a process can end itself with its answer.
+_plain: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=MAX_CALLS)(invoke_on_ray)
+_ending: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(invoke_on_ray)
+_finding: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running)
+_killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
+
+
+def exported(times: int) -> list[Any]:
+    """Export all of them, and return references to so many calls without claims, which set Django up."""
+    for ref in (_ending.remote([]), _finding.options(num_cpus=1).remote(), _killing.options(num_cpus=1).remote([])):
+        ray.cancel(ref)  # submitted only to be exported
+    return [_plain.remote([]) for _ in range(times)]
+
+
+def handle(options: Mapping[str, Any]) -> Any:
+    """Return what calls with these options are submitted to. TypeError or ValueError when Ray refuses them."""
+    return _handle(json.dumps(options, sort_keys=True))
+
+
+def forget() -> None:
+    """Forget the handles: they know the job of the cluster that is left."""
+    _handle.cache_clear()
+
+
+def ends_process(options: Mapping[str, Any]) -> bool:
+    """Tell whether the process of such a call ends with it. Ray's rule: a GPU's memory is free only then."""
+    return bool(options.get("max_calls", options.get("num_gpus", 0)))
+
+
+def finding(node: str) -> Any:
+    """Return mark.running on that node."""
+    return _finding.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+
+
+def killing(node: str) -> Any:
+    """Return mark.kill on that node."""
+    return _killing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+
+
+@lru_cache(MOST_HANDLES)
+def _handle(key: str) -> Any:
+    options: dict[str, Any] = json.loads(key)
+    if not options:
+        return _plain
+    function = _ending if ends_process(options) else _plain
+    if options.pop("max_calls", None):
+        environment: dict[str, Any] = options.get("runtime_env") or {}
+        options["runtime_env"] = {**environment, "env_vars": {**environment.get("env_vars", {}), _FRESH: "1"}}
+    try:
+        return function.options(**options)
+    except OSError as error:  # Ray looks at files that a runtime_env names, or seems to name
+        raise ValueError(str(error)) from error

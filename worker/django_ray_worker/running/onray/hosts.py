@@ -1,0 +1,89 @@
+"""The hosts of the cluster, asked which process runs an attempt: rarely, when one does not end by itself.
+
+On the host of a Ray that was started here it is looked by ourselves; else a small call goes to each node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import ray
+from anyio import Lock, create_task_group, current_time, move_on_after
+from ray import exceptions
+
+from django_ray.runtime import mark
+from django_ray_worker.running.onray import functions
+from django_ray_worker.running.onray.questions import ask
+
+if TYPE_CHECKING:
+    from django_ray_worker.core.claim import Claim
+    from django_ray_worker.running.onray.cluster import Cluster
+
+__all__ = ["Hosts"]
+
+NODES_SECONDS = 5.0  # That the head gets to name the nodes.
+FRESH_SECONDS = 1.0  # That what was found counts: many may ask at a time.
+REPLY_SECONDS = 10.0  # That a node gets: it may have to start a process for it.
+
+
+class Hosts:
+    """Of one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._looking = Lock()
+        self._looked = -FRESH_SECONDS
+        self._running: dict[mark.Attempt, float] = {}  # What ran then, and for how many seconds.
+
+    async def find(self, claims: Sequence[Claim]) -> float | None:
+        """Return for how many seconds the body of one of these has been running; None when none is found."""
+        async with self._looking:
+            if current_time() - self._looked > FRESH_SECONDS:
+                self._running = {attempt: seconds for reply in await self._look() for attempt, seconds in reply}
+                self._looked = current_time()
+        since = current_time() - self._looked
+        found = [self._running[attempt] for attempt in _attempts(claims) if attempt in self._running]
+        return max(found) + since if found else None
+
+    async def kill(self, claims: Sequence[Claim]) -> None:
+        """End the process that runs one of these, whatever it does."""
+        attempts = _attempts(claims)
+        if self._cluster.is_local:
+            await ask(lambda: mark.kill(attempts))
+        else:
+            await _ask_nodes(lambda node: functions.killing(node).remote(attempts))
+
+    async def _look(self) -> list[list[tuple[mark.Attempt, float]]]:
+        if self._cluster.is_local:
+            return [await ask(mark.running)]
+        return await _ask_nodes(lambda node: functions.finding(node).remote())
+
+
+async def _ask_nodes(question: Callable[[str], Any]) -> list[Any]:
+    """Return what the nodes reply that reply in time."""
+    try:
+        nodes = await ask(_nodes, NODES_SECONDS)
+    except TimeoutError:
+        return []
+    replies: list[Any] = []
+
+    async def ask_node(node: str) -> None:
+        with suppress(exceptions.RayError):  # it is gone, or its code is of before
+            replies.append(await question(node))
+
+    with move_on_after(REPLY_SECONDS, shield=True):
+        async with create_task_group() as asking:
+            for node in nodes:
+                asking.start_soon(ask_node, node)
+    return replies
+
+
+def _nodes() -> list[str]:
+    nodes: Any = ray.nodes
+    return [node["NodeID"] for node in nodes() if node["Alive"]]
+
+
+def _attempts(claims: Sequence[Claim]) -> list[mark.Attempt]:
+    return [(str(claim.task_id), claim.attempt) for claim in claims]
