@@ -16,6 +16,8 @@ from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 from anyio import create_task_group, sleep_forever
+from psycopg import sql
+from psycopg.rows import scalar_row
 
 from django_ray.options import Options
 from django_ray_worker.core.config import Config
@@ -28,6 +30,8 @@ from django_ray_worker.supervisor import Supervisor
 from django_ray_worker.waking.registration import register
 
 ROOT = Path(__file__).resolve().parent.parent
+# The class of the locks that sessions of supervisors hold, as pg_locks has it.
+IDENTITY = "(1145721435 # 'django_ray_execution'::regclass::oid::int)::oid"
 
 
 def until(condition, timeout=60, what="the condition"):
@@ -59,6 +63,14 @@ def notifications(session, other) -> list[str]:
             return channels
         channels.append(notification.channel)
     raise AssertionError("the sentinel did not come back")
+
+
+def hear(session, bell: str) -> str:
+    """LISTEN to a bell; return the channel."""
+    cursor = session.cursor(row_factory=scalar_row)
+    channel = cursor.execute("SELECT django_ray_channel(%s)", [bell]).fetchone()
+    session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+    return channel
 
 
 class Process:
@@ -150,6 +162,7 @@ class Instant:
     cpus = 50
 
     is_usable = True
+    is_stuck = False
     most_per_call = 1
 
     def __init__(self) -> None:
@@ -167,6 +180,8 @@ class Instant:
 
     def lacks(self, claim) -> dict[str, float]:
         return {}
+
+    async def look(self) -> None: ...
 
     async def run(self, claims):
         self.ran.extend(claim.task_id for claim in claims)
@@ -215,8 +230,8 @@ async def living(database, executor, *, endpoint=None, **changes):
 async def _living(settings, database, executor, stop, monitor):
     async with database.pool() as pool:
         store = Store(pool, backend=settings.backend, queues=settings.queues, options=settings.options)
-        worker = await register(store, slots=executor.cpus, ray_address=executor.address, pulse=settings.pulse)
-        life = Supervisor(worker, settings, executor, database=database, store=store, stop=stop, monitor=monitor)
+        registration = await register(store, slots=executor.cpus, ray_address=executor.address, pulse=settings.pulse)
+        life = Supervisor(registration, settings, executor, database=database, store=store, stop=stop, monitor=monitor)
         async with create_task_group() as tasks:
             tasks.start_soon(life.live)
             try:

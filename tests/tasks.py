@@ -215,6 +215,12 @@ def swallow(path):
 
 
 @task
+def touch_and_swallow(path):
+    Path(path).write_text(str(os.getpid()))
+    swallow.func(path)
+
+
+@task
 async def swallow_async(path):
     Path(path).touch()  # noqa: ASYNC240
     while True:

@@ -2,6 +2,7 @@
 
 import enum
 from collections import UserDict
+from dataclasses import replace
 
 import pytest
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
@@ -94,4 +95,4 @@ def test_names_of_queues_that_cannot_be_stored_are_refused(name):
 @pytest.mark.parametrize("priority", [float("nan"), float("inf"), -float("inf"), 1.0, True, "1", None, 1.5, 101])
 def test_priorities_that_are_none_are_refused(priority):
     with pytest.raises(InvalidTask, match="priority must be a whole number"):
-        type(tasks.add)(func=tasks.add.func, priority=priority)
+        replace(tasks.add, priority=priority)

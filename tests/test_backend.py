@@ -438,7 +438,7 @@ class InATestCase(TestCase):
     [
         ({"QUEUES": "default"}, "must be a list"),
         ({"QUEUES": [""]}, "1 to 255"),
-        ({"OPTIONS": {"CONCURENCY": 3}}, "did you mean 'CONCURRENCY'?"),
+        ({"OPTIONS": {"CONCURENCY": 3}}, "did you mean CONCURRENCY?"),
         ({"OPTIONS": {"CONCURRENCY": 0}}, "at least 1"),
         ({"OPTIONS": {"BACKOFF": {"base": -1}}}, "at least 0"),
         ({"OPTIONS": {"BACKOFF": {"bass": 1}}}, "bass"),

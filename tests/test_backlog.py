@@ -209,6 +209,20 @@ def test_what_turns_out_longer_than_those_before_is_given_back_but_for_what_runs
     assert list(backlog.claims) == long[: len(backlog)]
 
 
+def test_after_a_return_to_the_queue_what_is_claimed_ahead_grows_call_by_call(pace):
+    """K3: or the same executions would go round while the slots are held up again and again."""
+    backlog, _, given_back = backlog_of(pace)
+    backlog.put([claim() for _ in range(50)])
+    backlog.clear()
+    assert len(given_back) == 50
+    rooms = []
+    for _ in range(4):
+        backlog.put([claim()])
+        backlog.take()
+        rooms.append(backlog.room())
+    assert rooms == [2, 4, 8, 16]
+
+
 async def test_what_waits_while_nothing_moves_is_given_back(pace):
     backlog, slots, given_back = backlog_of(pace)
     slots.take(soon=False)
@@ -234,6 +248,7 @@ async def test_a_hundred_that_no_node_can_run_are_parked_and_the_rest_is_release
         dispatcher.open(calls, waits)
         for _ in range(MOST_PARKED + 5):
             dispatcher.start([claim("tasks.impossible")])
+            await wait_all_tasks_blocked()  # the cluster has been looked at
         dispatcher.start([claim("tasks.possible")])
         await wait_all_tasks_blocked()
         assert len(executor.running) == MOST_PARKED + 1

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from anyio import create_task_group, fail_after, sleep
 
-from django_ray_worker.core.claim import Held
+from django_ray_worker.core.claim import Held, Reconciled, Rescued
 from django_ray_worker.core.judge import abandoned, released
 from django_ray_worker.core.metrics import Metrics
 from django_ray_worker.core.outcome import Error
@@ -209,8 +209,14 @@ def database_settings(connect):
     session.execute(psycopg.sql.SQL("ALTER DATABASE {} RESET ALL").format(name))
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """A record waits for locked rows as long as a deadlock takes to be found."""
+    monkeypatch.setattr("django_ray_worker.database.store.LOCK_SECONDS", 60)
+
+
 async def test_two_writers_with_the_same_rows_in_another_order_do_not_deadlock(
-    database_settings, open_store, insert, connect
+    patient, database_settings, open_store, insert, connect
 ):
     """C7: both meet at the row in the middle, whose lock somebody else holds; what each holds by then decides."""
     # The plan that a table of any size has. A table of three rows is read as a whole, in one order for all.
@@ -237,7 +243,7 @@ async def test_two_writers_with_the_same_rows_in_another_order_do_not_deadlock(
     assert sorted(map(len, written)) == [0, 3]
 
 
-async def test_a_deadlock_is_recorded_at_once_and_once(recorder, insert, rows, connect, caplog):
+async def test_a_deadlock_is_recorded_at_once_and_once(patient, recorder, insert, rows, connect, caplog):  # noqa: PLR0917
     """C7: 40P01, for real. An operator's transaction holds the second row and wants the first."""
     recorder, store, worker = recorder
     insert(), insert()
@@ -279,7 +285,7 @@ async def test_a_record_that_lost_against_another_transaction_is_repeated(record
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 async def test_a_stricter_default_of_database_and_role_changes_nothing(
-    database_settings, open_store, connect, isolation
+    patient, database_settings, open_store, connect, isolation
 ):
     """C6: twelve claimers that meet all the time, and not one 40001. A4: neither does a read-only default."""
     session = connect()
@@ -332,7 +338,9 @@ async def test_claims_nobody_holds_are_released_and_held_ones_are_not(open_store
     store, worker = await open_store()
     insert(), insert()
     held, lost = (await store.claim(worker, 2)).claims
-    assert await store.reconcile(worker, {held.task_id}, released) == ({held.task_id: Held(1)}, 1)
+    assert await store.reconcile([worker], {held.task_id}, released) == Reconciled(
+        ours={held.task_id: Held(1)}, unheld=1, locked=0
+    )
     assert lost.task_id in {row["task_id"] for row in rows() if row["state"] == "READY"}
     assert [row["state"] for row in rows()] == ["RUNNING", "READY"]
 
@@ -345,7 +353,7 @@ async def test_the_dead_are_rescued_within_their_backend(open_store, insert, row
     await theirs.claim(them, 1)
     assert await ours.rescue(us, abandoned) == {}
     successor, new = await open_store(queues=None, backend="any")
-    assert await successor.rescue(new, abandoned) == {them: 1}
+    assert await successor.rescue(new, abandoned) == {them: Rescued(rows=1, locked=0, is_marked=True)}
     assert rows("state, losses") == [{"state": "READY", "losses": 1}]
 
 
@@ -490,7 +498,8 @@ async def test_claim_and_record_use_their_indexes_however_full_the_table(crowded
     store, worker = await open_store()
     if statistics == "fresh":
         crowded.execute("ANALYZE django_ray_execution")
-    scope = {"backend": "default", "queues": ["default", "other"], "worker": worker, "limit": 50}
+    queues = {"queues": ["default", "other"], "after": None, "most_queues": 1000}
+    scope = {"backend": "default", **queues, "worker": worker, "limit": 50}
     claim = plan(crowded, "claim", scope)
     indexes = {node["Index Name"] for node in nodes(claim) if "Index Name" in node}
     assert "django_ray_ready" in indexes
@@ -544,13 +553,13 @@ async def test_the_pulse_tells_how_long_the_oldest_claimable_row_has_been_waitin
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     insert(enqueued_at=hour_ago, due_at="2100-01-01T00:00:00Z")
     insert(enqueued_at=hour_ago, backend="any")
-    assert (await store.pulse(worker)).oldest is None
+    assert (await store.pulse([worker], "h", 1)).oldest is None
     insert(priority=9)
     insert(enqueued_at=datetime.now(UTC) - timedelta(minutes=1), queue_name="other", priority=-9)
-    assert 59 < (await store.pulse(worker)).oldest < 90
+    assert 59 < (await store.pulse([worker], "h", 1)).oldest < 90
     insert(due_at=datetime.now(UTC) - timedelta(minutes=2))
-    assert 119 < (await store.pulse(worker)).oldest < 150
+    assert 119 < (await store.pulse([worker], "h", 1)).oldest < 150
     await store.promote()
     await store.claim(worker, 10)
-    pulse = await store.pulse(worker)
+    pulse = await store.pulse([worker], "h", 1)
     assert (pulse.oldest, pulse.running) == (None, 3)

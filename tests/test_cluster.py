@@ -12,7 +12,8 @@ import pytest
 from django.tasks import TaskResultStatus
 
 from django_ray.models import RayTaskExecution
-from tests import tasks
+from tests import processes, tasks
+from tests.chaos import faults
 from tests.supervisors import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -170,12 +171,30 @@ def test_what_no_node_has_waits_visibly_and_holds_up_nobody(head, listen, finish
     supervisor = listen("--cluster", head, "--concurrency", "1", RAY_AUTH_TOKEN=TOKEN)
     supervisor.wait_for("is ready")
     impossible = [tasks.add.using(num_gpus=1).enqueue(1, 2) for _ in range(3)]
-    late = tasks.add.using(resources={"unicorn": 1}, timeout=1, max_attempts=1).enqueue(1, 2)
+    # Its time counts from the beginning of its body.
+    impossible.append(tasks.add.using(resources={"unicorn": 1}, timeout=0.1, max_attempts=1).enqueue(1, 2))
     assert "GPU" in supervisor.wait_for("waits for a node")
-    assert finished(tasks.add.enqueue(40, 2)).return_value == 42
-    assert finished(late).errors[0].exception_class_path == "django_ray.exceptions.TaskTimeout"
+    assert "unicorn" in supervisor.wait_for("waits for a node")
+    assert finished(tasks.sleep.enqueue(3)).return_value == 3
     for result in impossible:
         result.refresh()
         assert result.status == TaskResultStatus.RUNNING
         assert result.cancel()
         assert finished(result).errors[0].exception_class_path == "django_ray.exceptions.TaskCancelled"
+
+
+@pytest.mark.parametrize("by", ["cancel", "timeout"])
+def test_a_body_that_never_returns_to_python_ends_on_its_node(head, listen, finished, tmp_path, by):
+    """L12, L16: its process is found there, also when it has all the CPUs of the cluster."""
+    supervisor = listen("--cluster", head, "--concurrency", "1", RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("is ready")
+    task = processes.hold_the_gil.using(num_cpus=2, max_attempts=1, **({"timeout": 1} if by == "timeout" else {}))
+    result = task.enqueue(str(tmp_path / "started"))
+    until(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text(), 60)
+    process = psutil.Process(int((tmp_path / "started").read_text()))
+    if by == "cancel":
+        assert result.cancel()
+    name = {"cancel": "TaskCancelled", "timeout": "TaskTimeout"}[by]
+    assert finished(result, 90).errors[0].exception_class_path == f"django_ray.exceptions.{name}"
+    until(lambda: not faults.runs(process), 30, "an end of its process")
+    assert finished(tasks.add.using(num_cpus=2).enqueue(1, 2), 90).return_value == 3

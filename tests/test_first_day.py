@@ -210,7 +210,12 @@ WAITING = [
     ({}, [{"pulse_at": "2026-01-01"}], "serves its queue, and has been silent for"),
     ({"due_at": "2999-01-01"}, [{}], "it is due in"),
     ({"due_at": "2999-01-01", "failures": 1}, [{}], "the next attempt is due in"),
-    ({"missing_since": "2026-01-01"}, [{}], "its code has been unknown to the supervisors for"),
+    (
+        {"due_at": "2999-01-01", "released": 7},
+        [{}],
+        "it has come back 7 times in a row without having ended, and is due in",
+    ),
+    ({"missing_since": "2026-01-01"}, [{}], "who took it could not begin it for"),
     ({}, [{}], "it waits for a free slot."),
     (
         {"state": "RUNNING", "claimed_by_id": 1, "worker_ids": '["1"]', "last_attempted_at": "2026-01-01"},

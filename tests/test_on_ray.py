@@ -199,3 +199,12 @@ def test_a_pause_holds_within_100_ms_while_ray_drains_a_backlog(on_ray):
     assert rows.exclude(state__in=[State.READY, State.SUCCESSFUL]).count() == 0
     RayQueue.objects.resume("default")
     until(lambda: rows.filter(state=State.SUCCESSFUL).count() == 4000, what="the rest")
+
+
+def test_large_arguments_are_read_by_the_ray_workers(on_ray, finished):
+    """J9: many of them, short ones, so that they share calls with others."""
+    calls = [(tasks.add, ("x" * (100_000 if number % 2 else 10), str(number)), {}) for number in range(100)]
+    results = task_backends["default"].enqueue_many(calls)
+    returned = [finished(result).return_value for result in results]
+    assert [text.strip("x") for text in returned] == [str(number) for number in range(100)]
+    assert {len(text) > 100_000 for text in returned} == {True, False}

@@ -4,7 +4,7 @@ from anyio import Event, fail_after, sleep
 
 from django_ray_worker.core.outcome import Returned
 from django_ray_worker.running.answer import Answer
-from tests.supervisors import Instant, living
+from tests.supervisors import Instant, hear, living
 
 INSERT = (
     "INSERT INTO django_ray_execution (callable_path, queue_name)"
@@ -112,7 +112,7 @@ async def test_pausing_gives_back_what_waits_in_a_supervisor_and_lets_finish_wha
 
 async def test_what_ended_is_counted_for_its_queue_and_whoever_shows_it_is_told(database, connect):
     session, viewer, executor = connect(), connect(), Instant()
-    viewer.execute('LISTEN "django_ray:activity:default"')
+    channel = hear(viewer, "activity:default")
     async with living(database, executor):
         session.execute(INSERT, ["default", 5])
         session.execute(INSERT, ["other", 2])
@@ -129,7 +129,7 @@ async def test_what_ended_is_counted_for_its_queue_and_whoever_shows_it_is_told(
         "SELECT sum(waited) AS waited, max(longest_wait) AS longest FROM django_ray_minute"
     ).fetchone()
     assert 0 < row["longest"] <= row["waited"] < 7 * 20
-    assert next(viewer.notifies(timeout=20)).channel == "django_ray:activity:default"
+    assert next(viewer.notifies(timeout=20)).channel == channel
 
 
 async def test_counts_survive_an_outage_and_old_ones_go(open_store, connect):
@@ -164,7 +164,7 @@ async def test_counts_that_cannot_be_written_stop_nothing(database, connect):
         async with living(database, executor) as life:
             session.execute(INSERT, ["default", 1])
             await executor.has_run(1)
-            await life._tally.write(life._worker)
+            await life._tally.write(life._identity.worker)
             session.execute(INSERT, ["default", 1])
             life._wakeup.look()
             await executor.has_run(2)

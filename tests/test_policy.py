@@ -14,20 +14,23 @@ from hypothesis import strategies as st
 
 from django_ray.requirements import TaskOptions
 from django_ray.results import import_task, task_result
-from django_ray.retry import Backoff, RetryPolicy
+from django_ray.retry import MOST_RELEASED, Backoff, RetryPolicy
 from django_ray.serialization import clean_text, encode, jsonable
 from django_ray_worker.core.claim import Claim
 from django_ray_worker.core.outcome import (
     Cancelled,
     Error,
+    Gone,
     Interrupted,
     Lost,
     Missing,
+    OutOfMemory,
     Raised,
     Refused,
     Returned,
     TimedOut,
     Unplaced,
+    Unprepared,
     Unstarted,
 )
 from django_ray_worker.core.policy import Cancel, Fail, Postpone, Release, Retry, Succeed, decide
@@ -82,6 +85,7 @@ claims = st.builds(
     st.integers(0, 10),
     st.floats(0, 1000),
 )
+claims = st.builds(lambda claim, released: replace(claim, released=released), claims, st.integers(0, 2000))
 outcomes = st.sampled_from(
     [
         Returned("1"),
@@ -94,6 +98,9 @@ outcomes = st.sampled_from(
         Unstarted(),
         Unplaced(),
         Missing(ERROR),
+        Unprepared(ERROR),
+        OutOfMemory("full"),
+        Gone("gone"),
     ]
 )
 chances = st.floats(0, 1)
@@ -105,10 +112,10 @@ def test_every_outcome_has_a_verdict_and_nothing_is_retried_for_ever(claim, outc
     policy = claim.options.retry
     match verdict:
         case Retry():
-            assert 0 <= verdict.after <= policy.backoff.cap
-            assert verdict.failures + verdict.losses == 1
-            assert claim.failures + verdict.failures < policy.max_attempts or verdict.losses
-            assert claim.losses + verdict.losses <= policy.max_losses or verdict.failures
+            assert 0 <= verdict.after <= max(policy.backoff.cap, 900)
+            assert verdict.failures + verdict.losses == 1 or isinstance(outcome, OutOfMemory)
+            assert claim.failures + verdict.failures < policy.max_attempts or not verdict.failures
+            assert claim.losses + verdict.losses <= policy.max_losses or not verdict.losses
         case Fail():
             assert verdict.error.traceback
         case Succeed():
@@ -116,31 +123,38 @@ def test_every_outcome_has_a_verdict_and_nothing_is_retried_for_ever(claim, outc
         case Cancel():
             assert isinstance(outcome, Cancelled)
         case Release():
-            assert isinstance(outcome, Interrupted | Unstarted | Unplaced)
-            assert verdict.has_begun == isinstance(outcome, Interrupted)
+            assert isinstance(outcome, Interrupted | Gone | Unstarted | Unplaced)
+            assert verdict.has_begun == isinstance(outcome, Interrupted | Gone)
+            assert verdict.released > claim.released or verdict.released == MOST_RELEASED
         case Postpone():
-            assert isinstance(outcome, Missing)
-            assert claim.missing_for < policy.import_grace
+            assert isinstance(outcome, Missing | Unprepared)
+            assert claim.missing_for < policy.import_grace or claim.released < 10
             assert 0.5 <= verdict.after <= 45
+            assert verdict.released > claim.released or verdict.released == MOST_RELEASED
 
 
 @given(claims, chances)
 def test_being_interrupted_or_lost_costs_no_attempt(claim, chance):
-    assert decide(claim, Interrupted(), chance) == Release()
-    assert decide(claim, Unstarted(), chance) == Release(has_begun=False)
+    for outcome in (Interrupted(), Unstarted()):
+        assert isinstance(decide(claim, outcome, chance), Release)
     lost = decide(claim, Lost("died"), chance)
     assert isinstance(lost, Retry | Fail)
     assert lost.failures == 0
 
 
 def test_what_no_node_can_run_is_claimed_again_more_and_more_seldom():
-    afters = [decide(replace(CLAIM, attempt=attempt), Unplaced(), 0).after for attempt in (1, 2, 3, 50)]
+    afters = [decide(replace(CLAIM, released=released), Unplaced(), 0).after for released in (0, 1, 2, 50)]
     assert afters == [15, 30, 60, 600]
 
 
 def test_what_no_code_here_knows_is_claimed_again_until_the_grace_is_over():
-    seen = [decide(replace(CLAIM, missing_for=seconds), Missing(ERROR), 0.5) for seconds in (0, 4, 90, 600)]
-    assert seen == [*(Postpone(error=ERROR, after=after) for after in (1, 4, 30)), Fail(error=ERROR, failures=1)]
+    seen = [
+        decide(replace(CLAIM, missing_for=seconds, released=tries), Missing(ERROR), 0.5)
+        for tries, seconds in enumerate((0, 4, 90, 599))
+    ]
+    afters = ((1, 1), (4, 2), (30, 3), (30, 4))
+    assert seen == [Postpone(error=ERROR, after=after, released=times) for after, times in afters]
+    assert decide(replace(CLAIM, missing_for=600, released=20), Missing(ERROR), 0.5) == Fail(error=ERROR, failures=1)
 
 
 def test_a_failure_is_retried_until_max_attempts():

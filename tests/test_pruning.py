@@ -100,6 +100,9 @@ class Scripted:
             raise answer
         return answer
 
+    async def prune_workers(self, age, limit):
+        return 0
+
 
 @pytest.mark.parametrize(
     ("error", "message"),
@@ -155,3 +158,59 @@ def test_prune_after_is_a_timedelta_or_seconds(given, seconds):
 def test_a_prune_after_that_cannot_be_meant_is_refused(given):
     with pytest.raises(ValueError, match=r'\["PRUNE_AFTER"\] is .*: it must be a timedelta or a number of seconds'):
         Options.parse("default", {"PRUNE_AFTER": given})
+
+
+ENDED = (
+    "INSERT INTO django_ray_worker"
+    " (hostname, pid, backend, queues, concurrency, ray_address, version, stopped_at, lost_at)"
+    " SELECT 'h', 1, %s, '[]', 1, '', '', now() - %s::interval, now() - %s::interval FROM generate_series(1, %s::int)"
+)
+
+
+async def test_rows_of_supervisors_that_ended_long_ago_go_as_well(database, connect, monkeypatch):
+    """I8: a --burst each minute leaves half a million a year. Those that live, or own something, stay."""
+    monkeypatch.setattr(pruning, "FIRST_SECONDS", 0)
+    monkeypatch.setattr(pruning, "BATCH", 3)
+    session = connect()
+    session.execute(ENDED, ["default", "2 hours", None, 7])
+    session.execute(ENDED, ["default", None, "2 hours", 4])
+    session.execute(ENDED, ["default", "30 minutes", None, 1])
+    session.execute(ENDED, ["any", "2 hours", None, 1])
+    session.execute(ENDED, ["default", "2 hours", None, 1])
+    owner = session.execute("SELECT max(id) AS id FROM django_ray_worker").fetchone()["id"]
+    session.execute(
+        "INSERT INTO django_ray_execution (callable_path, backend, state, claimed_by_id)"
+        " VALUES ('x.y', 'any', 'RUNNING', %s)",
+        [owner],
+    )
+    async with living(database, Instant(), options=Options(prune_after=3600)) as life:
+        left = (
+            "SELECT backend, stopped_at > now() - interval '1 hour' AS is_new, id FROM django_ray_worker"
+            " ORDER BY 1, 2, 3"
+        )
+        await until(lambda: len(session.execute(left).fetchall()) == 4)
+        rows = session.execute(left).fetchall()
+    assert [(row["backend"], row["is_new"]) for row in rows] == [
+        ("any", False),
+        ("default", False),
+        ("default", True),
+        ("default", None),
+    ]
+    assert (rows[1]["id"], rows[3]["id"]) == (owner, life._identity.worker)
+
+
+async def test_a_batch_of_supervisors_reads_no_more_than_it_deletes(open_store, connect):
+    """By the index on their ends, whatever the statistics say."""
+    from django_ray_worker.database.statements import SQL
+
+    await open_store()
+    session = connect()
+    session.execute(ENDED, ["default", "30 minutes", None, 5000])
+    session.execute(ENDED, ["default", "2 hours", None, 100])
+    session.execute(SQL["session_settings"])
+    parameters = {"backend": "default", "age": 3600.0, "limit": 10}
+    plan = session.execute(b"EXPLAIN (ANALYZE, TIMING OFF) " + SQL["prune_workers"], parameters).fetchall()
+    text = "\n".join(row["QUERY PLAN"] for row in plan)
+    assert "django_ray_worker_ended" in text
+    assert "Seq Scan" not in text
+    assert "Sort" not in text

@@ -13,7 +13,7 @@ from django_ray.models import RayTaskExecution
 from django_ray_worker.database import store
 from django_ray_worker.waking import liveness
 from tests import tasks
-from tests.supervisors import Instant, living, until
+from tests.supervisors import IDENTITY, Instant, living, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -50,13 +50,8 @@ def is_open(life):
 
 def end_session(session, worker):
     """End the listening session of a supervisor: the one that holds its identity."""
-    ended = session.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1145721435"
-        " AND objid = %s::int::oid AND granted AND database = (SELECT oid FROM pg_database"
-        " WHERE datname = current_database())",
-        [worker],
-    ).fetchall()
-    assert len(ended) == 1
+    ended = session.execute("SELECT pg_terminate_backend(django_ray_session(%s)) AS is_ended", [worker]).fetchone()
+    assert ended["is_ended"]
 
 
 def cancel_unheard(session):
@@ -73,7 +68,7 @@ async def test_a_request_whose_message_was_lost_is_found_by_the_next_session(dat
     async with living(database, executor, grace=0.1) as life:
         await executor.has_run(1)
         cancel_unheard(session)
-        end_session(session, life._worker)
+        end_session(session, life._identity.worker)
         await soon(lambda: executor.stopped)
         await soon(lambda: session.execute("SELECT state FROM django_ray_execution").fetchone()["state"] == "CANCELLED")
 
@@ -97,7 +92,7 @@ async def test_what_is_committed_between_connect_and_listen_is_looked_for(databa
     monkeypatch.setattr(store, "listen", commit_first)
     async with living(database, executor, grace=0.1) as life:
         await executor.has_run(1)
-        end_session(connect(), life._worker)
+        end_session(connect(), life._identity.worker)
         if what == "work":
             await executor.has_run(2)
         else:
@@ -137,8 +132,8 @@ async def test_a_peer_that_only_lost_its_session_keeps_its_work(database, connec
         await executor.has_run(1)
         await soon(lambda: is_open(neighbour))
         over = looks(neighbour)
-        await soon(lambda: is_watched(session, life._worker))
-        end_session(session, life._worker)
+        await soon(lambda: is_watched(session, life._identity.worker))
+        end_session(session, life._identity.worker)
         with fail_after(20):
             await over.wait()
         row = session.execute("SELECT state, attempt_number, losses FROM django_ray_execution").fetchone()
@@ -156,7 +151,7 @@ def outage(database, connect, looks, monkeypatch):
         gate.set()
 
         async def late(connection, worker):
-            if worker == getattr(peer, "_worker", None):
+            if worker == peer._identity.worker:
                 await gate.wait()
             return await identify(connection, worker)
 
@@ -179,16 +174,16 @@ def outage(database, connect, looks, monkeypatch):
 
             monkeypatch.setattr(neighbour._store, "watch", watched)
             neighbour._liveness.members_changed()  # so that it begins to watch once more
-            await soon(lambda: is_watched(session, peer._worker))
+            await soon(lambda: is_watched(session, peer._identity.worker))
             gate = Event()
             if first == "peer":
-                end_session(session, peer._worker)
+                end_session(session, peer._identity.worker)
                 with fail_after(20):
                     await seen.wait()
             for each in own._opened:
                 session.execute("SELECT pg_terminate_backend(%s, 20000)", [each.info.backend_pid])
             if first == "neighbour":
-                end_session(session, peer._worker)
+                end_session(session, peer._identity.worker)
             await soon(lambda: neighbour._session.opened == 2)
             # As long as a peer may take that is refused at first: longer than the grace of one that lost alone.
             await sleep(liveness.GRACE_SECONDS + 0.2)
@@ -215,7 +210,7 @@ async def test_a_peer_whose_first_session_takes_its_time_is_watched_all_the_same
     session, identify, gate = connect(), store.identify, Event()
 
     async def late(connection, worker):
-        if worker != neighbour._worker:
+        if worker != neighbour._identity.worker:
             await gate.wait()
         return await identify(connection, worker)
 
@@ -229,13 +224,13 @@ async def test_a_peer_whose_first_session_takes_its_time_is_watched_all_the_same
             gate.set()
             await soon(lambda: life._session.opened)
             with fail_after(2):
-                await soon(lambda: is_watched(session, life._worker))
+                await soon(lambda: is_watched(session, life._identity.worker))
 
 
 def is_watched(session, worker):
     """Somebody waits for the end of that supervisor's session."""
     return session.execute(
-        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 1145721435 AND objid = %s::int::oid"
+        f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = {IDENTITY} AND objid = %s::int::oid"
         " AND NOT granted",
         [worker],
     ).fetchone()

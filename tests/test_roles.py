@@ -40,7 +40,7 @@ from django_ray_worker.database.statements import Record
 from django_ray_worker.database.store import Store
 from django_ray_worker.preflight import find_database
 from tests import tasks
-from tests.supervisors import ROOT, database_url, until
+from tests.supervisors import ROOT, database_url, hear, until
 from tests.test_admin import deeds, pages
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -257,7 +257,7 @@ def test_who_speaks_sql_enqueues_as_well(logins, connect):
 def test_a_web_process_cancels_what_waits_and_whoever_waits_for_it_hears_of_it(acting, owner):
     acting("web")
     result = tasks.add.enqueue(1, 2)
-    owner.execute('LISTEN "django_ray:results"')
+    hear(owner, "results")
     with pytest.raises(TimeoutError):
         result.wait(timeout=0)
     assert result.cancel()
@@ -270,7 +270,7 @@ def test_a_web_process_asks_for_the_cancel_of_what_runs(acting, owner):
     acting("web")
     result = tasks.add.enqueue(1, 2)
     owner.execute("UPDATE django_ray_execution SET state = 'RUNNING', claimed_by_id = 7")
-    owner.execute('LISTEN "django_ray:worker:7"')
+    hear(owner, "worker:7")
     assert async_to_sync(result.acancel)()
     row = RayTaskExecution.objects.get()
     assert (row.state, row.cancel_requested_at is None, row.errors) == (State.RUNNING, False, [])
@@ -477,7 +477,7 @@ async def hang_up_on_ourselves(database):
         work = Store(pool, backend="default", queues=None, options=Options())
         async with database.session() as session:
             assert await store.identify(session, 7)
-            await work.hang_up(7, session.info.backend_pid)
+            await work.hang_up(7, [session.info.backend_pid])
             with pytest.raises(psycopg.OperationalError):
                 await session.execute("SELECT 1")
 
@@ -548,7 +548,6 @@ FOR_NOBODY = [
     f"INSERT INTO {EXECUTION} (callable_path, errors) VALUES ('x.y', '[1]')",
     f"INSERT INTO {EXECUTION} (callable_path, attempt_number) VALUES ('x.y', 7)",
     f"UPDATE {WORKER} SET hostname = 'x'",
-    f"DELETE FROM {WORKER}",
     f"DELETE FROM {QUEUE}",
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename <> current_user",
 ]
@@ -694,7 +693,7 @@ async def use_as_store(database):
         first, *others = (await work.claim(worker, 3)).claims
         await store.leave(session, [BELL])
         assert await work.record([Record(first, Succeed(result="1"))]) == {first.task_id}
-        await work.reconcile(worker, {claim.task_id for claim in others}, abandoned)
+        await work.reconcile([worker], {claim.task_id for claim in others}, abandoned)
         await work.count(
             worker,
             [
@@ -710,12 +709,14 @@ async def use_as_store(database):
             ],
         )
         await work.revive(worker)
-        await work.pulse(worker)
-        assert (await work.neighbour(worker))[0] == peer
+        assert (await work.pulse([worker], "h", 1)).is_registered
+        assert await work.is_registered(worker, "h", 1)
+        assert (await work.look_around([worker])).neighbour == peer
         assert await work.watch(peer, 1)
         assert set(await work.rescue(worker, abandoned, only=peer)) == {peer}
         await work.prune(0, 10)
-        await work.hang_up(worker, 0)
+        assert await work.prune_workers(0, 10) == 1
+        await work.hang_up(worker, [0])
         await work.sign_off(worker)
         return others
 

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from django_ray.options import Options
+from django_ray.retry import FREE_RELEASES
+from django_ray_worker.core.claim import Reconciled, Rescued
 from django_ray_worker.core.judge import abandoned, released
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import Cancel, Fail, Release, Retry, Succeed
@@ -36,10 +38,10 @@ verdicts = st.sampled_from(
     [
         Succeed(result="1"),
         Fail(error=ERROR, failures=1),
-        Retry(error=ERROR, after=0, failures=1),
+        Retry(error=ERROR, after=0, released=2),
         Retry(error=ERROR, after=3600, failures=1),
         Cancel(error=ERROR),
-        Release(),
+        Release(released=9),
         Release(has_begun=False),
     ]
 )
@@ -56,6 +58,7 @@ class Model:
     owner: int | None = None
     errors: int = 0
     losses: int = 0
+    released: int = 0  # Times in a row that it came back without having ended or been charged.
 
 
 class Arena:
@@ -109,7 +112,7 @@ class TwoSupervisors(RuleBasedStateMachine):
             model.state, model.owner = "RUNNING", self.arena.workers[who]
             model.attempt += 1
             model.begun += 1
-            assert claim.attempt == model.attempt
+            assert (claim.attempt, claim.released) == (model.attempt, model.released)
         self.claims.extend(batch.claims)
 
     @rule(which=st.integers(0, 30), verdict=verdicts)
@@ -129,6 +132,7 @@ class TwoSupervisors(RuleBasedStateMachine):
             model.is_due = not (isinstance(verdict, Retry) and verdict.after)
             model.errors += isinstance(verdict, Retry | Fail | Cancel)
             model.begun -= verdict == Release(has_begun=False)
+            model.released = getattr(verdict, "released", 0)
 
     @rule(who=st.integers(0, 1))
     def rescue(self, who):
@@ -137,29 +141,32 @@ class TwoSupervisors(RuleBasedStateMachine):
         rescued = self.arena.run(self.arena.stores[who].rescue(self.arena.workers[who], abandoned, only=dead))
         self.arena.run(self.arena.stores[who].revive(dead))
         running = [model for model in self.rows.values() if model.owner == dead]
-        assert rescued == {dead: len(running)}
+        assert rescued == {dead: Rescued(rows=len(running), locked=0, is_marked=True)}
         for model in running:
             model.owner = None
             model.losses += 1
             model.errors += 1
             model.state = "READY" if model.losses <= MAX_LOSSES else "FAILED"
-            model.is_due = True
+            model.is_due = model.losses == 1  # later ones wait a while
+            model.released = 0
 
     @rule(who=st.integers(0, 1))
     def reconnect_having_lost_every_reply(self, who):
         """C4: everything that runs in our name is unheld."""
         worker = self.arena.workers[who]
-        ours, unheld = self.arena.run(self.arena.stores[who].reconcile(worker, (), released))
+        found = self.arena.run(self.arena.stores[who].reconcile([worker], (), released))
         mine = {key for key, model in self.rows.items() if model.owner == worker}
-        assert (ours, unheld) == ({}, len(mine))
+        assert found == Reconciled(ours={}, unheld=len(mine), locked=0)
         for key in mine:
-            self.rows[key].owner, self.rows[key].state, self.rows[key].is_due = None, "READY", True
-            self.rows[key].begun -= 1
+            model = self.rows[key]
+            model.released += 1
+            model.owner, model.state, model.is_due = None, "READY", model.released <= FREE_RELEASES
+            model.begun -= 1
 
     @invariant()
     def the_rows_are_as_the_model_says(self):
         found = self.arena.session.execute(
-            "SELECT task_id, state, due_at IS NULL AS is_due, attempt_number, claimed_by_id, losses,"
+            "SELECT task_id, state, due_at IS NULL AS is_due, attempt_number, claimed_by_id, losses, released,"
             " jsonb_array_length(errors) AS errors, jsonb_array_length(worker_ids) AS workers,"
             " started_at IS NOT NULL AS is_begun FROM django_ray_execution"
         ).fetchall()
@@ -171,7 +178,7 @@ class TwoSupervisors(RuleBasedStateMachine):
                 model.owner,
             )
             assert (row["workers"], row["is_begun"]) == (model.begun, model.begun > 0)
-            assert (row["errors"], row["losses"]) == (model.errors, model.losses)
+            assert (row["errors"], row["losses"], row["released"]) == (model.errors, model.losses, model.released)
             if row["state"] == "READY":
                 assert row["is_due"] == model.is_due
         assert len(found) == len(self.rows)

@@ -194,7 +194,7 @@ def test_scripts_stay_text_everywhere(log_in, connect):
 def test_what_the_pages_look_like(log_in, connect, take, scheme):
     worker = busy(connect)
     session = connect()
-    session.execute("SELECT pg_advisory_lock(1145721435, %s)", [worker.pk])
+    session.execute("SELECT django_ray_identify(%s)", [worker.pk])
     RayQueue.objects.pause("other")
     page = log_in(color_scheme=scheme)
     page.goto(LIVE)
@@ -231,5 +231,5 @@ def test_a_task_that_no_code_knows_says_so(log_in, connect, take):
     page.get_by_role("link", name=str(RayTaskExecution.objects.get().pk)[:8]).or_(
         page.locator("#result_list th a")
     ).first.click()
-    expect(page.get_by_text("no supervisor that took it has known its code")).to_be_visible()
+    expect(page.get_by_text("no supervisor that took it could begin it")).to_be_visible()
     take(page, "execution-missing")

@@ -31,6 +31,7 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
         "lost": len(findings.lost),
         "recorded twice": len(findings.twice),
         "not asked for": len(findings.unasked),
+        f"claimed, not begun, over {audit.MOST_UNBEGUN} times": len(findings.went_round),
         "started more than once": findings.started_again,
         "claimed again because": _counted(findings.reasons),
         "started twice in one attempt": len(findings.started_twice),
@@ -42,7 +43,8 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
     print()  # the account stands apart from the log
     for name, value in lines.items():
         print(f"{name + ':':<38}{value}")
-    for sentence in [*findings.lost, *findings.twice, *findings.unasked, *findings.started_twice][:MOST_SENTENCES]:
+    wrong = [*findings.lost, *findings.twice, *findings.unasked, *findings.went_round, *findings.started_twice]
+    for sentence in wrong[:MOST_SENTENCES]:
         print(f"  {sentence}")
     print(f"\n{'All is well.' if findings.is_clean else f'Not well. Ledger and logs: {folder}'}", flush=True)
     return findings.is_clean

@@ -17,23 +17,33 @@ from psycopg.rows import dict_row
 from tests.chaos.customer import Customer
 from tests.chaos.postgres import Postgres
 
-__all__ = ["FINISHED", "Findings", "History", "audit", "install", "read_history", "read_ledger"]
+__all__ = ["FINISHED", "MOST_UNBEGUN", "Findings", "History", "audit", "install", "read_history", "read_ledger"]
 
+MOST_UNBEGUN = 10  # Claims of one execution that were given back before its body began.
 FINISHED = frozenset({"SUCCESSFUL", "FAILED", "CANCELLED"})
 
 _INSTALL = """
 CREATE TABLE chaos_change (
     id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), task_id uuid NOT NULL,
     old_state text, new_state text, old_attempt int, new_attempt int, old_owner int, new_owner int,
-    due_at timestamptz, failures int, losses int, written_by text DEFAULT current_setting('application_name')
+    due_at timestamptz, failures int, losses int, new_pid int,
+    written_by text DEFAULT current_setting('application_name')
 );
+CREATE TABLE chaos_worker (place bigserial PRIMARY KEY, id int NOT NULL, pid int NOT NULL);
+CREATE FUNCTION chaos_note_worker() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chaos_worker (id, pid) VALUES (NEW.id, NEW.pid);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_note_worker AFTER INSERT ON django_ray_worker FOR EACH ROW EXECUTE FUNCTION chaos_note_worker();
 CREATE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO chaos_change (
-        task_id, old_state, new_state, old_attempt, new_attempt, old_owner, new_owner, due_at, failures, losses
+        task_id, old_state, new_state, old_attempt, new_attempt, old_owner, new_owner, due_at, failures, losses, new_pid
     ) VALUES (
         OLD.task_id, OLD.state, NEW.state, OLD.attempt_number, NEW.attempt_number, OLD.claimed_by_id,
-        NEW.claimed_by_id, NEW.due_at, NEW.failures, NEW.losses
+        NEW.claimed_by_id, NEW.due_at, NEW.failures, NEW.losses,
+        (SELECT pid FROM chaos_worker WHERE id = NEW.claimed_by_id ORDER BY place DESC LIMIT 1)
     );
     RETURN NULL;
 END $$;
@@ -53,7 +63,6 @@ class History:
 
     rows: list[dict[str, Any]]
     changes: Mapping[Any, list[dict[str, Any]]]  # By task_id, in their order.
-    pids: Mapping[int, int]  # The process of each supervisor's identity.
 
 
 def read_history(postgres: Postgres) -> History:
@@ -64,7 +73,6 @@ def read_history(postgres: Postgres) -> History:
         return History(
             rows=session.execute("SELECT * FROM django_ray_execution ORDER BY task_id").fetchall(),
             changes=changes,
-            pids={row["id"]: row["pid"] for row in session.execute("SELECT id, pid FROM django_ray_worker")},
         )
 
 
@@ -85,10 +93,11 @@ class Findings:
     reasons: Counter[str] = field(default_factory=Counter)  # Why a body was started once more.
     started_again: int = 0
     started_twice: list[str] = field(default_factory=list)  # Within one attempt.
+    went_round: list[str] = field(default_factory=list)  # Claimed again and again without being begun.
 
     @property
     def is_clean(self) -> bool:
-        return not (self.lost or self.twice or self.unasked)
+        return not (self.lost or self.twice or self.unasked or self.went_round)
 
 
 def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, str]]) -> Findings:
@@ -103,6 +112,8 @@ def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, 
         findings.states[row["state"]] += 1
         _judge_end(findings, key, order.kind, row, ledger, is_cancelled=key in customer.cancel_asked)
         _explain(findings, key, row, ledger)
+        if (unbegun := row["attempt_number"] - len(row["worker_ids"])) > MOST_UNBEGUN:
+            findings.went_round.append(f"{key}: was claimed {unbegun} times without being begun")
     for task_id, changes in history.changes.items():
         findings.twice += (f"{task_id}: {sentence}" for sentence in _judge_changes(changes))
     strangers = {key for key, _, _ in ledger} | by_key.keys()

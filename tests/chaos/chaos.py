@@ -7,6 +7,8 @@ import threading
 import time
 from collections import Counter
 
+import psycopg
+
 from tests.chaos import faults
 from tests.chaos.crew import Crew
 from tests.chaos.postgres import Postgres
@@ -16,6 +18,10 @@ __all__ = ["Chaos", "Clock"]
 
 HOLE_SECONDS = 8.0
 FROZEN_SECONDS = 5.0
+LOCK_SECONDS = 6.0  # Long enough for what it meets to end meanwhile.
+# The begins of the statements of which the one that comes next has no answer.
+SWALLOWED = ("-- Take up to limit rows", "-- Write the verdicts", "-- What runs in the name", "-- A sign of life")
+UNREADY_SECONDS = 20.0
 
 
 class Clock:
@@ -53,6 +59,10 @@ class Chaos:
             "kill-raylet": self._kill_raylet,
             "stop-database": self._stop_database,
             "drop-commit": self._drop_commit,
+            "lock-row": self._lock_row,
+            "swallow": self._swallow,
+            "unready-node": self._unready_node,
+            "forget-supervisors": self._forget_supervisors,
         }
 
     def strike(self, kind: str) -> None:
@@ -96,12 +106,49 @@ class Chaos:
         killed = life and faults.kill_raylet(life.listen, self._chance)
         return killed and f"process {killed.pid} of {life}"
 
+    def _unready_node(self) -> str | None:
+        life = self._crew.choose(self._chance)
+        if life is None or not faults.ray_workers(life.listen):
+            return None
+        file = self._crew.unready(life)
+        file.touch()
+        try:
+            killed = faults.kill_ray_workers(life.listen)
+            time.sleep(UNREADY_SECONDS)
+        finally:
+            file.unlink()
+        return f"{len(killed)} processes of {life}, and none can be set up for {UNREADY_SECONDS:g} s"
+
     def _stop_database(self) -> str:
         seconds = self._chance.uniform(1, 10)
         self._postgres.stop()
         time.sleep(seconds)
         self._postgres.start()
         return f"{seconds:.1f} s"
+
+    def _lock_row(self) -> str | None:
+        """Be a stranger who has locked a row that runs, or the row of a supervisor, and takes his time."""
+        query = (
+            "SELECT task_id FROM django_ray_execution WHERE state = 'RUNNING' ORDER BY random() LIMIT 1 FOR UPDATE"
+            if self._chance.random() < 0.75
+            else "SELECT id FROM django_ray_worker WHERE stopped_at IS NULL AND lost_at IS NULL"
+            " ORDER BY random() LIMIT 1 FOR UPDATE"
+        )
+        with psycopg.connect(self._postgres.url) as stranger:
+            row = stranger.execute(query).fetchone()
+            if row is None:
+                return None
+            time.sleep(LOCK_SECONDS)
+            stranger.rollback()
+        return f"{row[0]}, {LOCK_SECONDS:g} s"
+
+    def _swallow(self) -> str:
+        statement = self._chance.choice(SWALLOWED)
+        is_done = self._proxy.swallow_next(statement).wait(10)
+        return f"{statement!r} on one connection" if is_done else f"{statement!r} armed, but nobody sends it"
+
+    def _forget_supervisors(self) -> str:
+        return f"{self._postgres.forget_supervisors()} rows"
 
     def _drop_commit(self) -> str:
         is_done = self._proxy.drop_next_commit_reply().wait(10)

@@ -89,6 +89,10 @@ class Crew:
         ready = self.ready
         return chance.choice(ready) if ready else None
 
+    def unready(self, life: Life) -> Path:
+        """Return the file that keeps its Ray workers from setting Django up."""
+        return self._logs / f"unready-{'AB'[life.place]}"
+
     def kill(self, life: Life) -> None:
         life.ended_by = "killed"
         faults.kill_supervisor(life.listen)
@@ -120,7 +124,8 @@ class Crew:
 
     def _keep(self, place: int) -> None:
         while not self._stopping.is_set():
-            life = Life(place, Listen(None, *ARGUMENTS, **self._environment))
+            unready = self._logs / f"unready-{'AB'[place]}"
+            life = Life(place, Listen(None, *ARGUMENTS, **self._environment, CHAOS_UNREADY=str(unready)))
             self.lives.append(life)
             if self._stopping.is_set():
                 self._tell_to_stop(life)  # whoever told the others did not know of this one

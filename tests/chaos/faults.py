@@ -20,9 +20,11 @@ from tests.supervisors import Listen
 
 __all__ = [
     "end_leftovers",
+    "folders",
     "freeze",
     "gcs_servers",
     "kill_ray_worker",
+    "kill_ray_workers",
     "kill_raylet",
     "kill_supervisor",
     "named",
@@ -71,6 +73,15 @@ def kill_ray_worker(listen: Listen, choose: random.Random | None = None) -> psut
     workers = ray_workers(listen)
     busy = [worker for worker in workers if _title(worker) not in {"ray::IDLE", ""}]
     return _kill_one(busy or workers, choose)
+
+
+def kill_ray_workers(listen: Listen) -> list[psutil.Process]:
+    """SIGKILL all its Ray workers, so that those that come have to set themselves up."""
+    workers = ray_workers(listen)
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+    return workers
 
 
 def kill_raylet(listen: Listen, choose: random.Random | None = None) -> psutil.Process | None:
@@ -155,6 +166,11 @@ def _words(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def folders(listen: Listen) -> set[Path]:
+    """Return the temporary folder of its Ray, as long as that lives."""
+    return _folders(processes(listen))
 
 
 def _folders(children: Iterable[psutil.Process]) -> set[Path]:

@@ -65,7 +65,8 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, and return when it accepts connections."""
-        options = f"-h {HOST} -p {self.port} -k '' -c fsync=off -c max_connections={self._max_connections}"
+        settings = f"-c fsync=off -c max_connections={self._max_connections} -c max_prepared_transactions=5"
+        options = f"-h {HOST} -p {self.port} -k '' {settings}"
         self._control("start", "-l", str(self._data / "log"), "-o", options)
         if self._down_since is not None:
             self.outages.append((self._down_since, time.time()))
@@ -100,6 +101,14 @@ class Postgres:
                 " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
             ).fetchall()
         return len(rows)
+
+    def forget_supervisors(self) -> int:
+        """Delete all rows of supervisors, have their ids given out again, and return how many there were."""
+        with psycopg.connect(self.url, autocommit=True) as session, session.transaction():
+            session.execute("LOCK TABLE django_ray_worker IN ACCESS EXCLUSIVE MODE")
+            number: int = session.execute("SELECT count(*) FROM django_ray_worker").fetchall()[0][0]
+            session.execute("TRUNCATE django_ray_worker RESTART IDENTITY")
+        return number
 
     @contextmanager
     def statements(self, application: str) -> Iterator[Callable[[], list[str]]]:

@@ -2,7 +2,8 @@
 
 A hole is what a firewall makes that has forgotten a connection: nothing passes any more, neither data nor the end of
 the connection, and both sides believe that all is well, because the kernel still acknowledges what they send. What
-was in a hole never comes out of it. TLS must be off: the proxy reads the protocol to find a COMMIT.
+was in a hole never comes out of it. One connection alone can be forgotten, too, while it carries a certain statement.
+TLS must be off: the proxy reads the protocol to find a COMMIT, or that statement.
 """
 
 from __future__ import annotations
@@ -118,6 +119,9 @@ class _Link:
                 else:
                     self._asked.type_bytes = 1
             elif self._dropping is None and (statement := self._executed(kind, body)):
+                if self._proxy.forgets(statement):
+                    self.swallows = True
+                    return False
                 self._is_alone = _ALONE.match(statement) is not None
                 if self._is_alone or _COMMIT.search(statement):
                     self._dropping = self._proxy.disarm()
@@ -158,6 +162,7 @@ class Proxy:
         self._links: dict[asyncio.Task[None], _Link] = {}
         self._in_hole = False
         self._armed: threading.Event | None = None
+        self._to_forget: tuple[bytes, threading.Event] | None = None
         # A transaction pooler's fault: what the server sends unasked, a notification, finds no client. It comes alone.
         self.is_deaf = False
         self._loop = asyncio.new_event_loop()
@@ -182,6 +187,10 @@ class Proxy:
         """Let the next COMMIT reach the server, swallow its reply, close the connection; the event is set then."""
         return self._call(self._arm())
 
+    def swallow_next(self, begin: str) -> threading.Event:
+        """Forget the connection that sends the next statement which begins so, from then on; the event is set then."""
+        return self._call(self._forget(begin.encode()))
+
     def close(self) -> None:
         """End it with all its connections."""
         self._call(self._close())
@@ -202,6 +211,15 @@ class Proxy:
         """Take the order to drop a reply, if there is one; within the loop."""
         armed, self._armed = self._armed, None
         return armed
+
+    def forgets(self, statement: bytes) -> bool:
+        """Tell whether the connection that sends this is to be forgotten; within the loop."""
+        if self._to_forget is None or not statement.startswith(self._to_forget[0]):
+            return False
+        _, event = self._to_forget
+        self._to_forget = None
+        event.set()
+        return True
 
     def _call[Answer](self, order: Coroutine[Any, Any, Answer]) -> Answer:
         return asyncio.run_coroutine_threadsafe(order, self._loop).result(SECONDS)
@@ -235,6 +253,11 @@ class Proxy:
             link.abort()
         if links:
             await asyncio.wait(links)
+
+    async def _forget(self, begin: bytes) -> threading.Event:
+        event = threading.Event()
+        self._to_forget = begin, event
+        return event
 
     async def _close(self) -> None:
         self._listener.close()

@@ -1,8 +1,14 @@
 """The settings of the soak, for its own process, the supervisors and their Ray workers: the server of DATABASE_URL."""
 
 import os
+import sys
+from pathlib import Path
 
 import dj_database_url
+
+# A fault: the Ray workers of one supervisor cannot set Django up while its file is there.
+if sys.argv[0].endswith("default_worker.py") and Path(os.environ.get("CHAOS_UNREADY", "")).is_file():
+    raise RuntimeError("This node is not ready: the soak says so.")
 
 # Seconds; a test that wants none says PULSE=0.
 PULSE = {"PULSE": float(os.environ.get("PULSE", "1.0"))}

@@ -83,7 +83,7 @@ def _of_row(row: Mapping[str, Any], history: History, until: float) -> Iterator[
         if change is None:
             return
         if new == "RUNNING":
-            pid = history.pids.get(change["new_owner"], 0)
+            pid = change["new_pid"] or 0
             yield at, "claimed", pid, 0
         state, since = new, at
         due = max(at, change["due_at"].timestamp()) if change["due_at"] else at

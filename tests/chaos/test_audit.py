@@ -35,7 +35,7 @@ def a_row(**columns):
         "run_after": None,
     }
     row |= columns
-    row["worker_ids"] = ["1"] * row["attempt_number"]
+    row.setdefault("worker_ids", ["1"] * row["attempt_number"])
     if row["errors"]:
         row["exception_type"] = row["errors"][-1]["exception_class_path"]
     return row
@@ -51,6 +51,7 @@ def a_change(moment, old, new, attempt, **columns):
         "new_attempt": attempt + is_claim,
         "old_owner": None if old != "RUNNING" else 1,
         "new_owner": None if new != "RUNNING" else 1,
+        "new_pid": None if new != "RUNNING" else 100,
         "due_at": None,
         "written_by": "a test",
         **columns,
@@ -62,7 +63,7 @@ LIFE = [a_change(1, "READY", "RUNNING", 0), a_change(2, "RUNNING", "SUCCESSFUL",
 
 def judge(row=None, changes=LIFE, *, kind="quick", ledger="1 started,1 ended", cancelled=(), key="key"):
     customer = SimpleNamespace(orders={key: Order(key, kind, None)}, cancel_asked=set(cancelled))
-    history = audit.History(rows=[row] if row else [], changes={ID: list(changes)}, pids={1: 100})
+    history = audit.History(rows=[row] if row else [], changes={ID: list(changes)})
     noted = Counter()
     for event in filter(None, ledger.split(",")):
         attempt, name = event.split()
@@ -129,6 +130,13 @@ def test_an_end_that_nobody_asked_for_is_found(row, kind, cancelled, is_clean):
     assert len(findings.unasked) == 1 - is_clean
 
 
+@pytest.mark.parametrize(("claims", "is_clean"), [(11, True), (12, False)])
+def test_what_was_claimed_without_end_is_found(claims, is_clean):
+    findings = judge(a_row(attempt_number=claims, worker_ids=["1"]), ledger="1 started,1 ended")
+    assert findings.is_clean == is_clean
+    assert len(findings.went_round) == 1 - is_clean
+
+
 def test_what_ran_without_a_commit_is_found():
     assert judge(a_row(args=["other"]), key="other").unasked == ["key: was never committed"]
 
@@ -139,21 +147,22 @@ def test_a_body_that_was_started_twice_in_one_attempt_is_found():
 
 def test_the_trigger_notes_every_change():
     with Postgres() as postgres, psycopg.connect(postgres.url, autocommit=True) as session:
-        session.execute("CREATE TABLE django_ray_worker AS SELECT 1 AS id, 100 AS pid")
+        session.execute("CREATE TABLE django_ray_worker (id int, pid int)")
         session.execute(
             "CREATE TABLE django_ray_execution AS SELECT %s::uuid AS task_id, 'READY' AS state, 0 AS attempt_number,"
             " NULL::int AS claimed_by_id, NULL::timestamptz AS due_at, 0 AS failures, 0 AS losses",
             [ID],
         )
         audit.install(postgres)
+        session.execute("INSERT INTO django_ray_worker VALUES (1, 99); INSERT INTO django_ray_worker VALUES (1, 100)")
+        session.execute("TRUNCATE django_ray_worker")
         session.execute("UPDATE django_ray_execution SET state = 'RUNNING', attempt_number = 1, claimed_by_id = 1")
         session.execute("UPDATE django_ray_execution SET state = 'FAILED', claimed_by_id = NULL")
         history = audit.read_history(postgres)
-    assert history.pids == {1: 100}
-    names = ("old_state", "new_state", "old_attempt", "new_attempt", "old_owner", "new_owner")
+    names = ("old_state", "new_state", "old_attempt", "new_attempt", "old_owner", "new_owner", "new_pid")
     assert [[change[name] for name in names] for change in history.changes[ID]] == [
-        ["READY", "RUNNING", 0, 1, None, 1],
-        ["RUNNING", "FAILED", 1, 1, 1, None],
+        ["READY", "RUNNING", 0, 1, None, 1, 100],
+        ["RUNNING", "FAILED", 1, 1, 1, None, None],
     ]
 
 
@@ -169,7 +178,7 @@ def a_life(ready=0.0, ended=None, frozen=()):
 
 def stalled(lives, *, claimed=10, outages=(), **columns):
     changes = {ID: [a_change(claimed, "READY", "RUNNING", 0), a_change(claimed + 1, "RUNNING", "SUCCESSFUL", 1)]}
-    history = audit.History(rows=[a_row(**columns)], changes=changes, pids={1: 100})
+    history = audit.History(rows=[a_row(**columns)], changes=changes)
     down = [(at(begin).timestamp(), at(end).timestamp()) for begin, end in outages]
     return [round(stall.seconds, 3) for stall in stalls.find(history, lives, down, at(20).timestamp())]
 
@@ -195,6 +204,6 @@ def test_no_stall_while_every_slot_is_taken():
         row["task_id"]: [a_change(0, "READY", "RUNNING", 0), a_change(6, "RUNNING", "SUCCESSFUL", 1)] for row in busy
     }
     changes[ID] = [a_change(10, "READY", "RUNNING", 0)]
-    history = audit.History(rows=[a_row(state="RUNNING"), *busy], changes=changes, pids={1: 100})
+    history = audit.History(rows=[a_row(state="RUNNING"), *busy], changes=changes)
     found = stalls.find(history, [a_life()], [], at(20).timestamp())
     assert [round(stall.seconds, 3) for stall in found] == [4]

@@ -1,0 +1,1 @@
+raise KeyboardInterrupt("of the module's own")
