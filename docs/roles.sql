@@ -55,14 +55,14 @@ GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
     django_ray_enqueue(text, json),
     django_ray_cancel(uuid), -- with the rights of the owner: cancelling is all that it can do
-    django_ray_ring_queue(text, text), django_ray_ring(text), django_ray_channel(text) -- called by triggers
+    django_ray_ring_queue(text, text), django_ray_channel(text) -- called by triggers
 TO django_ray_web;
 
 -- The admin, the live page, the metrics view and the management commands.
 
 GRANT DELETE -- delete, prune
     -- retry, and cancel of many
-    , UPDATE (state, due_at, finished_at, cancel_requested_at, errors, failures, losses, missing_since)
+    , UPDATE (state, due_at, finished_at, cancel_requested_at, errors, failures, losses, missing_since, released)
 ON django_ray_execution TO django_ray_operator;
 
 GRANT SELECT
@@ -73,15 +73,17 @@ GRANT SELECT ON django_ray_worker, django_ray_minute TO django_ray_operator;
 
 GRANT EXECUTE ON FUNCTION
     django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what is shown
+    django_ray_session(int), -- who is here
     django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
 TO django_ray_operator;
 
--- django-ray-listen, and the Ray workers, which record for it.
+-- django-ray-listen, and the Ray workers, which record for it, and read the rows that are too large for a claim: they have the
+-- right to SELECT from django_ray_web.
 
 GRANT DELETE -- PRUNE_AFTER
     , UPDATE (
         state, due_at, attempt_number, failures, losses, worker_ids, claimed_by_id, started_at, last_attempted_at, -- claim
-        finished_at, result, output, errors, missing_since, -- record
+        finished_at, result, output, errors, missing_since, released, -- record
         cancel_requested_at -- a Ray worker that gives back what somebody wants cancelled
     )
 ON django_ray_execution TO django_ray_supervisor;
@@ -89,7 +91,7 @@ ON django_ray_execution TO django_ray_supervisor;
 GRANT SELECT -- who is paused; only an operator pauses
 ON django_ray_queue TO django_ray_supervisor;
 
-GRANT SELECT -- its peers
+GRANT SELECT, DELETE -- its peers; PRUNE_AFTER
     , INSERT (hostname, pid, backend, queues, concurrency, ray_address, version, pulse)
     , UPDATE (pulse_at, stopped_at, lost_at)
 ON django_ray_worker TO django_ray_supervisor;
@@ -105,10 +107,11 @@ GRANT SELECT -- before it starts: are the tables as new as the code?
 ON django_migrations TO django_ray_supervisor;
 
 GRANT EXECUTE ON FUNCTION
-    django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what to claim
+    django_ray_heads(text, text[], text, int), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what to claim
     django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
     django_ray_is_settled(text), django_ray_await_in_flight(text),
-    django_ray_identify(int), django_ray_is_dead(int), django_ray_watch(int, float8), django_ray_members(text) -- liveness
+    django_ray_identify(int), django_ray_session(int), -- liveness
+    django_ray_is_dead(int), django_ray_watch(int, float8), django_ray_members(text)
 TO django_ray_supervisor;
 
 COMMIT;
