@@ -12,7 +12,7 @@ from tests.supervisors import ROOT, until
 
 CLAIM = "-- Take up to limit rows"
 RECORD = "-- Write the verdicts"
-RECONCILE = "-- What runs in the name of a supervisor"
+RECONCILE = "-- What runs in the names of a supervisor"
 ANNOUNCE = "SELECT django_ray_announce"
 NO_ANSWER = "no answer within 10 s"
 
