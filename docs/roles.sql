@@ -55,7 +55,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
     django_ray_enqueue(text, json),
     django_ray_cancel(uuid), -- with the rights of the owner: cancelling is all that it can do
-    django_ray_ring_queue(text, text), django_ray_channel(text) -- called by triggers
+    django_ray_ring_queue(text, text), django_ray_channel(text), django_ray_world() -- called by triggers
 TO django_ray_web;
 
 -- The admin, the live page, the metrics view and the management commands.

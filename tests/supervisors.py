@@ -31,7 +31,7 @@ from django_ray_worker.waking.registration import register
 
 ROOT = Path(__file__).resolve().parent.parent
 # The class of the locks that sessions of supervisors hold, as pg_locks has it.
-IDENTITY = "(1145721435 # 'django_ray_execution'::regclass::oid::int)::oid"
+IDENTITY = "(1145721435 # django_ray_world())::oid"
 
 
 def until(condition, timeout=60, what="the condition"):

@@ -159,14 +159,14 @@ async def test_what_runs_under_a_former_id_is_nobodys_to_take_back(lives, connec
         session.execute("SELECT pg_terminate_backend(django_ray_session(%s))", [life._identity.worker])
         await soon(lambda: life._session.opened == 2)
         assert life._identity.names[1:] == (former,)
-        looks, look = [], peer._store.look_around
+        looks, look = [], peer._store.neighbour
 
         async def watched(names, besides):
-            ring = await look(names, besides)
-            looks.append(ring.neighbour)
-            return ring
+            neighbour = await look(names, besides)
+            looks.append(neighbour and neighbour.id)
+            return neighbour
 
-        monkeypatch.setattr(peer._store, "look_around", watched)
+        monkeypatch.setattr(peer._store, "neighbour", watched)
         await soon(lambda: {former, life._identity.worker} <= {*looks, former} and len(looks) > 3)
         executor.gate.set()
         await soon(lambda: executions(session) == [("SUCCESSFUL", 1, 0, [str(former)])])

@@ -711,7 +711,7 @@ async def use_as_store(database):
         await work.revive(worker)
         assert (await work.pulse([worker], "h", 1)).is_registered
         assert await work.is_registered(worker, "h", 1)
-        assert (await work.look_around([worker])).neighbour == peer
+        assert (await work.neighbour([worker])).id == peer
         assert await work.watch(peer, 1)
         assert set(await work.rescue(worker, abandoned, only=peer)) == {peer}
         await work.prune(0, 10)

@@ -139,6 +139,7 @@ def test_a_deploy_and_the_way_back_lose_nothing(session, old, new, migrate_besid
     before = start(old, RELEASE)
     has_run((RELEASE, RELEASE))
     forwards = migrate_beside(before[1])
+    assert session.execute("SELECT django_ray_world() AS world").fetchone() == {"world": 0}
     has_run((RELEASE, RELEASE))
     after = start(new, TODAY)
     has_run(*product((RELEASE, TODAY), repeat=2))
@@ -250,3 +251,16 @@ def test_a_supervisor_of_today_asks_for_its_migrations(new, session):
         assert "run manage.py migrate" in supervisor.log
         assert new.migrate().wait() == 0
     new.supervise()
+
+
+def test_counts_go_on_where_an_int4_ends(session, old, new):
+    """I20: the key of django_ray_minute grew by one for each queue, supervisor and second."""
+    session.execute("SELECT setval(pg_get_serial_sequence('django_ray_minute', 'id'), 2147483647)")
+    supervisor = old.supervise()
+    enqueue = "INSERT INTO django_ray_execution (callable_path, args) VALUES ('deployed_tasks.note', '[1]')"
+    session.execute(enqueue)
+    supervisor.wait_for("Counts cannot be written")
+    assert new.migrate().wait() == 0
+    session.execute(enqueue)
+    counted = "SELECT succeeded FROM django_ray_minute WHERE id = 2147483648"
+    until(lambda: session.execute(counted).fetchone())

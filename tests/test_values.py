@@ -200,8 +200,8 @@ async def test_what_the_dead_left_running_is_taken_back_whatever_stands_in_it(op
     insert(errors=ODD_ERRORS, worker_ids='[null, {"a": 1}]', state="RUNNING", claimed_by_id=dead, attempt_number=MOST)
     connect().execute("UPDATE django_ray_worker SET pulse = 'Infinity', pulse_at = '-infinity'")
     other, worker = await open_store()
-    ring = await other.look_around([worker])
-    assert (ring.neighbour, ring.is_frozen) == (dead, True)
+    neighbour = await other.neighbour([worker])
+    assert (neighbour.id, neighbour.is_frozen) == (dead, True)
     assert await other.rescue(worker, abandoned, only=dead) == {
         dead: Rescued(rows=len(UNFIT) + 2, locked=0, is_marked=True)
     }
@@ -214,8 +214,8 @@ async def test_a_peer_with_any_pulse_is_watched(open_store, connect, pulse):
     store, worker = await open_store()
     _, peer = await open_store()
     connect().execute("UPDATE django_ray_worker SET pulse = %s WHERE id = %s", [pulse, peer])
-    ring = await store.look_around([worker])
-    assert (ring.neighbour, ring.is_frozen) == (peer, False)
+    neighbour = await store.neighbour([worker])
+    assert (neighbour.id, neighbour.is_frozen) == (peer, False)
     assert await store.rescue(worker, abandoned, only=peer) == {
         peer: Rescued(rows=0, locked=0, is_marked=True)  # It has no session.
     }

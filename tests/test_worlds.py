@@ -1,6 +1,7 @@
 """Two projects in two schemas of one database: each has tables of its own, and nothing of one reaches the other."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -174,6 +175,32 @@ def test_a_waiter_hears_of_its_own_projects_results(session, connect):
     session.execute(f"UPDATE {NEIGHBOUR}.django_ray_execution SET state = 'SUCCESSFUL', finished_at = now()")
     assert len(notifications(there, monitor)) == 1
     wait_for_end(task_id, 60, 0)
+
+
+def test_tables_of_the_release_get_keys_of_their_own_by_the_statement_of_the_page(session):
+    """I7: and stay in the world of 0.1.0 before."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    (statement,) = re.findall(r"CREATE OR REPLACE FUNCTION django_ray_world.*?;", page, re.DOTALL)
+
+    made = "SELECT pg_get_functiondef('django_ray_world'::regproc) AS as_it_is"
+
+    def world():
+        row = session.execute(
+            "SELECT django_ray_world() AS world, django_ray_channel('results') AS channel,"
+            " django_ray_world() = 'django_ray_execution'::regclass::oid::int AS is_own"
+        ).fetchone()
+        assert row["channel"] == (f"django_ray:{row['world']}:results" if row["is_own"] else "django_ray:results")
+        return row["world"] and row["is_own"]
+
+    before = session.execute(made).fetchone()
+    assert world()
+    migrate("public", "0004")
+    session.execute(INSERT.format("public"))
+    migrate("public")
+    assert not world()
+    session.execute(statement)
+    assert world()
+    assert session.execute(made).fetchone() == before
 
 
 @contextmanager

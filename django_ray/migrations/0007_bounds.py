@@ -1,10 +1,11 @@
 from django.db import migrations, models
 from django.db.models.functions import Coalesce
 
+from django_ray.migrations._brief import BriefMigration
 from django_ray.migrations._operations import RunFile
 
 
-class Migration(migrations.Migration):
+class Migration(BriefMigration):
     dependencies = [("django_ray", "0006_released")]
 
     operations = [

@@ -1,9 +1,4 @@
--- With the supervisors stopped, or those of 0.1.0 sleep until their pulse.
-LOCK TABLE django_ray_execution, django_ray_queue IN SHARE ROW EXCLUSIVE MODE;
-
-SELECT pg_notify(django_ray_channel('supervisors:' || backend), '')
-FROM (SELECT DISTINCT backend FROM django_ray_worker WHERE stopped_at IS NULL) AS living;
-
+-- Tables of a world of their own go back to that of 0.1.0: with the supervisors stopped.
 CREATE OR REPLACE FUNCTION django_ray_channel(bell text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN CASE
     WHEN octet_length('django_ray:' || bell) <= 63 THEN 'django_ray:' || bell
@@ -36,16 +31,6 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION django_ray_members(of_backend text) RETURNS SETOF int LANGUAGE plpgsql STABLE ROWS 10
-SET search_path FROM CURRENT AS $$
-BEGIN
-    RETURN QUERY
-    SELECT id::int FROM django_ray_worker WHERE stopped_at IS NULL AND lost_at IS NULL AND backend = of_backend
-    UNION
-    SELECT claimed_by_id::int FROM django_ray_execution WHERE state = 'RUNNING' AND backend = of_backend;
-END
-$$;
-
 CREATE OR REPLACE FUNCTION django_ray_on_end() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM pg_notify('django_ray:results', OLD.task_id::text);
@@ -54,3 +39,24 @@ END
 $$;
 
 DROP FUNCTION django_ray_session(int);
+
+DROP FUNCTION django_ray_world();
+
+-- Each function looks where it looked before.
+DO $do$
+DECLARE
+    home oid := (SELECT relnamespace FROM pg_class WHERE oid = 'django_ray_execution'::regclass);
+    schema text := quote_ident((SELECT nspname FROM pg_namespace WHERE oid = home));
+    function regprocedure;
+    path text;
+BEGIN
+    FOR function, path IN
+        SELECT p.oid, substr(setting, length('search_path=') + 1) FROM pg_proc AS p CROSS JOIN unnest(proconfig) AS setting
+        WHERE pronamespace = home AND proname LIKE 'django\_ray\_%' AND starts_with(setting, 'search_path=')
+    LOOP
+        IF starts_with(path, schema || ', ') THEN
+            EXECUTE format('ALTER FUNCTION %s SET search_path = %s', function, substr(path, length(schema) + 3));
+        END IF;
+    END LOOP;
+END
+$do$;

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django_ray.requirements import TaskOptions
 
-__all__ = ["Batch", "Claim", "Held", "Pulse", "Reconciled", "Recorded", "Rescued", "Ring"]
+__all__ = ["Batch", "Claim", "Held", "Neighbour", "Pulse", "Reconciled", "Recorded", "Rescued"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +104,8 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ring:
-    """What a supervisor sees of the ring of watchers."""
+class Neighbour:
+    """The supervisor to watch."""
 
-    has_us: bool  # A session holds our identity.
-    neighbour: int | None  # The supervisor to watch; None when we are alone.
+    id: int
     is_frozen: bool  # Its pulse has been missing for three periods.

@@ -19,7 +19,7 @@ from psycopg import IsolationLevel, sql
 from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
-from django_ray_worker.core.claim import Batch, Claim, Held, Pulse, Reconciled, Recorded, Rescued, Ring
+from django_ray_worker.core.claim import Batch, Claim, Held, Neighbour, Pulse, Reconciled, Recorded, Rescued
 from django_ray_worker.core.policy import Verdict
 from django_ray_worker.database.deadline import ANSWER_SECONDS, Connection
 from django_ray_worker.database.errors import DatabaseError
@@ -214,13 +214,12 @@ class Store:
         async with self._connection() as connection:
             await connection.execute(SQL["notify"], {"bell": bell, "payload": payload})
 
-    async def look_around(self, names: Sequence[int], besides: Iterable[int] = ()) -> Ring:
-        """Return whether we are in the ring of watchers, and whom to watch: not one of those besides."""
+    async def neighbour(self, names: Sequence[int], besides: Iterable[int] = ()) -> Neighbour | None:
+        """Return whom to watch: not one of those besides; None when we are alone."""
         parameters = {**self._scope, "worker": names[0], "names": list(names), "besides": list(besides)}
         async with self._connection() as connection:
-            row = await (await connection.execute(SQL["ring"], parameters)).fetchone()
-        assert row is not None  # noqa: S101 - FROM a row
-        return Ring(**row)
+            row = await (await connection.execute(SQL["neighbour"], parameters)).fetchone()
+        return Neighbour(**row) if row else None
 
     async def watch(self, worker: int, seconds: float) -> bool:
         """Wait for the end of that supervisor's session; tell whether it came within so many seconds."""

@@ -135,30 +135,25 @@ class Liveness:
                 await sleep(backoff(3))
 
     async def _watch_neighbour(self, opened: int) -> None:
-        ring = await self._store.look_around(self._identity.names, self._left)
+        neighbour = await self._store.neighbour(self._identity.names, self._left)
         if self._session.opened != opened or not self._session.is_open:
             return
-        if not ring.has_us:
-            # A migration has changed the keys; or the server has ended our session, and we have not heard of it yet.
-            log.warning("Our session is not supervisor %d any more: opening another one.", self._identity.worker)
-            self._session.drop()
-            return
-        if ring.neighbour is None:
+        if neighbour is None:
             with move_on_after(self._slice_seconds):
                 await self._members_changed.wait()
             return
-        if ring.is_frozen and await self._rescue(ring.neighbour, "frozen"):
+        if neighbour.is_frozen and await self._rescue(neighbour.id, "frozen"):
             return
         is_gone = False
         with CancelScope() as self._slice:
             if not self._members_changed.is_set():
-                is_gone = await self._store.watch(ring.neighbour, self._slice_seconds)
+                is_gone = await self._store.watch(neighbour.id, self._slice_seconds)
         if not is_gone:
             return
         await sleep(GRACE_SECONDS)
         if self._session.opened != opened or not self._session.is_open:
             return  # perhaps everybody's is gone: then the longer grace is due
-        await self._rescue(ring.neighbour)
+        await self._rescue(neighbour.id)
 
     async def tend(self) -> None:
         """Do what a lock of somebody else has kept us from, as soon as it is gone."""
