@@ -10,7 +10,7 @@ TASKS = {
     "default": {
         "BACKEND": "django_ray.backends.RayTaskBackend",
         "QUEUES": ["default", "mail", "reports"],
-        "OPTIONS": {"QUEUE_DEFAULTS": {"reports": {"timeout": 600, "max_attempts": 1}}},
+        "OPTIONS": {"PULSE": 1, "QUEUE_DEFAULTS": {"reports": {"timeout": 600, "max_attempts": 1}}},
     },
 }
 # A storage that the Ray workers and the tests share.

@@ -24,11 +24,12 @@ from django.core.management import load_command_class
 from django.db import connection
 from django.utils.module_loading import import_string
 
+from django_ray.models import RayWorker
 from django_ray.options import _READERS as SETTINGS
 from django_ray.requirements import Requirements
 from django_ray_worker.main import add_arguments
 from tests import docs_project
-from tests.supervisors import ROOT, Listen
+from tests.supervisors import ROOT, Listen, until
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
@@ -222,6 +223,7 @@ def command_parser():
 @pytest.mark.usefixtures("supervisor", "importable")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_examples_of_a_page_work(page, project, environment):
+    until(RayWorker.objects.filter(stopped_at=None).exists, what="the supervisor's row, which the test before deleted")
     blocks = blocks_of(page)
     strange = [block.place for block in blocks if not block.is_of_a_kind]
     assert not strange, f"neither a file ('# library/tasks.py') nor a session ('>>>'): {strange}"

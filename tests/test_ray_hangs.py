@@ -13,6 +13,7 @@ from tests.chaos import faults
 from tests.supervisors import Listen, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+# A supervisor that a test starts for itself serves the backend "any": the shared one would take its tasks.
 
 
 def head(supervisor):
@@ -81,9 +82,9 @@ def test_a_task_is_cancelled_all_the_same(frozen, finished, tmp_path):
 
 def test_sigterm_with_a_frozen_head_ends_with_zero_and_leaves_nothing(listen, finished, tmp_path):
     """L13, E1: within the grace and the time to end Ray."""
-    supervisor = listen("--local", "--concurrency", "1", "--grace", "1")
+    supervisor = listen("--backend", "any", "--local", "--concurrency", "1", "--grace", "1")
     supervisor.wait_for("is ready", 180)
-    running = tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 600)
+    running = tasks.touch_and_sleep.using(backend="any").enqueue(str(tmp_path / "started"), 600)
     until((tmp_path / "started").exists)
     processes, folders = faults.processes(supervisor), faults.folders(supervisor)
     with freezing(supervisor):
@@ -98,18 +99,18 @@ def test_sigterm_with_a_frozen_head_ends_with_zero_and_leaves_nothing(listen, fi
 
 def test_a_head_that_dies_while_ray_starts_is_noticed_and_leaves_nothing(listen, finished):
     """L17: it is started again, in the same process as far as others see it."""
-    supervisor = listen("--local", "--concurrency", "1")
+    supervisor = listen("--backend", "any", "--local", "--concurrency", "1")
     head(supervisor).kill()
     supervisor.wait_for("begins anew", 60)
     supervisor.wait_for("is ready", 240)
-    assert finished(tasks.add.enqueue(1, 2)).return_value == 3
+    assert finished(tasks.add.using(backend="any").enqueue(1, 2)).return_value == 3
     assert len(faults.gcs_servers(supervisor)) == 1
     assert len(faults.folders(supervisor)) == 1
 
 
 def test_sigterm_while_ray_waits_for_a_dead_head_ends_with_zero_and_leaves_nothing(listen):
     """L17, E1."""
-    supervisor = listen("--local", "--concurrency", "1")
+    supervisor = listen("--backend", "any", "--local", "--concurrency", "1")
     server = head(supervisor)
     server.send_signal(signal.SIGSTOP)
     before = faults.processes(supervisor)
@@ -121,11 +122,11 @@ def test_sigterm_while_ray_waits_for_a_dead_head_ends_with_zero_and_leaves_nothi
 
 def test_a_start_that_fails_leaves_no_process(listen, finished):
     """L17: a raylet that dies at once; Ray itself leaves the others."""
-    supervisor = listen("--local", "--concurrency", "1")
+    supervisor = listen("--backend", "any", "--local", "--concurrency", "1")
     until(lambda: faults.raylets(supervisor), 120, "a raylet")
     failed = faults.processes(supervisor)
     faults.kill_raylet(supervisor)
     supervisor.wait_for("Again in", 120)
     until(lambda: not [process for process in failed if faults.runs(process)], 20, "an end of its processes")
     supervisor.wait_for("is ready", 240)
-    assert finished(tasks.add.enqueue(1, 2)).return_value == 3
+    assert finished(tasks.add.using(backend="any").enqueue(1, 2)).return_value == 3

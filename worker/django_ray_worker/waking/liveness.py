@@ -68,10 +68,6 @@ class Liveness:
         self._left: set[int] = set()  # The dead of whom something was locked.
         self._has_left = Event()
 
-    @property
-    def _slice_seconds(self) -> float:
-        return min(SLICE_SECONDS, self._period or SLICE_SECONDS)
-
     def members_changed(self) -> None:
         """Look again who the neighbour is: a supervisor has come or gone."""
         self._members_changed.set()
@@ -139,7 +135,7 @@ class Liveness:
         if self._session.opened != opened or not self._session.is_open:
             return
         if neighbour is None:
-            with move_on_after(self._slice_seconds):
+            with move_on_after(self._period or SLICE_SECONDS):
                 await self._members_changed.wait()
             return
         if neighbour.is_frozen and await self._rescue(neighbour.id, "frozen"):
@@ -147,7 +143,7 @@ class Liveness:
         is_gone = False
         with CancelScope() as self._slice:
             if not self._members_changed.is_set():
-                is_gone = await self._store.watch(neighbour.id, self._slice_seconds)
+                is_gone = await self._store.watch(neighbour.id, min(SLICE_SECONDS, self._period or SLICE_SECONDS))
         if not is_gone:
             return
         await sleep(GRACE_SECONDS)

@@ -34,6 +34,8 @@ PREFLIGHT_SECONDS = 5.0
 START_SECONDS = 120.0  # For all of it; Ray itself gives a node 30 s.
 LOOK_SECONDS = 0.5  # Between two looks whether the head of a Ray that starts here still lives.
 RESOURCES_SECONDS = 10.0  # That the head gets to say what there is.
+HEAD = "gcs_server"
+HEADLESS_SECONDS = 2.0  # That it may be away: a process has another name until it is the program that it starts.
 CLOSE_SECONDS = 6.0  # That Ray gets to end, and once more when its processes are gone.
 
 
@@ -70,16 +72,16 @@ class Cluster:
         self.resources = await ask(_resources)
 
     async def _until_started(self, starting: Answering[None]) -> None:
-        deadline, heads = current_time() + START_SECONDS, set[int]()
+        deadline, last_head = current_time() + START_SECONDS, float("inf")  # The head is the first that starts.
         while current_time() < deadline:
             with move_on_after(LOOK_SECONDS):
                 await starting.reply
                 return
-            if self._folder is not None:
-                alive = self._folder.processes("gcs_server")
-                if heads - alive:
-                    raise Stuck("The head of the Ray that starts here has died, and Ray waits for it.")
-                heads |= alive
+            programs = set() if self._folder is None else self._folder.programs()
+            if HEAD in programs or (programs and last_head == float("inf")):
+                last_head = current_time()
+            elif current_time() - last_head > HEADLESS_SECONDS:
+                raise Stuck("The head of the Ray that starts here has died, and Ray waits for it.")
         raise Stuck(f"Ray has not started within {START_SECONDS:g} s, and does not give up.")
 
     async def close(self) -> None:

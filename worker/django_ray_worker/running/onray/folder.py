@@ -60,22 +60,21 @@ class Folder:
 
     def let_leave(self) -> None:
         """Have the Ray workers do what is to be done at their end, such as to send what they have buffered."""
-        leaving = self.processes() & marked_processes()
+        leaving = _processes(self.path) & marked_processes()
         for pid in leaving:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + LEAVE_SECONDS
-        while leaving & self.processes() and time.monotonic() < deadline:
+        while leaving & _processes(self.path) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def kill(self) -> None:
         """End every process of this Ray, and what its bodies have left running."""
         _kill(self.path)
 
-    def processes(self, name: str = "") -> set[int]:
-        """Return those that live, all of them or those of one program."""
-        found = _processes(self.path)
-        return {pid for pid in found if _name(pid) == name} if name else found
+    def programs(self) -> set[str]:
+        """Return the names of what runs."""
+        return {_name(pid) for pid in _processes(self.path)}
 
     def tidy(self) -> None:
         """Remove the logs of processes that have ended: a fresh process for each task leaves some each time."""
