@@ -27,6 +27,9 @@ def prepare_environment(*, cluster: str | None) -> None:
         # Or Ray lets the log of each process grow without end; its own default is not heeded by Ray workers.
         os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(LOG_BYTES))
         os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
+        # Ray keeps the whole process waiting for the port of a head that it starts, 30 s long if that is killed meanwhile:
+        # no signal is heard, and no task recorded.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "10")
         modules = [*os.environ.get(PRELOADED, "").split(","), PRELOAD]
         os.environ[PRELOADED] = ",".join(dict.fromkeys(filter(None, modules)))
         # Or the titles that Ray gives its processes overwrite their environment, by which we know them.
