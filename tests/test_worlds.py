@@ -4,15 +4,17 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
 from urllib.parse import quote
 
 import psycopg
 import pytest
 from anyio import fail_after, sleep
 from django.db import connection
+from psycopg.rows import dict_row
 
 from django_ray.waiting import wait_for_end
+from tests.deploys import ROWS, database_of_its_own
+from tests.deploys import SCHEMA as SCHEMA_OF_THE_RELEASE
 from tests.supervisors import ROOT, Instant, database_url, hear, living, notifications
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -29,10 +31,11 @@ async def soon(condition):
             await sleep(0.005)
 
 
-def migrate(search_path, *target):
+def migrate(search_path, *target, url=None):
     """Run manage.py migrate of a project whose role has this search_path."""
     options = quote(f"-c search_path={search_path.replace(' ', chr(92) + ' ')}")
-    url = f"{database_url(connection)}{'&' if '?' in database_url(connection) else '?'}options={options}"
+    url = url or database_url(connection)
+    url = f"{url}{'&' if '?' in url else '?'}options={options}"
     done = subprocess.run(
         [sys.executable, "-m", "django", "migrate", "--verbosity", "0", "django_ray", *target],
         cwd=ROOT,
@@ -177,46 +180,31 @@ def test_a_waiter_hears_of_its_own_projects_results(session, connect):
     wait_for_end(task_id, 60, 0)
 
 
-def test_tables_of_the_release_get_keys_of_their_own_by_the_statement_of_the_page(session):
+@pytest.fixture
+def released():
+    """A database with the tables of 0.1.0, which it has used."""
+    with database_of_its_own(SCHEMA_OF_THE_RELEASE, ROWS) as url:
+        yield url
+
+
+def test_tables_of_the_release_get_keys_of_their_own_by_the_statement_of_the_page(released):
     """I7: and stay in the world of 0.1.0 before."""
     page = (ROOT / "docs" / "deployment.md").read_text()
     (statement,) = re.findall(r"CREATE OR REPLACE FUNCTION django_ray_world.*?;", page, re.DOTALL)
-
-    made = "SELECT pg_get_functiondef('django_ray_world'::regproc) AS as_it_is"
-
-    def world():
-        row = session.execute(
-            "SELECT django_ray_world() AS world, django_ray_channel('results') AS channel,"
-            " django_ray_world() = 'django_ray_execution'::regclass::oid::int AS is_own"
-        ).fetchone()
-        assert row["channel"] == (f"django_ray:{row['world']}:results" if row["is_own"] else "django_ray:results")
-        return row["world"] and row["is_own"]
-
-    before = session.execute(made).fetchone()
-    assert world()
-    migrate("public", "0004")
-    session.execute(INSERT.format("public"))
-    migrate("public")
-    assert not world()
-    session.execute(statement)
-    assert world()
-    assert session.execute(made).fetchone() == before
+    migrate("public", url=released)
+    with psycopg.connect(released, autocommit=True) as session:
+        look = "SELECT django_ray_world(), django_ray_channel('results'), 'django_ray_execution'::regclass::oid::int"
+        world, channel, own = session.execute(look).fetchone()
+        assert (world, channel) == (0, "django_ray:results")
+        session.execute(statement)
+        assert session.execute(look).fetchone() == (own, f"django_ray:{own}:results", own)
 
 
-@contextmanager
-def another_first(session):
-    session.execute("CREATE SCHEMA first")
-    try:
-        yield 'first, "$user", public'
-    finally:
-        session.execute("DROP SCHEMA first CASCADE")
-
-
-def test_functions_are_made_where_the_tables_are_and_look_there_first(session):
+def test_functions_are_made_where_the_tables_are_and_look_there_first(released):
     """I7: a schema that somebody has put in front of the search_path since then gets none of it."""
-    with another_first(session) as search_path:
-        migrate(search_path, "0004")
-        migrate(search_path)
+    with psycopg.connect(released, autocommit=True, row_factory=dict_row) as session:
+        session.execute("CREATE SCHEMA first")
+        migrate('first, "$user", public', url=released)
         made = "SELECT proname FROM pg_proc WHERE pronamespace = 'first'::regnamespace"
         assert session.execute(made).fetchall() == []
         paths = session.execute(
