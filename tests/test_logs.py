@@ -1,11 +1,14 @@
 """What the supervisor logs, for machines."""
 
+import io
 import json
 import logging
+import logging.config
 from uuid import uuid4
 
 import pytest
 from anyio import fail_after, sleep
+from django.utils.log import AdminEmailHandler
 
 from django_ray.requirements import TaskOptions
 from django_ray.retry import RetryPolicy
@@ -14,9 +17,10 @@ from django_ray_worker.core.judge import judge
 from django_ray_worker.core.metrics import Metrics
 from django_ray_worker.core.outcome import Error, Raised, Returned
 from django_ray_worker.database.statements import Record
-from django_ray_worker.logs import _Json
+from django_ray_worker.logs import _Json, _Objects, _Own, configure
 from django_ray_worker.recording.recorder import Recorder
-from tests.supervisors import Instant, living
+from tests import tasks
+from tests.supervisors import Instant, living, until
 
 BROKEN = Raised(
     Error(
@@ -111,3 +115,118 @@ async def test_a_running_supervisor_names_the_execution_that_fails(database, ins
         with fail_after(20):
             while not any(entry.get("task_id") == str(task_id) for entry in entries):  # noqa: ASYNC110
                 await sleep(0.005)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("mode", ["--sync", "--local"])
+def test_every_line_of_the_process_is_an_object(listen, finished, mode):
+    """Also those of bodies, which say whose they are, and those of Ray."""
+    supervisor = listen(mode, "--log-format", "json", "--concurrency", "1")
+    supervisor.wait_for("is ready", 180)
+    written = finished(tasks.write_lines.enqueue(2, "end"))
+    failed = finished(tasks.fail.enqueue())
+    ours = f'"task_id": "{written.id}"'
+    until(lambda: sum(ours in line for line in supervisor.lines) >= 5, what="the lines of the body")
+    supervisor.signal()
+    assert supervisor.wait() == 0
+    entries = [json.loads(line) for line in supervisor.lines]
+    assert all({"time", "level", "logger", "message"} <= entry.keys() for entry in entries)
+    assert not any("\x1b" in entry["message"] for entry in entries)
+    lines = [entry for entry in entries if entry.get("task_id") == written.id]
+    assert sorted(entry["message"] for entry in lines) == ["a warning", "end", "line 0", "line 1", "to standard error"]
+    for entry in lines:
+        assert entry.items() >= {"attempt": 1, "queue": "default", "task": "tests.tasks.write_lines"}.items()
+        assert ("process" in entry) == (mode == "--local")
+    assert [entry["level"] for entry in entries if entry.get("task_id") == failed.id] == ["ERROR"]
+
+
+def objects(text):
+    """What becomes of it on a stream that writes objects."""
+    below = io.StringIO()
+    stream = _Objects(below, "stderr")
+    stream.write(text)
+    stream.flush()
+    return [json.loads(line) for line in below.getvalue().splitlines()]
+
+
+def test_a_line_that_is_an_object_is_left_alone():
+    assert objects('{"mine": 1}\n') == [{"mine": 1}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("\x1b[36m(pid=12, ip=10.0.0.7)\x1b[0m hello", "hello"),
+        ("{not an object}", "{not an object}"),
+        ("[1, 2]", "[1, 2]"),
+        ("no end", "no end"),
+        ('say "what"\r', 'say "what"'),
+    ],
+)
+def test_any_other_line_becomes_one(line, message):
+    (entry,) = objects(line)
+    assert (entry["message"], entry["logger"], entry["level"]) == (message, "stderr", "INFO")
+    assert entry.get("node") == ("10.0.0.7" if "ip=" in line else None)
+
+
+def test_lines_that_come_in_pieces_and_several_at_once():
+    below = io.StringIO()
+    stream = _Objects(below, "stdout")
+    for piece in ("one", " line\ntwo\n", "\n", "three"):
+        stream.write(piece)
+    assert [json.loads(line)["message"] for line in below.getvalue().splitlines()] == ["one line", "two"]
+    stream.flush()
+    assert json.loads(below.getvalue().splitlines()[-1])["message"] == "three"
+
+
+NAMES = ("django_ray", "django.tasks", "django", "psycopg", "")
+
+
+@pytest.fixture
+def loggers():
+    """Those that matter, as Django leaves them when LOGGING is empty; as before when the test is over."""
+    found = {name: logging.getLogger(name) for name in NAMES}
+    before = {name: (one.level, [*one.handlers], one.propagate) for name, one in found.items()}
+    for name, one in found.items():
+        one.handlers, one.propagate = [], True
+        one.setLevel(logging.WARNING if not name else logging.NOTSET)
+    yield found
+    for name, (level, handlers, propagate) in before.items():
+        found[name].handlers, found[name].propagate = handlers, propagate
+        found[name].setLevel(level)
+
+
+def start(loggers, level, form, *handlers):
+    """Configure, with these handlers of the project on the root logger, and without those of pytest."""
+    loggers[""].handlers = [*handlers]
+    configure(level, form)
+
+
+def is_ours(logger):
+    return [type(handler) for handler in logger.handlers] == [_Own]
+
+
+def test_a_handler_is_added_where_nothing_would_be_shown(loggers):
+    mail = AdminEmailHandler()
+    loggers["django"].addHandler(mail)  # as Django's own LOGGING does
+    start(loggers, "info", "text")
+    for name in ("django_ray", "django.tasks"):
+        assert is_ours(loggers[name])
+        assert loggers[name].level == logging.INFO
+    assert loggers["psycopg"].level == logging.ERROR
+
+
+def test_handlers_of_the_project_that_show_the_lines_are_enough(loggers):
+    start(loggers, "debug", "text", logging.StreamHandler())
+    for name in ("django_ray", "django.tasks"):
+        assert (loggers[name].handlers, loggers[name].propagate, loggers[name].level) == ([], True, logging.DEBUG)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_logger_that_the_project_names_is_left_as_it_is(loggers, settings, form):
+    settings.LOGGING = {"version": 1, "loggers": {"django_ray": {"level": "ERROR"}, "psycopg": {"level": "DEBUG"}}}
+    logging.config.dictConfig({**settings.LOGGING, "disable_existing_loggers": False})
+    start(loggers, "debug", form)
+    assert (loggers["django_ray"].handlers, loggers["django_ray"].level) == ([], logging.ERROR)
+    assert loggers["psycopg"].level == logging.DEBUG
+    assert is_ours(loggers["django.tasks"])

@@ -107,7 +107,7 @@ def row_of(result):
 
 
 def check(result, supervisor):
-    label = f"[tests.tasks.write_lines {result.id}] "
+    label = f"[tests.tasks.write_lines {result.id} #1 default] "
     assert result.wait(timeout=60).status == TaskResultStatus.SUCCESSFUL
     kept = row_of(result).output.split("\n")
     assert kept == [*(f"line {number}" for number in range(200 - MOST_LINES + 1, 200)), "the end"]

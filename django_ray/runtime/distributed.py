@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from typing import Any
 
+from django_ray.runtime.output import Output
 from django_ray.runtime.preparation import prepare
 from django_ray.runtime.rayworker import MAX_CALLS, end_after_answer
 
@@ -119,7 +120,8 @@ def _spread[Result](
         return [func(*args, **kwargs) for args in calls]
     ray = _ray()
     remote = _remote().options(num_cpus=num_cpus, num_gpus=num_gpus)
-    shared, window = ray.put((_Prepared(), func, kwargs)), max_concurrency or 2 * get_total_cpus()
+    label = Output.entered[-1].label if Output.entered else ""
+    shared, window = ray.put((_Prepared(), func, kwargs, label)), max_concurrency or 2 * get_total_cpus()
     results: dict[int, Result] = {}
     pending: dict[Any, int] = {}
     try:
@@ -173,19 +175,19 @@ def _remote() -> Any:
     return _ray().remote(max_retries=0, max_calls=MAX_CALLS)(_call)
 
 
-def _call(shared: tuple[Any, Callable[..., Any], dict[str, Any]], call: tuple[Any, tuple[Any, ...]]) -> Any:
+def _call(shared: tuple[Any, Callable[..., Any], dict[str, Any], str], call: tuple[Any, tuple[Any, ...]]) -> Any:
     """Run one call in its Ray worker."""
     from django_ray.runtime.connections import Upkeep
     from django_ray.runtime.interrupt import interruptible, protected
     from django_ray.runtime.preparation import settle_in
     from django_ray.runtime.surroundings import restored, spoiled_by
 
-    _, func, kwargs = shared
+    _, func, kwargs, label = shared
     _, args = call
     try:
         with protected():
             settle_in()
-            with Upkeep(), restored(), interruptible():
+            with Output(label) if label else nullcontext(), Upkeep(), restored(), interruptible():
                 return func(*args, **kwargs)
     finally:
         if spoiled_by():

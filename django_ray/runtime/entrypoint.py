@@ -95,7 +95,7 @@ def run(row: ClaimedRow) -> Envelope:
         return found
     _send(task_started, found)
     has_returned, encoded = False, None
-    output = Output(f"{row.callable_path} {row.task_id}")
+    output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
     try:
         with output, consumer(row):
             with restored(), marked(row.task_id, row.attempt_number):

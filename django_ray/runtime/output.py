@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from django_ray.runtime.foreign import contained
 from django_ray.serialization import clean_text
 
-__all__ = ["Output", "label_output"]
+__all__ = ["Output", "label_output", "put_above"]
 
 MOST_LINES = 100  # That are kept of one attempt.
 MOST_CHARACTERS = 1000  # Of each of them.
@@ -25,13 +25,14 @@ MOST_CHARACTERS = 1000  # Of each of them.
 class Output:
     """What one attempt writes while it is entered, on whichever thread: bodies start threads, which write, too."""
 
-    __slots__ = ("_is_fresh", "_label", "_lines")
+    __slots__ = ("_is_fresh", "_label", "_lines", "label")
 
     # The last one writes. There are several when a task runs another one in place, and when with --sync a cancelled
     # body runs on beside the next one.
     entered: ClassVar[list[Output]] = []
 
     def __init__(self, label: str) -> None:
+        self.label = label
         self._label = f"[{label}] "
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._is_fresh = True  # The next character is the first of its line.
@@ -120,11 +121,16 @@ def label_output() -> None:
             continue
         if isinstance(below, io.TextIOWrapper):
             below.reconfigure(line_buffering=True)  # a log is read while it is written
-        labelled: Any = _Labelled(below)
-        setattr(sys, name, labelled)
-        for handler in _stream_handlers():
-            if handler.stream is below:
-                handler.setStream(labelled)
+        put_above(name, _Labelled(below))
+
+
+def put_above(name: str, stream: Any) -> None:
+    """Put a stream in the place of sys.stdout or sys.stderr, which it writes to; handlers go on with it, too."""
+    below = getattr(sys, name)
+    setattr(sys, name, stream)
+    for handler in _stream_handlers():
+        if handler.stream is below:
+            handler.setStream(stream)
 
 
 def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:

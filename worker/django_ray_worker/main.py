@@ -107,6 +107,8 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
         if error.name not in {"anyio", "psycopg_pool"}:
             raise
         _refuse("The supervisor needs more than a web process: pip install 'django-ray-listen[worker]'.")
+    if options.log_format == "json":
+        logs.write_objects()
     logs.configure(options.log_level, options.log_format)
     from django_ray_worker.supervisor import supervise
 

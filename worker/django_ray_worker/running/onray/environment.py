@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 __all__ = ["prepare_environment"]
@@ -22,13 +23,15 @@ def prepare_environment(*, cluster: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What tasks print is the user's: every line of it counts.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # a file or a log collector shows no colours
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if cluster is None:
         # Or Ray lets the log of each process grow without end; its own default is not heeded by Ray workers.
         os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(LOG_BYTES))
         os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
-        # Ray keeps the whole process waiting for the port of a head that it starts, 30 s long if that is killed meanwhile:
-        # no signal is heard, and no task recorded.
+        # Ray holds the whole process until a head that it starts has a port: for 30 s if it is killed meanwhile. No
+        # signal is heard then.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "10")
         modules = [*os.environ.get(PRELOADED, "").split(","), PRELOAD]
         os.environ[PRELOADED] = ",".join(dict.fromkeys(filter(None, modules)))
