@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Self
@@ -76,11 +77,11 @@ def hear(session, bell: str) -> str:
 class Process:
     """A process whose output is read while it runs; what is left of it is ended with SIGTERM."""
 
-    def __init__(self, *command: str, **environment: str) -> None:
+    def __init__(self, *command: str, above: Sequence[str] = (), **environment: str) -> None:
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, *command],
+            [*(above or [sys.executable]), *command],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
@@ -143,7 +144,7 @@ class Process:
 class Listen(Process):
     """A django-ray-listen in a process of its own."""
 
-    def __init__(self, connection, *arguments: str, **environment: str) -> None:
+    def __init__(self, connection, *arguments: str, above: Sequence[str] = (), **environment: str) -> None:
         defaults = {
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}",
@@ -151,7 +152,11 @@ class Listen(Process):
         if connection is not None:
             defaults["DATABASE_URL"] = database_url(connection)
         super().__init__(
-            "-c", "from django_ray_worker.main import main; main()", *arguments, **{**defaults, **environment}
+            "-c",
+            "from django_ray_worker.main import main; main()",
+            *arguments,
+            above=above,
+            **{**defaults, **environment},
         )
 
 
@@ -219,7 +224,7 @@ def config(**changes) -> Config:
 async def living(database, executor, *, endpoint=None, **changes):
     """A supervisor inside this process, without its signals and its Ray."""
     settings = config(**changes)
-    stop = Stop(settings.grace)
+    stop = Stop()
     monitor = Monitor(stop, executor, None if endpoint is None else endpoint.observer)
     with nullcontext() if endpoint is None else endpoint.serving(monitor):
         async with _living(settings, database, executor, stop, monitor) as life:

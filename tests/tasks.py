@@ -86,6 +86,11 @@ def fail_until_third(context):
 
 
 @task
+def where():
+    return [sys.executable, str(Path.cwd()), __file__]
+
+
+@task
 @task_options(max_attempts=1)
 def fail(message="no"):
     raise ValueError(message)

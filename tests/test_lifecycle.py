@@ -17,7 +17,7 @@ from django_ray.models import RayTaskExecution, RayWorker, State
 from django_ray_worker.stop import Stop
 from tests import tasks
 from tests.chaos import faults
-from tests.supervisors import ROOT, database_url, until
+from tests.supervisors import ROOT, Listen, database_url, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,7 +111,7 @@ def signals_restored():
 @pytest.mark.parametrize("taken", ["within", "at the end"])
 async def test_signals_that_are_taken_from_us_are_taken_back(signals_restored, taken):
     """E1: what Ray does to them in the middle of a start, and when it ends."""
-    rays, stop = [], Stop(5)
+    rays, stop = [], Stop()
 
     def take(number, _):
         rays.append(number)
@@ -145,8 +145,46 @@ def test_a_burst_drains_and_ends(listen):
     supervisor = listen("--sync", "--burst")
     assert supervisor.wait() == 0, supervisor.log
     assert [tasks.add.get_result(task_id).return_value for task_id in ids] == [number + 1 for number in range(10)]
+    assert "has ended: 10 succeeded." in supervisor.lines[-1]
     empty = listen("--sync", "--burst")
     assert empty.wait() == 0
+    assert "has ended: nothing has run." in empty.lines[-1]
+
+
+def test_the_last_lines_say_what_runs_and_what_was_done(listen, finished):
+    supervisor = listen("--sync")
+    supervisor.wait_for("is ready")
+    finished(tasks.add.enqueue(1, 2))
+    finished(tasks.fail.enqueue("it says why"))
+    supervisor.signal()
+    assert supervisor.wait() == 0
+    said = [line.split("INFO", 1)[1].strip() for line in supervisor.lines[-3:]]
+    assert said == [
+        "SIGTERM: stopping.",
+        "Nothing is running.",
+        f"Supervisor {RayWorker.objects.get().pk} has ended: 1 failed, 1 succeeded.",
+    ]
+    # The traceback is there once, and begins with the body.
+    assert supervisor.log.count("ValueError: it says why") == supervisor.log.count("Traceback") == 1
+    assert "entrypoint.py" not in supervisor.log
+    assert RayTaskExecution.objects.get(state=State.FAILED).errors[0]["traceback"].splitlines()[1].endswith("in fail")
+
+
+def test_under_uv_run_tasks_run_where_the_supervisor_does(transactional_db, finished):
+    """Ray would copy the folder, and build an environment of its own."""
+    command = [str(ROOT / ".tools" / "bin" / "uv"), "run", "--no-project", "--python", sys.executable, "python"]
+    with Listen(connection, "--local", "--concurrency", "1", above=command) as supervisor:
+        supervisor.wait_for("is ready", 180)
+        assert finished(tasks.where.enqueue()).return_value == [sys.executable, str(ROOT), tasks.__file__]
+
+
+def test_the_package_is_a_command_as_well():
+    said = subprocess.run(
+        [sys.executable, "-m", "django_ray_worker", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "examples:" in said
+    for option in said.partition("options:")[2].partition("examples:")[0].split("\n  -")[1:]:
+        assert len(option.split(maxsplit=1)[1].split()) > 2, option
 
 
 def test_a_burst_includes_what_is_due_and_leaves_what_is_not(listen):

@@ -20,7 +20,7 @@ from django_ray_worker.database.statements import Record
 from django_ray_worker.logs import _Json, _Objects, _Own, configure
 from django_ray_worker.recording.recorder import Recorder
 from tests import tasks
-from tests.supervisors import Instant, living, until
+from tests.supervisors import Instant, living
 
 BROKEN = Raised(
     Error(
@@ -125,8 +125,8 @@ def test_every_line_of_the_process_is_an_object(listen, finished, mode):
     supervisor.wait_for("is ready", 180)
     written = finished(tasks.write_lines.enqueue(2, "end"))
     failed = finished(tasks.fail.enqueue())
-    ours = f'"task_id": "{written.id}"'
-    until(lambda: sum(ours in line for line in supervisor.lines) >= 5, what="the lines of the body")
+    for _ in range(5):
+        supervisor.wait_for(f'"task_id": "{written.id}"')
     supervisor.signal()
     assert supervisor.wait() == 0
     entries = [json.loads(line) for line in supervisor.lines]

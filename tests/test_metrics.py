@@ -129,7 +129,7 @@ async def test_it_is_ready_when_it_claims_and_says_why_when_not(database, endpoi
 
 
 async def test_before_the_database_answers_it_lives_and_is_not_ready(endpoint):
-    with endpoint.serving(Monitor(Stop(1), Instant(), endpoint.observer)):
+    with endpoint.serving(Monitor(Stop(), Instant(), endpoint.observer)):
         status, reason = await get(endpoint, "/readyz")
         assert (status, reason.startswith("It is starting")) == (503, True)
         assert (await get(endpoint, "/healthz"))[0] == 200
@@ -145,7 +145,7 @@ async def test_a_loop_that_does_not_turn_is_not_healthy(endpoint, monkeypatch):
     def ask():
         answers.extend([read(endpoint.port, "/healthz"), read(endpoint.port, "/metrics")])
 
-    with endpoint.serving(Monitor(Stop(1), Instant(), endpoint.observer)):
+    with endpoint.serving(Monitor(Stop(), Instant(), endpoint.observer)):
         endpoint.observer.ended("default", "failed")
         thread = threading.Thread(target=ask)
         thread.start()
@@ -158,7 +158,7 @@ async def test_a_loop_that_does_not_turn_is_not_healthy(endpoint, monkeypatch):
 
 
 async def test_the_port_is_free_again_when_it_ends(endpoint):
-    with endpoint.serving(Monitor(Stop(1), Instant(), endpoint.observer)):
+    with endpoint.serving(Monitor(Stop(), Instant(), endpoint.observer)):
         assert (await get(endpoint, "/healthz"))[0] == 200
     with fail_after(20):
         await to_thread.run_sync(until, lambda: not any(t.name == "django-ray-endpoint" for t in threading.enumerate()))

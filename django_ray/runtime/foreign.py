@@ -19,6 +19,9 @@ from django_ray.serialization import MAX_MESSAGE, MAX_TRACEBACK, clean_text
 
 __all__ = ["Described", "contained", "described", "ends_process", "ignored"]
 
+# The modules through which a body is called.
+_BELOW_A_BODY = ("django_ray.", "asgiref.", "asyncio.", "concurrent.futures.")
+
 log = logging.getLogger("django_ray.runtime")
 
 
@@ -64,6 +67,7 @@ class Described(NamedTuple):
 def described(error: BaseException, named: Sequence[str] = ()) -> Described:
     """Describe an exception, whatever its class does about it; named are paths that a policy knows bases by."""
     kind = type(error)
+    contained(lambda: _leave_out_our_frames(error), lambda _: None)
     path = clean_text(contained(lambda: class_path(kind), lambda _: "builtins.BaseException"), 1000)
     message = contained(lambda: str(error), lambda broken: f"<no message: its __str__ raised {_name_of(broken)}>")
     text = contained(
@@ -73,6 +77,15 @@ def described(error: BaseException, named: Sequence[str] = ()) -> Described:
     bases: list[str] = contained(lambda: [class_path(base) for base in kind.__mro__], lambda _: [path])
     bases += [other for other in set(named).difference(bases) if _is_a(error, other)]
     return Described(path, clean_text(message, MAX_MESSAGE), clean_text(text, MAX_TRACEBACK), bases)
+
+
+def _leave_out_our_frames(error: BaseException) -> None:
+    """Have its traceback begin where the project's code does: also for who logs it next."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith(_BELOW_A_BODY):
+        frame = frame.tb_next
+    if frame is not None:  # else it is ours
+        error.__traceback__ = frame
 
 
 def _is_a(error: BaseException, path: str) -> bool:

@@ -42,6 +42,10 @@ class _Json(logging.Formatter):
         return json.dumps(entry)
 
 
+def _without_traceback(record: logging.LogRecord) -> logging.LogRecord:
+    return logging.makeLogRecord(record.__dict__ | {"exc_info": None, "exc_text": None})
+
+
 class _Own(logging.StreamHandler[TextIO]):
     """The supervisor's. A class of its own, because what it writes is no output of a task that runs here."""
 
@@ -93,11 +97,13 @@ class _Objects(io.TextIOBase):
 
 def configure(level: str, form: str) -> None:
     """Have the lines of our loggers shown on standard error, if the project does not show them already."""
-    output = _Own(getattr(sys.stderr, "below", sys.stderr))
-    output.setFormatter(_Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     named = _named_by_the_project()
     for name in ("django_ray", "django.tasks"):
         logger = logging.getLogger(name)
+        output = _Own(getattr(sys.stderr, "below", sys.stderr))
+        output.setFormatter(_Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        if name == "django.tasks":
+            output.addFilter(_without_traceback)  # which django_ray logs as well
         if name in named:
             continue
         if logger.level == logging.NOTSET:
@@ -106,9 +112,8 @@ def configure(level: str, form: str) -> None:
             logger.addHandler(output)
             logger.propagate = False
     # What psycopg warns of during an outage, we say ourselves, once.
-    psycopg = logging.getLogger("psycopg")
-    if psycopg.level == logging.NOTSET:
-        psycopg.setLevel(logging.ERROR)
+    if "psycopg" not in named:
+        logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 def write_objects() -> None:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "main", "run"]
 
 EX_CONFIG = 78  # sysexits.h
+EXAMPLES = """examples:
+  django-ray-listen --settings mysite.settings
+  django-ray-listen --queue mail,reports --concurrency 8
+  django-ray-listen --cluster head.example.com:6379 --metrics-port 9100 --log-format json
+  django-ray-listen --sync --burst          without Ray, until nothing is left to do
+  django-ray-listen --reload                for development
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -34,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     import django_ray
 
     parser = argparse.ArgumentParser(
-        prog="django-ray-listen", description="Run the tasks that Django enqueues, on Ray, as they come."
+        prog="django-ray-listen",
+        description="Run the tasks that Django enqueues, on Ray, as they come.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--settings", help="the settings module (default: DJANGO_SETTINGS_MODULE)")
     parser.add_argument("--pythonpath", type=Path, help="the project's folder (default: this folder)")
@@ -89,8 +99,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics-port", type=_port, metavar="PORT", help="serve /metrics, /healthz and /readyz (default: nothing)"
     )
     parser.add_argument("--metrics-host", default="0.0.0.0", metavar="HOST", help="where (default: 0.0.0.0)")  # noqa: S104 - probes come from outside
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    parser.add_argument("--log-format", default="text", choices=["text", "json"])
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="what is written to standard error (default: info)",
+    )
+    parser.add_argument(
+        "--log-format", default="text", choices=["text", "json"], help="lines for people, or one object per line"
+    )
 
 
 def run(options: argparse.Namespace, project: Path) -> NoReturn:

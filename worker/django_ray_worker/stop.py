@@ -25,8 +25,7 @@ GUARD_SECONDS = 0.005
 class Stop:
     """The two scopes that a stop cancels, in their order."""
 
-    def __init__(self, grace: float) -> None:
-        self._grace = grace
+    def __init__(self) -> None:
         self._signals = ending()
         self.intake = CancelScope()
         self.attempts = CancelScope()
@@ -60,7 +59,7 @@ class Stop:
 
     def _received(self, number: signal.Signals) -> None:
         if not self.intake.cancel_called:
-            log.info("%s: stopping; running tasks have %g s.", number.name, self._grace)
+            log.info("%s: stopping.", number.name)
             self.intake.cancel()
         elif number != signal.SIGHUP:
             log.warning("%s again: interrupting what runs.", number.name)

@@ -55,7 +55,7 @@ FLUSH_SECONDS = 5.0
 
 async def supervise(config: Config, database: Database, executor: Executor, endpoint: Endpoint | None = None) -> None:
     """Run until a signal, or with burst until the queues are empty. Raises what a supervisor cannot live with."""
-    stop = Stop(config.grace)
+    stop = Stop()
     stop.watch()
     try:
         await _supervise(config, database, executor, stop=stop, endpoint=endpoint)
@@ -171,7 +171,7 @@ class Supervisor:
                                     await self._take_in(session, attempts, waits)
                                 waits.cancel_scope.cancel()
                                 self._dispatcher.clear()
-                                self._stop.attempts.deadline = current_time() + self._config.grace
+                                self._grant_grace()
                     finally:
                         await self._recorder.close(FLUSH_SECONDS)
             finally:
@@ -205,6 +205,13 @@ class Supervisor:
             await self._claimer.drain(is_idle=lambda: not self._reconciler.held)
         else:
             await self._claimer.run()
+
+    def _grant_grace(self) -> None:
+        self._stop.attempts.deadline = current_time() + self._config.grace
+        if self._stop.intake.cancel_called:
+            running = self._dispatcher.running
+            tasks = "1 task runs and has" if running == 1 else f"{running} tasks run and have"
+            log.info("%s", f"{tasks} {self._config.grace:g} s." if running else "Nothing is running.")
 
     def _hears(self) -> Mapping[str, Callable[[], None]]:
         """Return what to do when a bell rings."""
@@ -248,6 +255,7 @@ class Supervisor:
         with move_on_after(FLUSH_SECONDS, shield=True):
             await self._tally.write(self._identity.worker)
             await self._registration.sign_off()
+        log.info("Supervisor %d has ended: %s.", self._identity.worker, self._tally.sum)
 
     def _banner(self) -> str:
         queues = "any queue" if self._config.queues is None else f"queues {', '.join(self._config.queues)}"

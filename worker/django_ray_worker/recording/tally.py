@@ -7,6 +7,7 @@ are no promise: those of the last second are lost with the process.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,6 +73,7 @@ class Tally:
         self._store = store
         self._observer = observer
         self._counts: dict[str, _Counts] = {}
+        self._ended = Counter[str]()
         self._changed = Event()
 
     def claimed(self, claims: Sequence[Claim]) -> None:
@@ -109,6 +111,11 @@ class Tally:
             case Release() | Postpone():
                 pass  # as if nothing had happened
 
+    @property
+    def sum(self) -> str:
+        """What has become of all executions here, in words."""
+        return ", ".join(f"{number} {verdict}" for verdict, number in sorted(self._ended.items())) or "nothing has run"
+
     def publish(self) -> None:
         """Have what was counted written soon, and whoever shows it told: also when only rows have changed."""
         self._changed.set()
@@ -139,6 +146,7 @@ class Tally:
     def _end(self, claim: Claim, verdict: str) -> None:
         counts = self._of(claim)
         setattr(counts, verdict, getattr(counts, verdict) + 1)
+        self._ended[verdict] += 1
         if self._observer is not None:
             self._observer.ended(claim.queue_name, verdict)
 

@@ -79,6 +79,11 @@ class Dispatcher:
         return self._slots.taken
 
     @property
+    def running(self) -> int:
+        """How many executions are in these calls."""
+        return len(self._running)
+
+    @property
     def room(self) -> int:
         """How many more executions to claim now."""
         return self._backlog.room()

@@ -25,6 +25,8 @@ def prepare_environment(*, cluster: str | None) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # a file or a log collector shows no colours
+    # Or Ray sees `uv run` above us, copies the folder and builds an environment of its own for the Ray workers.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if cluster is None:
         # Or Ray lets the log of each process grow without end; its own default is not heeded by Ray workers.
