@@ -12,6 +12,20 @@ from tests.deploys import unpack_release
 from tests.supervisors import ROOT, Listen, database_url, until
 
 ASLEEP = 1145721434
+# They take a minute or more, and begin first: else one process has the last of them when the others are done.
+LONGEST_FIRST = (
+    "test_cluster", "test_lifecycle", "test_recovery", "test_left_behind", "test_ray_hangs", "test_signals",
+    "test_processes", "test_session", "test_swallowed", "test_unready_nodes", "test_distributed", "test_deploys",
+    "test_admin_pages", "test_calls", "test_poison", "test_on_ray", "test_reload", "test_upgrade", "test_ray",
+    "test_benchmarks", "test_docs",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Of the others, and within a module, the order stays random."""
+    names = (*LONGEST_FIRST, None)
+    items.sort(key=lambda item: names.index(item.path.stem if item.path.stem in LONGEST_FIRST else None))
 
 
 @pytest.fixture
