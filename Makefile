@@ -43,9 +43,9 @@ lint: $(STAMP) ## Style, types, import rules, container files.
 	@.venv/bin/hadolint --no-color $(shell git ls-files '*Dockerfile')
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(shell git ls-files '*docker-compose.yml')
 
-unit: $(STAMP) ## The tests, in WORKERS (3) processes, each with modules of its own. ARGS="-k name" selects.
+unit: $(STAMP) ## The tests, in WORKERS (2) processes, each with modules of its own. ARGS="-k name" selects.
 	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
-	@$(PY) -m pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.
 	@DJANGO_RAY_STRESS=long $(PY) -m pytest tests/test_doorbell_stress.py $(ARGS)
