@@ -132,6 +132,8 @@ def _own_transactions() -> Generator[None]:
 class _InMemory(RayTaskBackend):
     """A backend without rows."""
 
+    keeps_rows = False
+
     @override
     def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
         now = timezone.now()
