@@ -16,6 +16,7 @@ class DjangoRayConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks, and what tables without migrations need."""
         import_module("django_ray.checks")
+        import_module("django_ray.rights")
         unmigrated = import_module("django_ray.unmigrated")
         pre_migrate.connect(unmigrated.before_tables, sender=self)
         post_migrate.connect(unmigrated.after_tables, sender=self)
