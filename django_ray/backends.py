@@ -50,6 +50,7 @@ class RayTaskBackend(BaseTaskBackend):
     """TASKS = {"default": {"BACKEND": "django_ray.backends.RayTaskBackend", "QUEUES": [...], "OPTIONS": {...}}}."""
 
     task_class = RayTask
+    keeps_rows = True  # and needs PostgreSQL for them
     supports_defer = True
     supports_async_task = True
     supports_get_result = True

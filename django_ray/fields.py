@@ -5,6 +5,7 @@ They are Django's own fields, which read differently: a class of ours would be a
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,21 @@ __all__ = ["json_field", "moment_field"]
 
 
 def moment_field(**options: Any) -> Any:
-    """Return a DateTimeField that reads what Python cannot hold as the nearest moment that it can."""
+    """Return a DateTimeField that reads what Python cannot hold as the nearest moment that it can.
+
+    dumpdata writes it with its microseconds.
+    """
     field: Any = models.DateTimeField(**options)
     field.select_format = _held
+    field.value_from_object = partial(_written, field)
+    field.value_to_string = partial(_written, field)  # not asked for None
     return field
+
+
+def _written(field: Any, row: Any) -> Any:
+    """Return what a serializer writes: text, because Django's for JSON cuts a datetime to milliseconds."""
+    value = getattr(row, field.attname)
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _held(_: Any, sql: str, params: Any) -> tuple[str, Any]:

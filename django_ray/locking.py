@@ -8,12 +8,13 @@ transaction of their own unless the caller has one.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from django.db import OperationalError, connections, models, router, transaction
+
+from django_ray.clock import seconds
 
 __all__ = ["LOCK_SECONDS", "Locked", "update", "waiting_briefly"]
 
@@ -66,8 +67,8 @@ def update(chosen: Any, states: Sequence[str], done: models.Q | None, values: Ma
         locked = list((wanted if done is None else wanted.exclude(done)).values_list("pk", flat=True))
     if not locked:
         return number
-    end, has_said = time.monotonic() + LOCK_SECONDS, False
-    while locked and (left := end - time.monotonic()) > 0:
+    end, has_said = seconds() + LOCK_SECONDS, False
+    while locked and (left := end - seconds()) > 0:
         try:
             with waiting_briefly(alias, left if has_said else min(left, NEWS_SECONDS)):
                 number += rows.filter(pk=locked[0], state__in=states).update(**values)

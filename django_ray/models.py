@@ -69,6 +69,7 @@ class RayWorker(models.Model):
 
     class Meta:
         db_table = "django_ray_worker"
+        required_db_vendor = "postgresql"
         verbose_name = "supervisor"
         indexes = [
             models.Index("id", name="django_ray_worker_live", condition=Q(stopped_at=None, lost_at=None)),
@@ -114,6 +115,7 @@ class RayQueue(models.Model):
 
     class Meta:
         db_table = "django_ray_queue"
+        required_db_vendor = "postgresql"
         verbose_name = "queue"
         constraints = [models.UniqueConstraint("backend", "name", name="django_ray_queue_once")]
 
@@ -139,6 +141,7 @@ class RayMinute(models.Model):
 
     class Meta:
         db_table = "django_ray_minute"
+        required_db_vendor = "postgresql"
         constraints = [
             models.UniqueConstraint("minute", "backend", "queue_name", "worker", name="django_ray_minute_once"),
         ]
@@ -290,6 +293,7 @@ class RayTaskExecution(models.Model):
 
     class Meta:
         db_table = "django_ray_execution"
+        required_db_vendor = "postgresql"
         verbose_name = "task execution"
         # Few, because each one costs every enqueue.
         indexes = [

@@ -19,7 +19,7 @@ import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast, override
 from uuid import uuid4
@@ -35,6 +35,7 @@ from django.utils import timezone
 from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST
 from django_ray.enqueueing import Enqueue
+from django_ray.exceptions import TaskRefused
 from django_ray.results import RayTaskResult, task_result
 from django_ray.retry import MOST_RELEASED
 from django_ray.rows import ClaimedRow, Row
@@ -47,12 +48,19 @@ MOST_EXECUTIONS = 1000
 
 
 def run_tasks(
-    *, backend: str = "default", queue_name: str | None = None, ahead: timedelta = timedelta(0)
+    *,
+    backend: str = "default",
+    queue_name: str | None = None,
+    ahead: timedelta = timedelta(0),
+    raise_errors: bool = False,
 ) -> list[RayTaskResult[..., Any]]:
     """Run what is queued in this process, one after the other, until nothing is due; return the results in that order.
 
     By priority and age, with what the tasks enqueue meanwhile, with retries and their limits, timeouts excepted. What
     falls due within ahead runs as if that time had passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
+    With raise_errors, the exception of the first attempt that fails is raised here, after it is recorded, also where
+    the task would be tried again.
+
     RuntimeError after 1,000 attempts: a task seems to enqueue itself without end. ValueError when ahead is less than
     nothing or more than 100 years.
     """
@@ -78,15 +86,25 @@ def run_tasks(
     ran: dict[str, None] = {}
     for _ in range(MOST_EXECUTIONS):
         due.filter(due_at__lte=Now() + ahead).update(due_at=None)
-        task_id = _run_next(alias, worker.pk, backend, queue_name, rows.settings)
-        if task_id is None:
+        attempt = _run_next(alias, worker.pk, backend, queue_name, rows.settings)
+        if attempt is None:
             return [rows.get_result(task_id) for task_id in ran]
-        ran[task_id] = None
+        if raise_errors and attempt.error is not None:
+            raise attempt.error
+        ran[attempt.task_id] = None
     raise RuntimeError(f"More than {MOST_EXECUTIONS} attempts: does a task enqueue itself without end?")
 
 
-def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> str | None:
-    """Claim, run and record one execution, as a supervisor does; return its id."""
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One that is recorded; error is why it did not succeed."""
+
+    task_id: str
+    error: BaseException | None
+
+
+def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> _Attempt | None:
+    """Claim, run and record one execution, as a supervisor does; None when nothing is due."""
     from django_ray_worker.core.policy import decide
     from django_ray_worker.database.statements import MOST_QUEUES, SQL, Record, claim_of, record_parameters
     from django_ray_worker.running.answer import missing, outcome_of
@@ -101,15 +119,16 @@ def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, opt
     if row["task_id"] is None:
         return None
     claim = claim_of(row, options)
+    errors: list[BaseException] = [TaskRefused(claim.unfit)] if claim.unfit else []
     with _own_transactions():
-        envelope = None if claim.unfit else invoke(claim.payload)
+        envelope = None if claim.unfit else invoke(claim.payload, errors.append)
     outcome = missing(claim.unfit) if envelope is None else outcome_of(envelope)
     # What is not here in a test does not come.
     verdict = decide(replace(claim, missing_for=math.inf, released=MOST_RELEASED), outcome, 0)
     record = Record(claim, verdict, envelope["output"] if envelope else "")
     with connections[alias].cursor() as cursor:
         cursor.execute(SQL["record"].decode(), record_parameters([record]))
-    return str(claim.task_id)
+    return _Attempt(str(claim.task_id), errors[0] if errors else None)
 
 
 @contextmanager
@@ -131,6 +150,8 @@ def _own_transactions() -> Generator[None]:
 
 class _InMemory(RayTaskBackend):
     """A backend without rows."""
+
+    keeps_rows = False
 
     @override
     def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:

@@ -31,6 +31,8 @@ from asgiref.sync import sync_to_async
 from django.db import Error, InterfaceError, OperationalError, connections, router
 from django.db.transaction import TransactionManagementError
 
+from django_ray.clock import seconds
+
 __all__ = ["await_end", "connection_parameters", "wait_for_end"]
 
 _MARK = """
@@ -54,26 +56,26 @@ class _Mark(Enum):
 
 def wait_for_end(result_id: UUID, timeout: float | None, pulse: float) -> None:
     """Return when the execution is finished or gone, or after timeout seconds; look every pulse seconds, 0 is never."""
-    end = float("inf") if timeout is None else time.monotonic() + timeout
+    end = float("inf") if timeout is None else seconds() + timeout
     tries = 0
     while True:
         connection = _connection()
         try:
             with _listening(connection) as hear:
                 looks = 0
-                while (mark := _mark_awaited(result_id)) is _Mark.LOCKED and time.monotonic() < end:
-                    hear(str(result_id), min(end, time.monotonic() + _pause(looks, 0.5)))
+                while (mark := _mark_awaited(result_id)) is _Mark.LOCKED and seconds() < end:
+                    hear(str(result_id), min(end, seconds() + _pause(looks, 0.5)))
                     looks += 1
                 if mark is _Mark.SET:
                     while not hear(str(result_id), min(end, _next_look(pulse))):
-                        if time.monotonic() >= end or _is_over(result_id):
+                        if seconds() >= end or _is_over(result_id):
                             break
                 return
         except _TRANSIENT:
             connection.close()
-            if time.monotonic() >= end:
+            if seconds() >= end:
                 raise
-            time.sleep(min(_pause(tries), max(0, end - time.monotonic())))
+            time.sleep(min(_pause(tries), max(0, end - seconds())))
             tries += 1
 
 
@@ -106,7 +108,7 @@ def _pause(tries: int, longest: float = 5.0) -> float:
 
 
 def _next_look(pulse: float) -> float:
-    return time.monotonic() + pulse if pulse else float("inf")
+    return seconds() + pulse if pulse else float("inf")
 
 
 def _connection() -> Any:
@@ -174,7 +176,7 @@ def _refuse_transaction(connection: Any) -> None:
 
 @contextmanager
 def _listening(connection: Any) -> Generator[Callable[[str, float], bool]]:
-    """Listen on Django's connection; yields what tells whether an id is heard by a moment of the monotonic clock."""
+    """Listen on Django's connection; yields what tells whether an id is heard by a moment of our clock."""
     _refuse_transaction(connection)
     channel = _channel()
     session: psycopg.Connection[Any] = connection.connection
@@ -187,7 +189,7 @@ def _listening(connection: Any) -> Generator[Callable[[str, float], bool]]:
         # psycopg's own notifies() would wake up ten times a second.
         with selectors.DefaultSelector() as selector:
             selector.register(session.fileno(), selectors.EVENT_READ)
-            while result_id not in heard and (left := end - time.monotonic()) > 0:
+            while result_id not in heard and (left := end - seconds()) > 0:
                 if selector.select(min(left, _LONGEST_SELECT)):
                     _drain(session.pgconn, heard.add)
         return result_id in heard

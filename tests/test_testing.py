@@ -10,6 +10,7 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.test import TestCase, override_settings
 
 from django_ray import Backoff, task, task_options
+from django_ray.exceptions import TaskRefused
 from django_ray.models import RayTaskExecution, State
 from django_ray.testing import run_tasks
 from tests import tasks
@@ -37,6 +38,11 @@ def second_time(context):
     if context.attempt == 1:
         raise ConnectionError("once")
     return context.attempt
+
+
+@task()
+def not_json():
+    return {1}
 
 
 @task()
@@ -92,6 +98,33 @@ class RunTasks(TestCase):
         assert User.objects.count() == 2
         failed = RayTaskExecution.objects.exclude(task_id=result.id).get()
         assert (failed.state, failed.exception_type) == (State.READY, "django.db.utils.IntegrityError")
+
+    def test_what_a_task_raises_is_raised_when_asked_for(self):
+        result = second_time.enqueue()
+        with pytest.raises(ConnectionError, match="once") as caught:
+            run_tasks(raise_errors=True)
+        assert caught.traceback[-1].name == "second_time"
+        result.refresh()
+        assert (result.attempts, result.errors[0].exception_class) == (1, ConnectionError)
+        assert [done.return_value for done in run_tasks(ahead=timedelta(hours=1), raise_errors=True)] == [2]
+
+    def test_what_a_task_breaks_is_mended_before_its_error_is_raised(self):
+        User.objects.create_user("Ada")
+        create_user.enqueue("Ada")
+        with pytest.raises(IntegrityError):
+            run_tasks(raise_errors=True)
+        assert User.objects.count() == 1
+
+    def test_an_attempt_that_could_not_begin_raises_as_well(self):
+        RayTaskExecution.objects.create(callable_path="os.system")
+        with pytest.raises(TypeError, match="not a task"):
+            run_tasks(raise_errors=True)
+        RayTaskExecution.objects.create(callable_path="tests.tasks.add", options={"retry": {"max_attempts": -1}})
+        with pytest.raises(TaskRefused, match="max_attempts"):
+            run_tasks(raise_errors=True)
+        not_json.enqueue()
+        with pytest.raises(TypeError, match="The result"):
+            run_tasks(raise_errors=True)
 
     def test_a_row_that_cannot_run_fails_as_it_would(self):
         RayTaskExecution.objects.create(callable_path="os.system")

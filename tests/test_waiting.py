@@ -11,6 +11,7 @@ from django.db.transaction import TransactionManagementError
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.utils import timezone
 
+from django_ray import locking
 from django_ray.models import RayTaskExecution, State
 from django_ray.testing import run_tasks
 from tests import tasks
@@ -189,3 +190,25 @@ def test_all_coroutines_of_a_loop_share_one_session(connect, elsewhere):
     elsewhere(count_and_finish)
     assert [result.return_value for result in async_to_sync(wait_for_all)()] == [7] * 10
     assert sessions == [1]
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    """Python's clocks stand still, as freezegun has it."""
+    for name in ("time", "monotonic", "perf_counter"):
+        monkeypatch.setattr(time, name, lambda: 7.0)
+
+
+def test_a_wait_ends_while_pythons_clocks_stand_still(frozen):
+    result = tasks.add.enqueue(1, 2)
+    with pytest.raises(TimeoutError):
+        result.wait(timeout=0.05)
+
+
+def test_a_verb_gives_up_a_locked_row_while_pythons_clocks_stand_still(frozen, connect, monkeypatch):
+    monkeypatch.setattr(locking, "LOCK_SECONDS", 0.05)
+    tasks.add.enqueue(1, 2)
+    with connect(autocommit=False) as holder:
+        holder.execute("SELECT FROM django_ray_execution FOR UPDATE")
+        with pytest.raises(locking.Locked):
+            RayTaskExecution.objects.cancel()

@@ -39,6 +39,7 @@ class RunFile(RunSQL):
             raise NotSupportedError(
                 f"django_ray keeps its tasks in PostgreSQL, but the database {connection.alias!r} is "
                 f"{connection.display_name}: name a PostgreSQL database, or keep the app out of this one with a "
-                "database router (allow_migrate)."
+                "database router (allow_migrate). Tests with a double of django_ray.testing need no tables: "
+                'MIGRATION_MODULES = {"django_ray": None}.'
             )
         super().database_forwards(app_label, schema_editor, from_state, to_state)

@@ -7,7 +7,7 @@ and returns plain JSON-able values. It knows the row as the claim saw it, and no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cache, partial
 from inspect import iscoroutinefunction
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -58,6 +58,8 @@ class ErrorEnvelope(TypedDict):
 
 # What comes back: of plain strings, so that no class of the user's code crosses process borders.
 type Envelope = ReturnedEnvelope | ErrorEnvelope
+# For a test, which is in the same process: it may want the exception itself.
+type Witness = Callable[[BaseException], object]
 
 
 class _Found(NamedTuple):
@@ -69,28 +71,28 @@ class _Found(NamedTuple):
     result: TaskResult[..., Any]
 
 
-def invoke(payload: str) -> Envelope:
-    """Run one attempt; payload is the JSON of the claim."""
+def invoke(payload: str, witness: Witness | None = None) -> Envelope:
+    """Run one attempt; payload is the JSON of the claim. The witness is shown what the envelope describes."""
     kept: Envelope | None = None
 
     def attempt() -> Envelope:
         nonlocal kept
         with Upkeep():
-            kept = run(claimed_row(payload))
+            kept = run(claimed_row(payload), witness)
         return kept
 
     def otherwise(error: BaseException) -> Envelope:
         if kept is None:
-            return envelope_of("missing", error)  # it was not begun
+            return _missing(witness, error)  # it was not begun
         ignored("The upkeep of the database connections")(error)
         return kept
 
     return contained(attempt, otherwise)
 
 
-def run(row: ClaimedRow) -> Envelope:
+def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
     """Run one attempt. Raises nothing, but what Ray ends this process with."""
-    found = contained(lambda: _find(row), partial(envelope_of, "missing"))
+    found = contained(lambda: _find(row), partial(_missing, witness))
     if not isinstance(found, _Found):
         return found
     _send(task_started, found)
@@ -108,11 +110,19 @@ def run(row: ClaimedRow) -> Envelope:
         if ends_process(error):
             raise
         if encoded is None:
+            if witness is not None:
+                witness(error)
             # A result that cannot be stored would be the same after another attempt.
             return _failed(row, found, "refused" if has_returned else "raised", error, output)
         ignored("Tracing")(error)
     _finish(found, TaskResultStatus.SUCCESSFUL)
     return {"kind": "returned", "result": encoded, "output": output.text}
+
+
+def _missing(witness: Witness | None, error: BaseException) -> ErrorEnvelope:
+    if witness is not None:
+        witness(error)
+    return envelope_of("missing", error)
 
 
 def _failed(
