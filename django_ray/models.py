@@ -230,6 +230,7 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         """Delete up to most of those that are finished, and that nobody else is busy with; return how many."""
         if not is_whole(most, 0):
             raise ValueError(f"most must be a whole number of at least 0 and at most {MOST:,}, not {shown(most)}.")
+        self._for_write = True
         chosen = self.filter(state__in=FINISHED).order_by("finished_at").select_for_update(skip_locked=True)
         with transaction.atomic(using=self.db):
             ids = list(chosen.values_list("pk", flat=True)[:most])
