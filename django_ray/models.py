@@ -16,6 +16,7 @@ from django.db.models.functions import Coalesce, JSONObject, Now
 from django.db.models.lookups import Exact
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
+from django.utils.translation import gettext_lazy as _
 
 from django_ray import locking
 from django_ray.bounds import MOST, is_whole, shown
@@ -28,11 +29,11 @@ __all__ = ["RayMinute", "RayQueue", "RayTaskExecution", "RayWorker", "State"]
 class State(models.TextChoices):
     """Where an execution stands. CANCELLED is FAILED to Django's Tasks API, which has no such state."""
 
-    READY = "READY"
-    RUNNING = "RUNNING"
-    SUCCESSFUL = "SUCCESSFUL"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
+    READY = "READY", _("Ready")
+    RUNNING = "RUNNING", _("Running")
+    SUCCESSFUL = "SUCCESSFUL", _("Successful")
+    FAILED = "FAILED", _("Failed")
+    CANCELLED = "CANCELLED", _("Cancelled")
 
 
 FINISHED = [State.SUCCESSFUL.value, State.FAILED.value, State.CANCELLED.value]
@@ -69,7 +70,7 @@ class RayWorker(models.Model):
 
     class Meta:
         db_table = "django_ray_worker"
-        verbose_name = "supervisor"
+        verbose_name = _("supervisor")
         indexes = [
             models.Index("id", name="django_ray_worker_live", condition=Q(stopped_at=None, lost_at=None)),
             models.Index(
@@ -90,7 +91,7 @@ class RayQueueManager(models.Manager["RayQueue"]):
     def pause(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
         """Have no supervisor start anything more of the queue; what runs may finish. Tell whether it was not paused."""
         with locking.waiting_briefly(self._alias):
-            queue, _ = self.get_or_create(name=name, backend=backend)
+            queue = self.get_or_create(name=name, backend=backend)[0]
             return bool(self.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
 
     def resume(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
@@ -114,7 +115,7 @@ class RayQueue(models.Model):
 
     class Meta:
         db_table = "django_ray_queue"
-        verbose_name = "queue"
+        verbose_name = _("queue")
         constraints = [models.UniqueConstraint("backend", "name", name="django_ray_queue_once")]
 
     @override
@@ -291,7 +292,7 @@ class RayTaskExecution(models.Model):
 
     class Meta:
         db_table = "django_ray_execution"
-        verbose_name = "task execution"
+        verbose_name = _("task execution")
         # Few, because each one costs every enqueue.
         indexes = [
             models.Index(
