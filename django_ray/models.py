@@ -16,6 +16,7 @@ from django.db.models.functions import Coalesce, JSONObject, Now
 from django.db.models.lookups import Exact
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
+from django.utils.translation import gettext_lazy as _
 
 from django_ray import locking
 from django_ray.bounds import MOST, is_whole, shown
@@ -28,11 +29,11 @@ __all__ = ["RayMinute", "RayQueue", "RayTaskExecution", "RayWorker", "State"]
 class State(models.TextChoices):
     """Where an execution stands. CANCELLED is FAILED to Django's Tasks API, which has no such state."""
 
-    READY = "READY"
-    RUNNING = "RUNNING"
-    SUCCESSFUL = "SUCCESSFUL"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
+    READY = "READY", _("Ready")
+    RUNNING = "RUNNING", _("Running")
+    SUCCESSFUL = "SUCCESSFUL", _("Successful")
+    FAILED = "FAILED", _("Failed")
+    CANCELLED = "CANCELLED", _("Cancelled")
 
 
 FINISHED = [State.SUCCESSFUL.value, State.FAILED.value, State.CANCELLED.value]
@@ -70,7 +71,7 @@ class RayWorker(models.Model):
     class Meta:
         db_table = "django_ray_worker"
         required_db_vendor = "postgresql"
-        verbose_name = "supervisor"
+        verbose_name = _("supervisor")
         indexes = [
             models.Index("id", name="django_ray_worker_live", condition=Q(stopped_at=None, lost_at=None)),
             models.Index(
@@ -91,7 +92,7 @@ class RayQueueManager(models.Manager["RayQueue"]):
     def pause(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
         """Have no supervisor start anything more of the queue; what runs may finish. Tell whether it was not paused."""
         with locking.waiting_briefly(self._alias):
-            queue, _ = self.get_or_create(name=name, backend=backend)
+            queue = self.get_or_create(name=name, backend=backend)[0]
             return bool(self.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
 
     def resume(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
@@ -116,7 +117,7 @@ class RayQueue(models.Model):
     class Meta:
         db_table = "django_ray_queue"
         required_db_vendor = "postgresql"
-        verbose_name = "queue"
+        verbose_name = _("queue")
         constraints = [models.UniqueConstraint("backend", "name", name="django_ray_queue_once")]
 
     @override
@@ -233,6 +234,7 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         """Delete up to most of those that are finished, and that nobody else is busy with; return how many."""
         if not is_whole(most, 0):
             raise ValueError(f"most must be a whole number of at least 0 and at most {MOST:,}, not {shown(most)}.")
+        self._for_write = True
         chosen = self.filter(state__in=FINISHED).order_by("finished_at").select_for_update(skip_locked=True)
         with transaction.atomic(using=self.db):
             ids = list(chosen.values_list("pk", flat=True)[:most])
@@ -294,7 +296,7 @@ class RayTaskExecution(models.Model):
     class Meta:
         db_table = "django_ray_execution"
         required_db_vendor = "postgresql"
-        verbose_name = "task execution"
+        verbose_name = _("task execution")
         # Few, because each one costs every enqueue.
         indexes = [
             models.Index(

@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-__all__ = ["EARLIEST", "LATEST", "held", "held_sql", "parsed"]
+__all__ = ["EARLIEST", "LATEST", "for_machines", "held", "held_sql", "parsed"]
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
@@ -30,6 +30,11 @@ def held(moment: datetime) -> datetime:
 def held_sql(sql: str) -> str:
     """Return SQL for the same, which says sql three times; NULL stays NULL."""
     return f"CASE WHEN {sql} < {_EARLIEST} THEN {_EARLIEST} WHEN {sql} > {_LATEST} THEN {_LATEST} ELSE {sql} END"
+
+
+def for_machines(moment: datetime) -> str:
+    """Return a moment that a model has read in ISO 8601, with its offset, also where the project has no time zones."""
+    return (timezone.make_aware(moment) if timezone.is_naive(moment) else moment).isoformat()
 
 
 def parsed(text: Any) -> datetime | None:

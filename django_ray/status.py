@@ -1,7 +1,8 @@
 """What an operator wants to know at a glance: queues, running tasks, recent failures, supervisors.
 
 In a fixed number of statements, each of which reads a bounded number of rows by index, however full the table is: what
-is counted is counted up to MOST.
+is counted is counted up to MOST. They go to the database that executions are written to: a replica is late, and knows
+no sessions.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def queues() -> list[Queue]:
 @contextmanager
 def _planned_by_index() -> Generator[None]:
     """Have the statements of a block probe indexes, whatever the statistics say or do not say yet."""
-    alias = router.db_for_read(RayTaskExecution)
+    alias = _database()
     with transaction.atomic(using=alias):
         _select(
             "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),"
@@ -136,16 +137,21 @@ def _planned_by_index() -> Generator[None]:
         transaction.set_rollback(True, using=alias)  # the settings end here, in a caller's block too
 
 
+def _database() -> str:
+    return router.db_for_write(RayTaskExecution)
+
+
 def _aliases() -> list[str]:
     return [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
 
 
 def _few() -> Any:
-    return RayTaskExecution.objects.defer("args", "kwargs", "options", "carrier", "result", "errors")
+    rows: Any = RayTaskExecution.objects.using(_database())
+    return rows.defer("args", "kwargs", "options", "carrier", "result", "errors")
 
 
 def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
-    with connections[router.db_for_read(RayTaskExecution)].cursor() as cursor:
+    with connections[_database()].cursor() as cursor:
         cursor.execute(sql, parameters)
         names = [column.name for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -1,10 +1,12 @@
 """path("metrics/tasks", django_ray.views.metrics): the queues, for Prometheus. Needs no prometheus_client.
 
-It says nothing but names of queues and numbers, to whoever may reach it.
+It says nothing but names of queues and numbers, to whoever may reach it, also where LoginRequiredMiddleware asks all
+others who they are: Prometheus cannot log in.
 """
 
 from __future__ import annotations
 
+from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -22,6 +24,7 @@ _GAUGES = {
 }
 
 
+@login_not_required
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view

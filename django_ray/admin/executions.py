@@ -9,29 +9,45 @@ from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
+from django.contrib.admin.utils import display_for_value
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
+from django.utils.functional import lazy
 from django.utils.html import format_html
+from django.utils.text import format_lazy
+from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
 from django_ray.admin.history import history
-from django_ray.admin.lists import ReadOnly
+from django_ray.admin.lists import ReadOnly, rows_of
 from django_ray.bounds import shown
 from django_ray.locking import Locked
 from django_ray.models import FINISHED, RayTaskExecution, State
+from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
-from django_ray.templatetags.django_ray import ago, duration
+from django_ray.templatetags.django_ray import ago, count_all, duration
 
 __all__ = ["ExecutionAdmin"]
 
 MOST_DELETED = 1000  # By the action, which shows them all first.
 MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
+
+# What is said after a verb. One sentence each, so that it can be translated.
+_RETRIED = ngettext_lazy(
+    "%(shown)s execution will be tried again.", "%(shown)s executions will be tried again.", "number"
+)
+_NOT_RETRIED = _("No execution will be tried again. Only what FAILED or was CANCELLED can be.")
+_CANCELLED = ngettext_lazy("%(shown)s execution cancelled.", "%(shown)s executions cancelled.", "number")
+_NOT_CANCELLED = _("No execution cancelled. What has ended cannot be.")
+_ENQUEUED = ngettext_lazy("%(shown)s execution enqueued.", "%(shown)s executions enqueued.", "number")
+_NOT_ENQUEUED = _("No execution enqueued. Nothing was selected.")
 
 
 @admin.register(RayTaskExecution)
@@ -50,54 +66,57 @@ class ExecutionAdmin(ReadOnly):
     list_display_links = ("shown_task",)
     list_filter = FILTERS
     search_fields = ("task_id", "callable_path")
-    search_help_text = f"An id, or part of a task's path. Looks at the newest {NEWEST:,} executions, as filters do."
+    search_help_text = format_lazy(
+        _("An id, or part of a task's path. Looks at the newest {number} executions, as filters do."),
+        number=lazy(count_all, str)(NEWEST),
+    )
     ordering = ("-task_id",)
     actions = ("retry", "cancel", "enqueue_again", "delete_selected")
 
     class Media:
         css = {"all": ["django_ray/admin.css"]}  # noqa: RUF012 - Django's way
 
-    @admin.display(description="state")
+    @admin.display(description=_("state"))
     def shown_state(self, row: RayTaskExecution) -> str:
         """Return the state, as a word in its colour."""
         return format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
 
-    @admin.display(description="task")
+    @admin.display(description=_("task"))
     def shown_task(self, row: RayTaskExecution) -> str:
         """Return the path of the function, which may be broken before its name."""
         module, _, name = row.callable_path.rpartition(".")
         return format_html('<span class="dr-quiet">{}.</span><wbr><b>{}</b>', module, name)
 
-    @admin.display(description="enqueued")
+    @admin.display(description=_("enqueued"))
     def shown_age(self, row: RayTaskExecution) -> str:
         """Return how long ago it was enqueued."""
         return format_html(
             '<time datetime="{}" title="{}">{}</time>',
-            row.enqueued_at.isoformat(),
-            row.enqueued_at,
+            for_machines(row.enqueued_at),
+            display_for_value(row.enqueued_at, ""),
             ago(row.enqueued_at),
         )
 
-    @admin.display(description="took")
+    @admin.display(description=_("took"))
     def shown_duration(self, row: RayTaskExecution) -> str:
         """Return how long the last attempt took, or has been running."""
         if row.last_attempted_at is None or row.state == State.READY:
             return "\N{EN DASH}"
         return duration(((row.finished_at or timezone.now()) - row.last_attempted_at).total_seconds())
 
-    @admin.display(description="attempts")
+    @admin.display(description=_("attempts"))
     def shown_attempts(self, row: RayTaskExecution) -> int:
         """Return how many attempts began."""
         return len(row.worker_ids)
 
-    @admin.display(description="supervisor")
+    @admin.display(description=_("supervisor"))
     def worker(self, row: RayTaskExecution) -> str:
         """Return the supervisor of the last attempt."""
         return (supervisors_of(row.worker_ids) or ["\N{EN DASH}"])[-1]
 
     @override
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
-        return super().changelist_view(request, {"title": "Task executions", **(extra_context or {})})
+        return super().changelist_view(request, {"title": _("Task executions"), **(extra_context or {})})
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -106,7 +125,7 @@ class ExecutionAdmin(ReadOnly):
     @override
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         try:
-            return RayTaskExecution.objects.get(pk=UUID(object_id))
+            return rows_of(RayTaskExecution).get(pk=UUID(object_id))
         except (ValueError, RayTaskExecution.DoesNotExist):
             return None
 
@@ -124,41 +143,38 @@ class ExecutionAdmin(ReadOnly):
             queryset = queryset.filter(callable_path__icontains=term)
         return bounded(queryset, request, self.get_list_filter(request)), False
 
-    @admin.action(description="Retry", permissions=["change"])
+    @admin.action(description=_("Retry"), permissions=["change"])
     def retry(self, request: HttpRequest, queryset: Any) -> None:
         """Retry the selected ones."""
-        self._do_or_say_why(
-            request, _every(queryset).retry, "will be tried again", "Only what FAILED or was CANCELLED can be."
-        )
+        self._do_or_say_why(request, _every(queryset).retry, _RETRIED, _NOT_RETRIED)
 
-    @admin.action(description="Cancel", permissions=["change"])
+    @admin.action(description=_("Cancel"), permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
         """Cancel the selected ones."""
-        self._do_or_say_why(request, _every(queryset).cancel, "cancelled", "What has ended cannot be.")
+        self._do_or_say_why(request, _every(queryset).cancel, _CANCELLED, _NOT_CANCELLED)
 
-    @admin.action(description="Enqueue again, as a new execution", permissions=["change"])
+    @admin.action(description=_("Enqueue again, as a new execution"), permissions=["change"])
     def enqueue_again(self, request: HttpRequest, queryset: Any) -> None:
         """Enqueue copies of the selected ones."""
-        self._say(request, _every(queryset).enqueue_again(), "enqueued", "Nothing was selected.")
+        self._say(request, _every(queryset).enqueue_again(), _ENQUEUED, _NOT_ENQUEUED)
 
-    @admin.action(description="Delete", permissions=["delete"])
+    @admin.action(description=_("Delete"), permissions=["delete"])
     def delete_selected(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
         """Delete the selected ones, after a question."""
         if queryset.order_by()[: MOST_DELETED + 1].count() > MOST_DELETED:
-            text = f"More than {MOST_DELETED:,} are selected: delete them with manage.py django_ray_prune."
-            self.message_user(request, text, messages.ERROR)
+            text = gettext("More than %(number)s are selected: delete them with manage.py django_ray_prune.")
+            self.message_user(request, text % {"number": count_all(MOST_DELETED)}, messages.ERROR)
             return None
         return delete_selected(self, request, _every(queryset))
 
-    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], int], done: str, otherwise: str) -> None:
+    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], int], done: Any, otherwise: Any) -> None:
         try:
             self._say(request, verb(), done, otherwise)
         except Locked as error:
             self.message_user(request, str(error), messages.ERROR)
 
-    def _say(self, request: HttpRequest, number: int, done: str, otherwise: str) -> None:
-        executions = "execution" if number == 1 else "executions"
-        text = f"{number:,} {executions} {done}." if number else f"No execution {done}. {otherwise}"
+    def _say(self, request: HttpRequest, number: int, done: Any, otherwise: Any) -> None:
+        text = done % {"number": number, "shown": count_all(number)} if number else otherwise
         self.message_user(request, text, messages.SUCCESS if number else messages.WARNING)
 
     @override
@@ -174,13 +190,15 @@ class ExecutionAdmin(ReadOnly):
         verb = verbs.get(request.POST.get("verb", ""))
         if verb is None:
             raise Http404
-        verb(request, RayTaskExecution.objects.filter(pk=task_id))
-        return HttpResponseRedirect(reverse("admin:django_ray_raytaskexecution_change", args=[task_id]))
+        verb(request, rows_of(RayTaskExecution).filter(pk=task_id))
+        page = "admin:django_ray_raytaskexecution_change"
+        return HttpResponseRedirect(reverse(page, args=[task_id], current_app=self.admin_site.name))
 
     @override
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
+        request.current_app = self.admin_site.name
         row = self.get_object(request, object_id)
         if row is None:
             raise Http404
@@ -199,9 +217,9 @@ class ExecutionAdmin(ReadOnly):
             "payloads": [
                 (name, _pretty(value))
                 for name, value in (
-                    ("Arguments", row.args),
-                    ("Keyword arguments", row.kwargs),
-                    ("Options", row.options),
+                    (_("Arguments"), row.args),
+                    (_("Keyword arguments"), row.kwargs),
+                    (_("Options"), row.options),
                 )
                 if value
             ],
@@ -228,4 +246,4 @@ def _pretty(value: Any) -> str:
 
 def _every(queryset: Any) -> Any:
     """Return a queryset of the same rows that can be updated: without columns left out, an order or DISTINCT."""
-    return RayTaskExecution.objects.filter(pk__in=queryset.order_by().values("pk"))
+    return rows_of(RayTaskExecution).filter(pk__in=queryset.order_by().values("pk"))

@@ -17,7 +17,9 @@ from django.contrib.admin.views.main import ERROR_FLAG, IGNORED_PARAMS, PAGE_VAR
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
+from django_ray.admin.lists import rows_of
 from django_ray.models import RayTaskExecution, State
 
 __all__ = ["FILTERS", "NEWEST", "ExecutionFilter", "Index", "bounded"]
@@ -49,7 +51,7 @@ class ExecutionFilter(admin.SimpleListFilter):
 class StateFilter(ExecutionFilter):
     """The state."""
 
-    title = "state"
+    title = _("state")
     parameter_name = "state"
 
     @override
@@ -71,7 +73,7 @@ class _RecentFilter(ExecutionFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = RayTaskExecution.objects.order_by("-task_id").values_list(self.parameter_name, flat=True)
+        newest = rows_of(RayTaskExecution).order_by("-task_id").values_list(self.parameter_name, flat=True)
         values = set(newest[:_RECENT]) - {None}
         if self.value():
             values.add(self.value())
@@ -85,30 +87,30 @@ class _RecentFilter(ExecutionFilter):
 class QueueFilter(_RecentFilter):
     """The queue."""
 
-    title = "queue"
+    title = _("queue")
     parameter_name = "queue_name"
 
 
 class TaskFilter(_RecentFilter):
     """The path of the function."""
 
-    title = "task"
+    title = _("task")
     parameter_name = "callable_path"
 
 
 class ErrorFilter(_RecentFilter):
     """The class of the last error."""
 
-    title = "error"
+    title = _("error")
     parameter_name = "exception_type"
 
 
 class TimeFilter(ExecutionFilter):
     """How long ago it was enqueued at most."""
 
-    title = "enqueued"
+    title = _("enqueued")
     parameter_name = "within"
-    _HOURS = (("1", "In the last hour"), ("24", "In the last day"), ("168", "In the last week"))
+    _HOURS = (("1", _("In the last hour")), ("24", _("In the last day")), ("168", _("In the last week")))
 
     @override
     @classmethod
@@ -137,7 +139,7 @@ def bounded(queryset: QuerySet[Any], request: HttpRequest, filters: Iterable[Any
     indexes = {index_of.get(name, ExecutionFilter.index)(value) for name, value in asked}
     if Index.NONE not in indexes or Index.OWN in indexes:
         return queryset
-    newest = RayTaskExecution.objects.order_by("-task_id").values_list("pk", flat=True)
+    newest = rows_of(RayTaskExecution).order_by("-task_id").values_list("pk", flat=True)
     too_old = newest[NEWEST : NEWEST + 1].first()
     return queryset.filter(pk__gt=too_old) if too_old else queryset
 

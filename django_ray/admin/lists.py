@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, override
 
 from django.contrib import admin
 from django.core.paginator import Paginator
+from django.db import models, router
 from django.http import HttpRequest
 
-__all__ = ["Admin", "ReadOnly"]
+__all__ = ["Admin", "ReadOnly", "rows_of"]
 
 MOST_COUNTED = 10_000
 
@@ -30,6 +31,11 @@ class _Paginator(_Pages):
         return int(rows.order_by()[:MOST_COUNTED].count())
 
 
+def rows_of(model: type[models.Model]) -> Any:
+    """Return the rows of a model where they are written: on a replica, what was just done would be missing."""
+    return model._default_manager.using(router.db_for_write(model))  # noqa: SLF001
+
+
 class ReadOnly(Admin):
     """Rows that only the system writes."""
 
@@ -42,3 +48,7 @@ class ReadOnly(Admin):
     @override
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    @override
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        return super().get_queryset(request).using(router.db_for_write(self.model))

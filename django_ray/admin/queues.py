@@ -11,12 +11,13 @@ from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from django_ray import dashboard
 from django_ray.admin.lists import Admin
 from django_ray.locking import Locked
-from django_ray.models import RayQueue
+from django_ray.models import RayQueue, RayTaskExecution, RayWorker
 
 __all__ = ["QueueAdmin"]
 
@@ -44,6 +45,7 @@ class QueueAdmin(Admin):
         ]
 
     def _allow(self, request: HttpRequest) -> None:
+        request.current_app = self.admin_site.name
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
 
@@ -51,7 +53,7 @@ class QueueAdmin(Admin):
         self._allow(request)
         context = {
             **self.admin_site.each_context(request),
-            "title": "Live",
+            "title": _("Live"),
             "opts": self.opts,
             "is_streaming": dashboard.can_stream(request),
             **self._context(request),
@@ -83,13 +85,17 @@ class QueueAdmin(Admin):
                 RayQueue.objects.resume(name, backend)
         except Locked as error:
             self.message_user(request, str(error), messages.ERROR)
-        return HttpResponseRedirect(reverse("admin:django_ray_rayqueue_changelist"))
+        return HttpResponseRedirect(reverse("admin:django_ray_rayqueue_changelist", current_app=self.admin_site.name))
 
     def _context(self, request: HttpRequest) -> dict[str, Any]:
-        user: Any = request.user
         return {
             **dashboard.context(),
             "can_pause": self.has_change_permission(request),
-            "can_see_executions": user.has_perm("django_ray.view_raytaskexecution"),
-            "can_see_supervisors": user.has_perm("django_ray.view_rayworker"),
+            "can_see_executions": self._shows(RayTaskExecution, request),
+            "can_see_supervisors": self._shows(RayWorker, request),
         }
+
+    def _shows(self, model: Any, request: HttpRequest) -> bool:
+        """Tell whether this site has pages of that model for whoever asks."""
+        site = self.admin_site
+        return site.is_registered(model) and site.get_model_admin(model).has_view_or_change_permission(request)

@@ -7,6 +7,8 @@ from typing import Any, override
 from django.contrib import admin
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
+from django.utils.translation import gettext, pgettext_lazy
+from django.utils.translation import gettext_lazy as _
 
 from django_ray.admin.lists import ReadOnly
 from django_ray.models import RayTaskExecution, RayWorker, State
@@ -20,7 +22,22 @@ __all__ = ["SupervisorAdmin"]
 class SupervisorAdmin(ReadOnly):
     """Supervisors, the present and the past ones."""
 
-    list_display = ("id", "hostname", "pid", "backend", "shown_queues", "concurrency", "running", "since", "shown_end")
+    list_display = (
+        "shown_id",
+        "hostname",
+        "shown_pid",
+        "backend",
+        "shown_queues",
+        "concurrency",
+        "running",
+        "since",
+        "shown_end",
+    )
+    fields = (
+        *("hostname", "shown_pid", "backend", "shown_queues", "concurrency", "ray_address", "version"),
+        *("started_at", "pulse", "pulse_at", "stopped_at", "lost_at"),
+    )
+    readonly_fields = ("shown_pid", "shown_queues")
     ordering = ("-id",)
 
     @override
@@ -31,29 +48,39 @@ class SupervisorAdmin(ReadOnly):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    @admin.display(description="queues")
+    @admin.display(description=_("id"))
+    def shown_id(self, row: RayWorker) -> str:
+        """Return the name that it has everywhere: a number that nobody groups."""
+        return str(row.pk)
+
+    @admin.display(description=_("process"))
+    def shown_pid(self, row: RayWorker) -> str:
+        """Return the number of its process, as its host writes it."""
+        return str(row.pid)
+
+    @admin.display(description=_("queues"))
     def shown_queues(self, row: RayWorker) -> str:
         """Return the names, or any."""
-        return "any" if row.queues is None else ", ".join(queues_of(row.queues))
+        return gettext("any") if row.queues is None else ", ".join(queues_of(row.queues))
 
-    @admin.display(description="running")
+    @admin.display(description=_("running"))
     def running(self, row: Any) -> int:
         """Return how many executions run in its name."""
         return row.number_running or 0
 
-    @admin.display(description="started")
+    @admin.display(description=_("started"))
     def since(self, row: RayWorker) -> str:
         """Return how long ago it started."""
         return ago(row.started_at)
 
-    @admin.display(description="now")
+    @admin.display(description=pgettext_lazy("what became of it", "now"))
     def shown_end(self, row: RayWorker) -> str:
         """Return what became of it."""
         if row.stopped_at:
-            return f"stopped {ago(row.stopped_at)}"
+            return gettext("stopped %(when)s") % {"when": ago(row.stopped_at)}
         if row.lost_at:
-            return f"found dead {ago(row.lost_at)}"
-        return f"last seen {ago(row.pulse_at)}"
+            return gettext("found dead %(when)s") % {"when": ago(row.lost_at)}
+        return gettext("last seen %(when)s") % {"when": ago(row.pulse_at)}
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:

@@ -1,4 +1,8 @@
-"""Durations, counts and bars for the admin's pages."""
+"""Durations, counts and bars for the admin's pages: numbers as the language writes them, moments for machines as ISO.
+
+The pages themselves are not localised ({% localize off %}), so that a number is one to scripts and style sheets unless
+it comes from here.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,14 @@ from itertools import pairwise
 
 from django import template
 from django.utils import timezone
+from django.utils.formats import number_format
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext
 
+from django_ray.moments import for_machines
 from django_ray.status import MOST, Minute, Queue
 
-__all__ = ["ago", "bars", "count", "duration"]
+__all__ = ["ago", "bars", "count", "count_all", "duration", "machine_time"]
 
 register = template.Library()
 
@@ -29,7 +36,7 @@ def duration(seconds: float | None) -> str:
     if seconds < 1:
         return f"{max(0, seconds) * 1000:.0f} ms"
     if seconds < 60:  # noqa: PLR2004
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004
+        return f"{number_format(f'{seconds:.1f}')} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004
     whole = int(seconds)
     names = (*_UNITS, (1, "s"))
     for (unit, name), (lower, lower_name) in pairwise(names):
@@ -46,7 +53,7 @@ def ago(moment: datetime | None) -> str:
         return "\N{EN DASH}"
     now = timezone.now() if timezone.is_aware(moment) else datetime.now()  # noqa: DTZ005 - with USE_TZ = False
     seconds = (now - moment).total_seconds()
-    return "just now" if seconds < 1 else f"{duration(seconds)} ago"
+    return gettext("just now") if seconds < 1 else gettext("%(duration)s ago") % {"duration": duration(seconds)}
 
 
 @register.filter
@@ -61,13 +68,19 @@ def seconds_since(moment: datetime | None) -> float:
 @register.filter
 def count(number: int) -> str:
     """Return a count that stops at MOST."""
-    return f"{MOST:,}+" if number > MOST else f"{number:,}"
+    return f"{count_all(MOST)}+" if number > MOST else count_all(number)
 
 
 @register.filter
 def count_all(number: int) -> str:
     """Return a count that does not stop."""
-    return f"{number:,}"
+    return number_format(number, force_grouping=True)
+
+
+@register.filter
+def machine_time(moment: datetime) -> str:
+    """Return a moment for the attribute of an element."""
+    return for_machines(moment)
 
 
 @register.simple_tag

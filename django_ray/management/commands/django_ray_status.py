@@ -15,9 +15,11 @@ import psycopg
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 from django.tasks import task_backends
+from django.utils import translation
 
 from django_ray.backends import RayTaskBackend
 from django_ray.management.commands._common import piped
+from django_ray.moments import for_machines
 from django_ray.status import Status, status
 from django_ray.templatetags.django_ray import ago, count, duration
 from django_ray.waiting import connection_parameters
@@ -76,7 +78,9 @@ class Command(BaseCommand):
         if as_json:
             self.stdout.write(json.dumps(_plain(shown)))
             return
-        for title, heads, rows, otherwise in _sections(shown):
+        with translation.override("en"):  # its words are English, and so are its numbers
+            sections = _sections(shown)
+        for title, heads, rows, otherwise in sections:
             if not self._rich(title, heads, rows, otherwise):
                 self._text(title, heads, rows, otherwise)
 
@@ -200,7 +204,7 @@ def _since(now: datetime, moment: datetime | None) -> str:
 def _plain(shown: Status) -> dict[str, Any]:
     """Return it as JSON can hold it."""
     return {
-        "at": shown.at.isoformat(),
+        "at": for_machines(shown.at),
         "queues": [
             {
                 **{name: value for name, value in asdict(queue).items() if name not in {"minutes", "paused_at"}},
@@ -233,4 +237,4 @@ def _execution(row: Model) -> dict[str, Any]:
 
 
 def _moment(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
+    return None if moment is None else for_machines(moment)

@@ -4,6 +4,8 @@
   const live = document.getElementById("dr-live");
   const connection = document.getElementById("dr-connection");
 
+  const connected = connection.textContent;
+
   const show = (html) => {
     // In place, so that the focus, the selection and the scroll position stay.
     Idiomorph.morph(live, html, { morphStyle: "innerHTML", ignoreActiveValue: true });
@@ -31,10 +33,10 @@
   if (live.dataset.stream) {
     const source = new EventSource(live.dataset.stream);
     source.onmessage = (event) => {
-      say("Connected");
+      say(connected);
       show(JSON.parse(event.data));
     };
-    source.onerror = () => say("Not connected: what you see may be old. Connecting again …");
+    source.onerror = () => say(connection.dataset.lost);
   } else {
     setInterval(async () => {
       if (document.hidden) return;
@@ -42,9 +44,9 @@
         const answer = await fetch(live.dataset.refresh, { credentials: "same-origin" });
         if (!answer.ok) throw new Error(answer.statusText);
         show(await answer.text());
-        say("Refreshed every 5 seconds");
+        say(connected);
       } catch {
-        say("Not connected: what you see may be old. Trying again …");
+        say(connection.dataset.lost);
       }
     }, 5000);
   }
