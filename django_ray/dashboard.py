@@ -20,7 +20,6 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import close_old_connections
 from django.http import HttpRequest, StreamingHttpResponse
 from django.tasks import task_backends
-from django.utils import timezone, translation
 
 from django_ray.backends import RayTaskBackend
 from django_ray.status import status
@@ -45,21 +44,19 @@ def can_stream(request: HttpRequest) -> bool:
 
 def stream(render: Callable[[], str]) -> StreamingHttpResponse:
     """Return the response that sends the page whenever there is something new."""
-    response = StreamingHttpResponse(_pages(_as_now(render)), content_type="text/event-stream")
+    response = StreamingHttpResponse(_pages(_without_connection(render)), content_type="text/event-stream")
     response["Cache-Control"] = "no-store, no-transform"
     response["Content-Encoding"] = "identity"  # GZipMiddleware would collect it, before Django 6.1
     response["X-Accel-Buffering"] = "no"  # nginx would collect it
     return response
 
 
-def _as_now(render: Callable[[], str]) -> Callable[[], str]:
-    """Return what renders later in the present language and time zone, and keeps no connection until the next time."""
-    language, zone = translation.get_language(), timezone.get_current_timezone()
+def _without_connection(render: Callable[[], str]) -> Callable[[], str]:
+    """Return what renders, and holds no connection until the next time that CONN_MAX_AGE does not keep."""
 
     def rendered() -> str:
         try:
-            with translation.override(language), timezone.override(zone):
-                return render()
+            return render()
         finally:
             close_old_connections()  # or each viewer would hold one of a pool
 
