@@ -26,7 +26,7 @@ from django_ray.retry import RetryPolicy
 from django_ray.rows import ClaimedRow
 from django_ray.runtime.claimed import claimed_row
 from django_ray.runtime.connections import Upkeep
-from django_ray.runtime.foreign import contained, described, ends_process, ignored
+from django_ray.runtime.foreign import begin_with_the_body, contained, described, ends_process, ignored
 from django_ray.runtime.interrupt import interruptible, was_interrupted
 from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
@@ -129,6 +129,7 @@ def _failed(
     row: ClaimedRow, found: _Found, kind: Literal["raised", "refused"], error: BaseException, output: Output
 ) -> ErrorEnvelope:
     """Return what is said of it; called inside the except block, so that Django's logger finds the traceback."""
+    contained(lambda: begin_with_the_body(error), lambda _: None)
     policy = _policy(row, found.options)
     envelope = envelope_of(kind, error, _classes_named(policy), output.text)
     if not was_interrupted() and _is_last(row, envelope, policy):

@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 from django_ray.retry import class_path
 from django_ray.serialization import MAX_MESSAGE, MAX_TRACEBACK, clean_text
 
-__all__ = ["Described", "contained", "described", "ends_process", "ignored"]
+__all__ = ["Described", "begin_with_the_body", "contained", "described", "ends_process", "ignored"]
 
 # The modules through which a body is called.
 _BELOW_A_BODY = ("django_ray.", "asgiref.", "asyncio.", "concurrent.futures.")
@@ -67,7 +67,6 @@ class Described(NamedTuple):
 def described(error: BaseException, named: Sequence[str] = ()) -> Described:
     """Describe an exception, whatever its class does about it; named are paths that a policy knows bases by."""
     kind = type(error)
-    contained(lambda: _leave_out_our_frames(error), lambda _: None)
     path = clean_text(contained(lambda: class_path(kind), lambda _: "builtins.BaseException"), 1000)
     message = contained(lambda: str(error), lambda broken: f"<no message: its __str__ raised {_name_of(broken)}>")
     text = contained(
@@ -79,8 +78,8 @@ def described(error: BaseException, named: Sequence[str] = ()) -> Described:
     return Described(path, clean_text(message, MAX_MESSAGE), clean_text(text, MAX_TRACEBACK), bases)
 
 
-def _leave_out_our_frames(error: BaseException) -> None:
-    """Have its traceback begin where the project's code does: also for who logs it next."""
+def begin_with_the_body(error: BaseException) -> None:
+    """Have its traceback begin where the body does: also for who logs it next."""
     frame = error.__traceback__
     while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith(_BELOW_A_BODY):
         frame = frame.tb_next
