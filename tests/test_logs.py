@@ -157,6 +157,9 @@ def test_a_line_that_is_an_object_is_left_alone():
     ("line", "message"),
     [
         ("\x1b[36m(pid=12, ip=10.0.0.7)\x1b[0m hello", "hello"),
+        ("(raylet) is gone", "is gone"),
+        ("(note) it is full", "(note) it is full"),
+        ("(3) again", "(3) again"),
         ("{not an object}", "{not an object}"),
         ("[1, 2]", "[1, 2]"),
         ("no end", "no end"),

@@ -28,7 +28,7 @@ __all__ = ["configure", "write_objects"]
 FIELDS = ("task_id", "attempt", "queue", "task")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Ray says which process has written a line, and on which other host; the label of a task follows.
-ORIGIN = re.compile(r"\((?:\S+ )?(?:pid=)?(?P<process>\w+)(?:, ip=(?P<node>[^)]+))?\) ")
+ORIGIN = re.compile(r"\((?:(?:\S+ )?pid=)?(?P<process>(?<=pid=)\w+|raylet|autoscaler)(?:, ip=(?P<node>[^)]+))?\) ")
 LABEL = re.compile(r"\[(?P<task>\S+) (?P<task_id>[0-9a-f-]{36}) #(?P<attempt>\d+) (?P<queue>.*?)\] ")
 
 
@@ -74,6 +74,10 @@ class _Objects(io.TextIOBase):
     @override
     def fileno(self) -> int:
         return self.below.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.below.encoding
 
     @override
     def writable(self) -> bool:
