@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.core.management import call_command
+
 CATALOGUE = r"""
     SELECT 'function', p.proname, pg_get_functiondef(p.oid) || coalesce(p.proacl::text, '') FROM pg_proc p
     WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'django\_ray%'
@@ -24,3 +26,11 @@ def catalogue(cursor) -> list[tuple[str, str, str]]:
     """Return (kind, name, definition) of every function, trigger, index, constraint and column of ours."""
     cursor.execute(CATALOGUE)
     return cursor.fetchall()
+
+
+def as_migrated(cursor) -> list[tuple[str, str, str]]:
+    """Make all of ours anew, and return it: other tests may have granted rights or looked from another search_path."""
+    call_command("migrate", "django_ray", "zero", verbosity=0)
+    assert catalogue(cursor) == []
+    call_command("migrate", "django_ray", verbosity=0)
+    return catalogue(cursor)

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from tests.schema import catalogue
+from tests.schema import as_migrated, catalogue
 from tests.supervisors import ROOT
 
 SETTINGS = """
@@ -107,18 +107,18 @@ PYTEST = ("pytest", "-p", "no:cacheprovider", "library/tests.py")
         ("", (*PYTEST, "--no-migrations")),
     ],
 )
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_database_without_migrations_is_as_one_with_them(settings, command, project, tmp_path):
     code, said = project(settings, TESTS, *command)
     assert code == 0, said
     with connection.cursor() as cursor:
-        assert [tuple(row) for row in json.loads((tmp_path / "catalogue").read_text())] == catalogue(cursor)
+        assert [tuple(row) for row in json.loads((tmp_path / "catalogue").read_text())] == as_migrated(cursor)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_migrations_that_are_turned_off_and_on_again_find_all_as_it_was(settings):
     with connection.cursor() as cursor:
-        before = catalogue(cursor)
+        before = as_migrated(cursor)
         call_command("migrate", "django_ray", "zero", verbosity=0)
         settings.MIGRATION_MODULES = {"django_ray": None}
         try:
