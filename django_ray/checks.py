@@ -18,6 +18,7 @@ from django.db import connections, router
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
+from django_ray.driver import obstacle
 from django_ray.tables import missing_tables
 
 OTHER_DISTRIBUTION = "django-ray"  # On the package index.
@@ -33,7 +34,10 @@ TRIGGERS = {
     "django_ray_on_unpause": "django_ray_queue",
 }
 
-__all__ = ["TRIGGERS", "check_database", "check_distribution", "check_tasks", "check_triggers", "missing_triggers"]
+__all__ = [
+    "TRIGGERS", "check_database", "check_distribution", "check_driver", "check_tasks", "check_triggers",
+    "missing_triggers",
+]  # fmt: skip
 
 
 def _alias() -> str:
@@ -54,6 +58,24 @@ def check_database(**_: Any) -> list[CheckMessage]:
             hint="Point DATABASES at PostgreSQL, or route the app django_ray to a database that is. Tests may have "
             "one of the doubles of django_ray.testing in TASKS instead.",
             id="django_ray.E001",
+        )
+    ]
+
+
+@register(Tags.models)
+def check_driver(**_: Any) -> list[CheckMessage]:
+    """W005: what psycopg2 cannot do, it should not say at the first wait()."""
+    connection = connections[_alias()]
+    if connection.vendor != "postgresql" or (reason := obstacle()) is None:
+        return []
+    return [
+        Warning(
+            f"Django reaches the database {connection.alias!r} with psycopg2, because psycopg 3 cannot be imported "
+            f"({reason}). Tasks are enqueued, and results read; wait(), await_result(), the stream of the live page, "
+            "django_ray_status --watch and supervisors need psycopg 3.",
+            hint="pip install 'psycopg[binary]'; Django then uses it in the whole project: docs/migrating.md says what "
+            "changes. Where supervisors have an environment of their own, silence this with SILENCED_SYSTEM_CHECKS.",
+            id="django_ray.W005",
         )
     ]
 

@@ -16,6 +16,7 @@ from django.tasks.base import TaskError
 from django.utils.module_loading import import_string
 
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, is_number, shown
+from django_ray.driver import need_psycopg
 from django_ray.rows import Row, StoredError, supervisors_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         transaction, TaskResultDoesNotExist when the execution is deleted. Needs a direct or session-pooled connection
         to PostgreSQL.
         """
+        need_psycopg("wait()")
         from django_ray.waiting import wait_for_end
 
         _check_timeout(timeout)
@@ -67,6 +69,7 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
 
     async def await_result(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109 - the sync one has it, too
         """Do what wait does."""
+        need_psycopg("await_result()")
         from django_ray.waiting import await_end
 
         _check_timeout(timeout)

@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # The class of the locks that sessions of supervisors hold, as pg_locks has it.
 IDENTITY = "(1145721435 # django_ray_world())::oid"
 
+# Before a command: as a script starts it with `nohup command &`.
+NOHUP = ("sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh")
+
 
 def until(condition, timeout=60, what="the condition"):
     """Return the first true answer of condition(), asked again and again for at most timeout seconds."""
@@ -52,6 +55,12 @@ def database_url(connection) -> str:
 def url_of(name: str) -> str:
     """The URL of a database of the tests' server."""
     return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path="/" + name))
+
+
+def url_as(user: str, password: str, connection) -> str:
+    """The URL of the test database, for who logs in with this role alone."""
+    parts = urlsplit(database_url(connection))
+    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def notifications(session, other) -> list[str]:

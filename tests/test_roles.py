@@ -10,7 +10,6 @@ import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import psycopg
@@ -27,7 +26,7 @@ from psycopg import errors
 from psycopg.types.json import Jsonb
 
 import django_ray.views
-from django_ray import dashboard
+from django_ray import streaming
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.runtime.call import _write
@@ -40,7 +39,7 @@ from django_ray_worker.database.statements import Record
 from django_ray_worker.database.store import Store
 from django_ray_worker.preflight import find_database
 from tests import tasks
-from tests.supervisors import ROOT, database_url, hear, until
+from tests.supervisors import ROOT, database_url, hear, until, url_as
 from tests.test_admin import deeds, pages
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,8 +67,7 @@ def roles_sql():
 
 def url_of(kind):
     """The test database, for who logs in with this role alone."""
-    parts = urlsplit(database_url(connection))
-    return urlunsplit(parts._replace(netloc=f"{login(kind)}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}"))
+    return url_as(login(kind), PASSWORD, connection)
 
 
 @pytest.fixture(scope="module")
@@ -375,12 +373,12 @@ def test_an_operator_does_everything_that_the_admin_offers(admin_as_operator, ow
 
 
 def test_an_operators_live_page_hears_of_what_is_enqueued(acting, monkeypatch):
-    monkeypatch.setattr(dashboard, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(dashboard, "REFRESH_SECONDS", 600)
+    monkeypatch.setattr(streaming, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(streaming, "REFRESH_SECONDS", 600)
     acting("operator")
 
     async def look():
-        shown = dashboard._pages(lambda: "a page")
+        shown = streaming._pages(lambda: "a page")
         assert "a page" in await anext(shown)
         await tasks.add.aenqueue(1, 2)
         assert "a page" in await anext(shown)
@@ -664,7 +662,7 @@ def use_as_operator():
     status()
 
     async def watch():
-        async with dashboard._bell() as bell:
+        async with streaming._bell() as bell:
             await bell.announce()
             await bell.leave()
 

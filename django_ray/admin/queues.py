@@ -66,11 +66,14 @@ class QueueAdmin(Admin):
 
     def _stream(self, request: HttpRequest) -> HttpResponseBase:
         self._allow(request)
+        if not dashboard.can_stream(request):
+            raise Http404
+        from django_ray.streaming import stream  # which needs psycopg 3
 
         def render() -> str:
             return render_to_string("admin/django_ray/rayqueue/live.html", self._context(request), request)
 
-        return dashboard.stream(render)
+        return stream(render)
 
     def _pause(self, request: HttpRequest) -> HttpResponse:
         if not self.has_change_permission(request):

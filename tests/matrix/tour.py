@@ -25,6 +25,7 @@ from django.conf import settings  # noqa: E402
 from django.contrib import admin  # noqa: E402
 from django.contrib.auth import get_user_model  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
+from django.core.exceptions import ImproperlyConfigured  # noqa: E402
 from django.core.management import CommandError, call_command  # noqa: E402
 from django.db import close_old_connections, connection, connections, transaction  # noqa: E402
 from django.db.models.functions import Now  # noqa: E402
@@ -34,11 +35,13 @@ from django.test.utils import setup_test_environment  # noqa: E402
 from django.utils import timezone  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
+from django_ray.driver import obstacle  # noqa: E402
 from django_ray.models import RayMinute, RayQueue, RayTaskExecution, RayWorker, State  # noqa: E402
 from django_ray.status import queues, status  # noqa: E402
 from tests import tasks  # noqa: E402
 from tests.matrix.urls import PREFIXES  # noqa: E402
 
+LISTENS = obstacle() is None  # Not with psycopg2.
 SUPERVISOR, PROCESS = 1_234_567, 7_654_321  # What a page must not write as 1.234.567.
 NUMBER = r"-?\d+(\.\d+)?"
 STORED = RayTaskExecution.objects.using("default")  # Where a replica may be read.
@@ -225,8 +228,13 @@ def verbs(client):
         result.wait(timeout=0.01)
     except TimeoutError as error:
         assert "free slot" in str(error), error
+    except ImproperlyConfigured:
+        assert not LISTENS
     RayTaskExecution.objects.filter(pk=result.id).update(state=State.SUCCESSFUL, finished_at=Now(), result=3)
-    assert result.wait(timeout=20).return_value == 3
+    if LISTENS:
+        result.wait(timeout=20)
+    result.refresh()
+    assert result.return_value == 3
     assert tasks.add.get_result(result.id).finished_at - result.enqueued_at < timedelta(minutes=1)
     assert task_backends["default"].cancel(later.id)
     later.refresh()
@@ -311,11 +319,11 @@ async def _watch(client, prefix):
     }  # fmt: skip
     application = get_asgi_application()
 
-    async def ask(path):
+    async def ask(path, status=200):
         asked = ApplicationCommunicator(application, {**scope, "path": prefix + path})
         await asked.send_input({"type": "http.request", "body": b"", "more_body": False})
         start = await asked.receive_output(60)
-        assert start["status"] == 200, start
+        assert start["status"] == status, start
         return asked, {name.lower(): value for name, value in start["headers"]}
 
     async def look():
@@ -325,6 +333,9 @@ async def _watch(client, prefix):
         await asked.wait(60)  # its connections are closed then
 
     await look()
+    if not LISTENS:
+        await ask(f"{LIVE}stream/", 404)
+        return
     viewer, said = await ask(f"{LIVE}stream/")
     assert said[b"content-type"] == b"text/event-stream"
     unpack = zlib.decompressobj(31).decompress if said.get(b"content-encoding") == b"gzip" else bytes

@@ -1,0 +1,3 @@
+"""What importing psycopg is like where there is no libpq."""
+
+raise ImportError("no pq wrapper available.")
