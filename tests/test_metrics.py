@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from anyio import fail_after, sleep, to_thread
+from anyio import current_time, fail_after, sleep, to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
 from django_ray_worker.core.exceptions import Misconfigured
@@ -17,7 +17,7 @@ from django_ray_worker.main import _endpoint as endpoint_of
 from django_ray_worker.main import add_arguments
 from django_ray_worker.showing import endpoint as module
 from django_ray_worker.showing.endpoint import Endpoint
-from django_ray_worker.showing.monitor import Monitor
+from django_ray_worker.showing.monitor import AILING_SECONDS, Monitor
 from django_ray_worker.stop import Stop
 from tests.supervisors import Instant, Listen, living, until
 from tests.test_outage import server  # noqa: F401
@@ -126,6 +126,17 @@ async def test_it_is_ready_when_it_claims_and_says_why_when_not(database, endpoi
         life._stop.intake.cancel()
         assert await get(endpoint, "/readyz") == (503, "It is stopping.\n")
         assert (await get(endpoint, "/healthz"))[0] == 200
+
+
+async def test_without_a_database_for_long_it_is_not_healthy(database, endpoint, monkeypatch):
+    async with living(database, Instant(), endpoint=endpoint) as life:
+        monkeypatch.setattr(life._session, "closed_at", current_time() - AILING_SECONDS + 60)
+        assert await get(endpoint, "/healthz") == (200, "ok\n")
+        assert (await get(endpoint, "/readyz"))[0] == 503
+        life._session.closed_at -= 60
+        assert await get(endpoint, "/healthz") == (503, "The database has been away for 10 minutes.\n")
+        life._stop.intake.cancel()
+        assert await get(endpoint, "/healthz") == (200, "ok\n")
 
 
 async def test_before_the_database_answers_it_lives_and_is_not_ready(endpoint):

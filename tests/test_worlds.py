@@ -79,9 +79,9 @@ def session(next_door, connect):
 @pytest.fixture
 def theirs(database):
     """How a supervisor of the other project connects."""
-    there = type(database)(connection)
-    there._parameters["options"] = f'-c search_path="{SCHEMA}"'.replace("Next door", "Next\\ door")
-    return there
+    there = connection.copy()
+    there.settings_dict["OPTIONS"] = {"options": f'-c search_path="{SCHEMA}"'.replace("Next door", "Next\\ door")}
+    return type(database)(there)
 
 
 def executions(session, schema):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -14,12 +15,22 @@ from django.tasks import task_backends
 from django_ray.backends import RayTaskBackend
 from django_ray.checks import TRIGGERS, missing_triggers
 from django_ray_worker.core.exceptions import Misconfigured
-from django_ray_worker.database.connections import Database
+from django_ray_worker.database.connections import CONNECT_SECONDS, MOST_CONNECTIONS, Database
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+log = logging.getLogger("django_ray.supervisor")
+
+LEAST_CONNECTIONS = 4  # The session, and a pool in which one may wait for long, one claim and one record.
+# Of superusers there may be any number.
+_LIMITS = """
+SELECT session_user::text, rolconnlimit, datconnlimit FROM pg_roles CROSS JOIN pg_database
+WHERE rolname = session_user AND datname = current_database() AND NOT rolsuper
+UNION ALL SELECT session_user::text, -1, -1 LIMIT 1
+"""
 
 __all__ = ["find_backend", "find_database", "find_queues"]
 
@@ -68,9 +79,12 @@ def find_database() -> Database:
             f"The database {connection.alias!r} is {connection.display_name}; django-ray needs PostgreSQL. Point "
             "DATABASES at it, or route the app django_ray to a PostgreSQL database."
         )
+    options = connection.settings_dict["OPTIONS"]
+    # For each host, or a silent one would be waited for; and not the project's pool: a supervisor has its own.
+    connection.settings_dict["OPTIONS"] = {"connect_timeout": CONNECT_SECONDS, **options, "pool": False}
     try:
         _look_at(connection)
-        return Database(connection)
+        return Database(connection, places=_places(connection))
     except (OperationalError, DatabaseError) as error:
         raise Misconfigured(
             f"The database {connection.alias!r} cannot be used ({' '.join(str(error).split())}). Check that PostgreSQL "
@@ -78,6 +92,26 @@ def find_database() -> Database:
         ) from None
     finally:
         connection.close()
+        connection.settings_dict["OPTIONS"] = options
+
+
+def _places(connection: BaseDatabaseWrapper) -> int:
+    """Return how many connections a supervisor may have; it is said once where that is less than it could use."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LIMITS)
+        user, of_role, of_database = cursor.fetchone()
+    limit = min((limit for limit in (of_role, of_database) if limit >= 0), default=MOST_CONNECTIONS + 1)
+    if limit > MOST_CONNECTIONS:
+        return MOST_CONNECTIONS
+    places = limit - 1  # one for a body
+    sentence = (
+        f"The role {user!r} may have {limit} connections to this database at a time (CONNECTION LIMIT); a supervisor "
+        f"has 2 to {MOST_CONNECTIONS}, and each Ray worker that asks the database one more."
+    )
+    if places < LEAST_CONNECTIONS:
+        raise Misconfigured(f"{sentence} Allow it more: ALTER ROLE ... CONNECTION LIMIT 100, or ALTER DATABASE.")
+    log.warning("%s This one will have at most %d.", sentence, places)
+    return places
 
 
 def _look_at(connection: BaseDatabaseWrapper) -> None:

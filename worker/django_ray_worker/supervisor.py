@@ -136,7 +136,9 @@ class Supervisor:
         )
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
         self._session = Session(database, store, registration)
-        self._doorbell = Doorbell(self._session, store, config.bells, look=self._wakeup.look)
+        self._doorbell = Doorbell(
+            self._session, store, config.bells, most_waits=database.most_waits, look=self._wakeup.look
+        )
         self._liveness = Liveness(
             store,
             self._session,

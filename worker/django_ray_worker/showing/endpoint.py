@@ -71,7 +71,7 @@ class Endpoint:
                 metrics: Any = self._metrics
                 return cast("Iterable[bytes]", metrics(environ, start_response))
             case "/healthz":
-                status, text = self._health(lambda: "")
+                status, text = self._health(self._monitor.ailment)
             case "/readyz":
                 status, text = self._health(self._monitor.obstacle)
             case _:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anyio import current_time
+
 from django_ray_worker.core.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from django_ray_worker.waking.listener import Session
 
 __all__ = ["Figures", "Monitor"]
+
+
+AILING_SECONDS = 600.0  # Without a session.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,19 @@ class Monitor:
             return "It is starting: the database has not answered yet."
         session, _, _ = self._watched
         return "" if session.is_open else "The database is away: the listening session is not open."
+
+    def ailment(self) -> str:
+        """Return why a process that begins anew may do better, empty when this one is well enough.
+
+        An outage is not one: restarting does not end it, and what runs goes on. But what a process has read at its
+        start, a password for instance, may be right no more.
+        """
+        if self._watched is None or self._stop.intake.cancel_called:
+            return ""
+        closed_at = self._watched[0].closed_at
+        if closed_at is None or (gone := current_time() - closed_at) < AILING_SECONDS:
+            return ""
+        return f"The database has been away for {gone / 60:.0f} minutes."
 
     def figures(self) -> Figures:
         """Return what can be counted now."""

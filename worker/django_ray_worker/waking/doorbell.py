@@ -16,7 +16,6 @@ from anyio import CapacityLimiter, sleep
 from django_ray_worker.core.exceptions import SessionLost
 from django_ray_worker.core.tries import backoff
 from django_ray_worker.database import store
-from django_ray_worker.database.connections import MOST_WAITS
 from django_ray_worker.database.errors import DatabaseError, is_transient
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ class Doorbell:
         work: Store,
         bells: Sequence[str],
         *,
+        most_waits: int,
         look: Callable[[], None],
     ) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class Doorbell:
         self._tasks: TaskGroup
         self._announced = False
         self._waiting: set[str] = set()  # The bells with a wait of ours in the queue.
-        self._places = CapacityLimiter(MOST_WAITS)
+        self._places = CapacityLimiter(most_waits)
 
     def open(self, tasks: TaskGroup) -> None:
         """Wait in these tasks from now on."""

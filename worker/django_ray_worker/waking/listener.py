@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, Event, fail_after, sleep, wait_readable
+from anyio import TASK_STATUS_IGNORED, CancelScope, Event, current_time, fail_after, sleep, wait_readable
 
 from django_ray_worker.core.exceptions import Misconfigured, SessionLost
 from django_ray_worker.core.tries import backoff, is_news
@@ -64,8 +64,13 @@ class Session:
         self._requests: deque[_Request] = deque()
         self._waiting: CancelScope | None = None
         self._echo = Event()
-        self.is_open = False
         self.opened = 0  # How often.
+        self.closed_at: float | None = current_time()  # None while it is open.
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the bells are heard."""
+        return self.closed_at is None
 
     async def run(
         self,
@@ -154,7 +159,7 @@ class Session:
         self._bell_of = await store.listen(session, [*self._hears, *self._controls])
         await self._test(session)
         await look_around()
-        self.is_open = True
+        self.closed_at = None
         self.opened += 1
 
     async def _assume(self, session: Connection) -> None:
@@ -221,7 +226,8 @@ class Session:
             self._obey()
 
     def _close(self) -> None:
-        self.is_open = False
+        if self.is_open:
+            self.closed_at = current_time()
         self._waiting = None
         while self._requests:
             request = self._requests.popleft()
