@@ -251,7 +251,10 @@ def test_logs_can_be_json(listen):
         (["--settings", "no.such.settings"], {}, "cannot be imported"),
         (["--settings", "tests.settings_broken"], {}, "cannot be used: "),
         (["--cluster", "ray://127.0.0.1:10001"], {}, "is a Ray Client address"),
+        ([], {"RAY_ADDRESS": "http://127.0.0.1:8265"}, "'http://127.0.0.1:8265' is no Ray head's address"),
         (["--cluster", "nonsense"], {}, "is not host:port"),
+        (["--cluster", "[::1]:99999"], {}, "is not host:port"),
+        (["--cluster", ":6379"], {}, "is not host:port"),
     ],
 )
 def test_a_start_that_cannot_work_ends_in_one_sentence_that_names_the_fix(listen, arguments, environment, says):

@@ -7,10 +7,12 @@ failed for good.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -114,12 +116,19 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
     """Run a supervisor in a process where Django is set up; exits."""
     _heed_signals()
     _reload(options, project)
+    from django.core.exceptions import ImproperlyConfigured
+
+    from django_ray.driver import need_psycopg
+
     try:
+        need_psycopg("A supervisor")
         import anyio
 
         from django_ray_worker import logs
         from django_ray_worker.core.exceptions import Misconfigured, Stuck
         from django_ray_worker.preflight import find_database
+    except ImproperlyConfigured as error:
+        _refuse(str(error))
     except ModuleNotFoundError as error:
         if error.name not in {"anyio", "psycopg_pool"}:
             raise
@@ -274,9 +283,22 @@ def _end(sentence: str, code: int) -> NoReturn:
 
 def _heed_signals() -> None:
     """Until the supervisor installs its own handlers; nothing has been claimed yet."""
+    if threading.current_thread() is not threading.main_thread() or _is_in_a_loop():
+        _refuse(
+            "It needs the main thread of a process, without an event loop that runs: signals end it. Start it as a "
+            "process of its own."
+        )
     for number in ending():
         signal.signal(number, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ending())  # which _begin_anew() has left blocked
+
+
+def _is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _leave(*_: object) -> NoReturn:

@@ -21,7 +21,7 @@ from anyio import CancelScope, create_task_group, current_time, move_on_after
 from django_ray_worker.core.exceptions import Misconfigured, Stuck
 from django_ray_worker.running.onray.folder import Folder
 from django_ray_worker.running.onray.questions import Answering, ask
-from django_ray_worker.running.onray.sockets import Address, until_gone
+from django_ray_worker.running.onray.sockets import Address, host_and_port, until_gone
 
 if TYPE_CHECKING:
     from django_ray_worker.core.config import Config
@@ -157,7 +157,8 @@ class Cluster:
             # What Ray raises when its processes were not there in time.
             if type(error) is Exception or (isinstance(error, RuntimeError) and "Timed out" in str(error)):
                 raise OSError(f"Ray did not start: {error}") from error
-            if not isinstance(error, OSError | RuntimeError):
+            # ValueError: what this host has does not do for a Ray, of memory for instance.
+            if not isinstance(error, OSError | RuntimeError | ValueError):
                 raise
             if self._config.cluster is None:
                 raise Misconfigured(f"Ray cannot be started on this host: {error}") from error
@@ -182,12 +183,12 @@ class Cluster:
             include_dashboard=False,
             configure_logging=False,
             log_to_driver=True,
-            num_cpus=self._config.concurrency,
+            num_cpus=self._config.concurrency or _cpus(),
             _temp_dir=str(folder),
         )
 
     def _join(self, address: str) -> None:
-        self._refuse_client(address)
+        self._refuse_other_doors(address)
         self._preflight(address)
         runtime_env: dict[str, Any] = dict(self._config.options.ray_runtime_env)
         variables = {"DJANGO_SETTINGS_MODULE": self._config.settings_module}
@@ -201,24 +202,32 @@ class Cluster:
         return os.pathsep.join(dict.fromkeys(part for part in parts if part))
 
     @staticmethod
-    def _refuse_client(address: str) -> None:
-        if address.startswith("ray://"):
-            raise Misconfigured(
-                f"{address!r} is a Ray Client address. The supervisor is a driver on a Ray node: give it host:port of "
-                "the head's GCS (6379 by default), with `ray start --address=... --num-cpus=0` on its own host."
-            )
+    def _refuse_other_doors(address: str) -> None:
+        if "://" not in address:
+            return
+        kind = "a Ray Client" if address.startswith("ray://") else "no Ray head's"
+        raise Misconfigured(
+            f"{address!r} is {kind} address. The supervisor is a driver on a Ray node: give it host:port of the head's "
+            "GCS (6379 by default; http:// is the dashboard), with `ray start --address=... --num-cpus=0` on its own "
+            "host."
+        )
 
     @staticmethod
     def _preflight(address: str) -> None:
         """Knock first: ray.init blocks for minutes at a dead address."""
         if address == "auto":
             return
-        host, _, port = address.rpartition(":")
         try:
-            with socket.create_connection((host, int(port)), timeout=PREFLIGHT_SECONDS):
+            with socket.create_connection(host_and_port(address), timeout=PREFLIGHT_SECONDS):
                 return
         except ValueError:
             raise Misconfigured(f"The Ray address {address!r} is not host:port.") from None
+
+
+def _cpus() -> int | None:
+    """Return 1 where a container has a part of a CPU, which Ray would count as none; None lets Ray count."""
+    count: Any = getattr(getattr(ray, "_private").utils, "get_num_cpus", None)  # noqa: B009 - for the type checkers
+    return 1 if count is not None and count(override_docker_cpu_warning=True) < 1 else None
 
 
 def _resources() -> dict[str, float]:

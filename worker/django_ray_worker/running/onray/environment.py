@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from functools import cache
 from pathlib import Path
 
 __all__ = ["prepare_environment"]
@@ -41,10 +42,16 @@ def prepare_environment(*, cluster: str | None) -> None:
         os.environ["SPT_NOENV"] = "1"
         # Ray's ports have no other guard.
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = _token()
     elif _has_token():
         # The rule by which `ray start` decides; ray.init does not apply it to a cluster that exists.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@cache
+def _token() -> str:
+    """Return the one of this process: Ray reads it once, also when a second supervisor follows the first."""
+    return secrets.token_hex(32)
 
 
 def _has_token() -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from anyio import BrokenResourceError, EndOfStream, connect_tcp, connect_unix
 from anyio.abc import ByteStream
 
-__all__ = ["Address", "until_gone"]
+__all__ = ["Address", "host_and_port", "until_gone"]
+
+MOST_PORT = 65535
 
 type Address = str  # "host:port", or the path of a unix socket.
 
@@ -29,5 +31,13 @@ async def until_gone(address: Address) -> None:
 async def _connect(address: Address) -> ByteStream:
     if address.startswith("/"):
         return await connect_unix(address)
-    host, _, port = address.rpartition(":")
-    return await connect_tcp(host, int(port))
+    return await connect_tcp(*host_and_port(address))
+
+
+def host_and_port(address: Address) -> tuple[str, int]:
+    """Take host:port apart, [::1]:6379 as well; ValueError when it is none."""
+    host, _, digits = address.rpartition(":")
+    host, port = host.removeprefix("[").removesuffix("]"), int(digits)
+    if not host or not 0 < port <= MOST_PORT:
+        raise ValueError
+    return host, port
