@@ -6,6 +6,7 @@ STAMP := .venv/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/.tools/browsers
 # A settings module or path of the caller's project is none of our business.
 unexport DJANGO_SETTINGS_MODULE
 unexport PYTHONPATH
@@ -45,6 +46,7 @@ lint: $(STAMP) ## Style, types, import rules, container files.
 
 unit: $(STAMP) ## The tests, in WORKERS (2) processes, each with modules of its own. ARGS="-k name" selects.
 	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
+	@$(PY) scripts/find_chromium.py
 	@$(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.

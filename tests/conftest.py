@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,9 @@ from tests.deploys import unpack_release
 from tests.supervisors import ROOT, Listen, database_url, until
 
 ASLEEP = 1145721434
+# A script that says `nohup make test &` has them ignored, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # They take a minute or more, and begin first: else one process has the last of them when the others are done.
 LONGEST_FIRST = (
     "test_cluster", "test_lifecycle", "test_recovery", "test_left_behind", "test_ray_hangs", "test_signals",
@@ -181,8 +185,10 @@ def on_ray(ray_listen, transactional_db, sleepers, finished):
     return ray_listen
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
-    """Say how much of Django's own suite ran."""
+    """Say at the end how much of Django's own suite ran, and what did not for want of a browser."""
+    yield
     reports = [
         report
         for outcome in ("passed", "failed", "skipped")
@@ -193,3 +199,9 @@ def pytest_terminal_summary(terminalreporter):
         ran = sum(not report.skipped for report in reports)
         excluded = len(reports) - ran
         terminalreporter.write_line(f"Django {django.get_version()}'s own tests: {ran} run, {excluded} excluded")
+    without = sum("tests/browser/" in report.nodeid for report in terminalreporter.stats.get("skipped", ()))
+    if without:
+        terminalreporter.write_line(
+            f"{without} tests of the admin did not run: no Chromium starts here. Install Debian's package chromium, or "
+            "run .venv/bin/playwright install --with-deps chromium, and make test again."
+        )

@@ -16,7 +16,7 @@ from django.db import connection
 from django_ray.models import RayTaskExecution, State
 from tests import processes, tasks
 from tests.chaos import faults
-from tests.supervisors import ROOT, Listen, database_url, until
+from tests.supervisors import NOHUP, ROOT, Listen, database_url, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -75,6 +75,17 @@ def test_a_terminal_that_is_closed_is_a_stop(listen, tmp_path):
     assert supervisor.wait(60) == 0, supervisor.log
     result.refresh()
     assert result.return_value == "slept"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_a_shell_has_put_in_the_background_ends_all_the_same(number):
+    """M7: a script that says `nohup django-ray-listen &` has SIGINT and SIGHUP ignored."""
+    with Listen(connection, "--sync", above=[*NOHUP, sys.executable]) as supervisor:
+        supervisor.wait_for("is ready")
+        supervisor.signal(signal.SIGHUP)
+        supervisor.signal(number)
+        assert supervisor.wait(60) == 0, supervisor.log
+        assert f"{number.name}: stopping." in supervisor.log
 
 
 def test_nohup_is_heeded():

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -16,7 +17,7 @@ from django.utils import timezone
 from django_ray.models import RayMinute, RayQueue, RayTaskExecution, RayWorker, State
 from django_ray.status import MOST, status
 from tests import tasks
-from tests.supervisors import ROOT, database_url
+from tests.supervisors import NOHUP, ROOT, database_url
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +60,7 @@ def test_queues_as_they_are():
     found = {(queue.backend, queue.name): queue for queue in status().queues}
     assert set(found) == {("default", "default"), ("default", "other")}
     queue = found["default", "default"]
-    assert (queue.waiting, queue.scheduled, queue.running) == (1, 1, 1)
+    assert (queue.waiting, queue.scheduled, queue.postponed, queue.running) == (1, 1, 0, 1)
     assert (queue.ended, queue.failed, queue.wait) == (14, 1, 1.0)
     assert queue.oldest is not None
     assert found["default", "other"].paused_at is not None
@@ -110,12 +111,14 @@ def test_nothing_at_all():
     assert "Nothing." in text
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("start", [(), NOHUP])
 @pytest.mark.django_db(transaction=True)
-def test_a_table_in_a_terminal_and_again_when_something_happens(connect):
+def test_a_table_in_a_terminal_and_again_when_something_happens(start, number, connect):
     ours, theirs = pty.openpty()
     path = os.pathsep.join([str(ROOT), str(ROOT / "example")])
     process = subprocess.Popen(
-        [sys.executable, "-m", "django", "django_ray_status", "--watch"],
+        [*start, sys.executable, "-m", "django", "django_ray_status", "--watch"],
         cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
         env={
             **os.environ, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "tests.settings", "COLUMNS": "150",
@@ -134,7 +137,7 @@ def test_a_table_in_a_terminal_and_again_when_something_happens(connect):
         read_until(b"django-ray-listen.")
         RayQueue.objects.pause("other")
         read_until(b"paused")
-        process.send_signal(2)
+        process.send_signal(number)
         assert process.wait(20) == 0
     finally:
         process.kill()

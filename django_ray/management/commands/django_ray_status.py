@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import selectors
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, override
 
-import psycopg
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 from django.tasks import task_backends
 from django.utils import translation
 
 from django_ray.backends import RayTaskBackend
+from django_ray.driver import need_psycopg
 from django_ray.management.commands._common import piped
 from django_ray.moments import for_machines
 from django_ray.status import Status, status
 from django_ray.templatetags.django_ray import ago, count, duration
-from django_ray.waiting import connection_parameters
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -51,28 +52,36 @@ class Command(BaseCommand):
         try:
             with piped(self.stdout):
                 if options["watch"]:
-                    with suppress(KeyboardInterrupt):
+                    with _stoppable():
                         self._watch(as_json=options["json"])
                 else:
                     self._show(status(), as_json=options["json"])
-        except (OperationalError, psycopg.OperationalError) as error:
+        except OperationalError as error:
             raise CommandError(f"The database cannot be reached: {error}") from None
 
     def _watch(self, *, as_json: bool) -> None:
         """Sleep until a supervisor tells of something new; programs get one object per line."""
+        need_psycopg("--watch")
+        import psycopg
+
+        from django_ray.waiting import connection_parameters
+
         aliases = [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
-        with psycopg.connect(**connection_parameters(), autocommit=True) as session:
-            for alias in aliases:
-                cursor = session.execute("SELECT quote_ident(django_ray_channel(%s))", [f"activity:{alias}"])
-                (channel,) = cursor.fetchone() or ("",)
-                session.execute(f"LISTEN {channel}".encode())
-            while True:
-                if not as_json and self.stdout.isatty():
-                    self.stdout.write("\x1b[2J\x1b[H", ending="")
-                self._show(status(), as_json=as_json)
-                self.stdout.flush()
-                _hear(session)
-                time.sleep(PAUSE_SECONDS)
+        try:
+            with psycopg.connect(**connection_parameters(), autocommit=True) as session:
+                for alias in aliases:
+                    cursor = session.execute("SELECT quote_ident(django_ray_channel(%s))", [f"activity:{alias}"])
+                    (channel,) = cursor.fetchone() or ("",)
+                    session.execute(f"LISTEN {channel}".encode())
+                while True:
+                    if not as_json and self.stdout.isatty():
+                        self.stdout.write("\x1b[2J\x1b[H", ending="")
+                    self._show(status(), as_json=as_json)
+                    self.stdout.flush()
+                    _hear(session)
+                    time.sleep(PAUSE_SECONDS)
+        except psycopg.OperationalError as error:
+            raise OperationalError(*error.args) from error
 
     def _show(self, shown: Status, *, as_json: bool) -> None:
         if as_json:
@@ -121,7 +130,22 @@ class Command(BaseCommand):
         self.stdout.write("")
 
 
-def _hear(session: psycopg.Connection[Any]) -> None:
+@contextmanager
+def _stoppable() -> Generator[None]:
+    """Return from the block at SIGINT or SIGTERM, also where a shell had SIGINT ignored, as it does for `command &`."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hear(session: Any) -> None:
     """Return at a notification, or after a while. Not psycopg's notifies(), which answers a Ctrl-C only after that."""
     with selectors.DefaultSelector() as selector:
         selector.register(session.fileno(), selectors.EVENT_READ)
@@ -139,12 +163,15 @@ def _sections(shown: Status) -> list[Section]:
     return [
         (
             "Queues",
-            ("queue", "backend", "", "waiting", "oldest", "running", "scheduled", "done/h", "failed/h", "mean wait"),
+            (
+                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "postponed", "done/h", "failed/h",
+                "mean wait",
+            ),
             [
                 (
                     _line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
-                    duration(queue.oldest), count(queue.running), count(queue.scheduled), f"{queue.ended:,}",
-                    f"{queue.failed:,}", duration(queue.wait),
+                    duration(queue.oldest), count(queue.running), count(queue.scheduled),
+                    count(queue.postponed), f"{queue.ended:,}", f"{queue.failed:,}", duration(queue.wait),
                 )
                 for queue in shown.queues
             ],
