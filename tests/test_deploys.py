@@ -4,6 +4,7 @@ import pytest
 from django.db import connection
 
 from django_ray.models import RayTaskExecution, State
+from django_ray.status import status
 from tests.deploys import RELEASE, Deploy
 from tests.supervisors import database_url, until
 
@@ -72,13 +73,15 @@ def result_of(task_id):
     return row.result
 
 
-def test_the_web_processes_come_first(old, new):
+def test_the_web_processes_come_first(old, new, admin_client):
     """A task that only the new code knows waits for a supervisor with the new code."""
     before = old.supervise()
     waiting = {name: new.enqueue(name) for name in ("added", "promoted")}
     for task_id in waiting.values():
         row = until(RayTaskExecution.objects.filter(pk=task_id, state=State.READY, missing_since__isnull=False).first)
         assert (row.errors, row.worker_ids, row.started_at) == ([], [], None)
+    until(lambda: sum(queue.postponed for queue in status().queues) == 2)
+    until(lambda: "2 could not be begun" in admin_client.get("/admin/django_ray/rayqueue/").content.decode())
     both_know = new.enqueue("greet", "Ada")
     assert result_of(both_know) == "Hello, Ada, from the old code."
     new.supervise()
@@ -92,7 +95,8 @@ def test_the_supervisors_come_first(old, new):
     """A task that only the old code knows waits for a supervisor with the old code, which goes on for a while."""
     after = new.supervise()
     waiting = old.enqueue("retired")
-    after.wait_for(f"deployed_tasks.retired {waiting} is not known here")
+    line = after.wait_for(f"deployed_tasks.retired {waiting} is not known here")
+    assert "If its code is new, restart this supervisor, or use --reload" in line
     both_know = old.enqueue("greet", "Ada")
     assert result_of(both_know) == "Hello, Ada, from the new code."
     old.supervise()

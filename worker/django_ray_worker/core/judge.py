@@ -45,8 +45,8 @@ def judge(claim: Claim, outcome: Outcome) -> Verdict:
             )  # fmt: skip
         case Postpone(error=error, after=after):
             log.warning(
-                "%s is not known here: %s. Its code may be on its way, or with another supervisor: again in %.1f s, "
-                "for %.0f s in all (IMPORT_GRACE).",
+                "%s is not known here: %s. If its code is new, restart this supervisor, or use --reload; another one "
+                "that knows it may take it: again in %.1f s, for %.0f s in all (IMPORT_GRACE).",
                 claim, error.message.rstrip("."), after, claim.options.retry.import_grace, extra=claim.log_fields,
             )  # fmt: skip
         case Release(after=after, released=times) if after >= NEWS_SECONDS and not isinstance(outcome, Unplaced):
