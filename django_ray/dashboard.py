@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django_ray.driver import obstacle
 from django_ray.status import status
 
-__all__ = ["can_stream", "context"]
+__all__ = ["can_listen", "can_stream", "context"]
 
 
 def context() -> dict[str, Any]:
@@ -24,4 +24,9 @@ def context() -> dict[str, Any]:
 
 def can_stream(request: HttpRequest) -> bool:
     """Tell whether the server can hold a stream without a thread of its own."""
-    return isinstance(request, ASGIRequest) and obstacle() is None
+    return isinstance(request, ASGIRequest) and can_listen()
+
+
+def can_listen() -> bool:
+    """Tell whether the driver can."""
+    return obstacle() is None

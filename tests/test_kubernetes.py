@@ -152,7 +152,7 @@ async def test_the_probes_ask_what_the_supervisor_answers():
     (port,) = LISTEN["ports"]
     assert port["containerPort"] == listen_options().metrics_port
     endpoint = Endpoint("127.0.0.1", 0)
-    monitor = SimpleNamespace(figures=lambda: None, obstacle=lambda: "")
+    monitor = SimpleNamespace(figures=lambda: None, obstacle=lambda: "", ailment=lambda: "")
     answers = []
     with endpoint.serving(monitor):
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):

@@ -130,6 +130,7 @@ async def test_it_is_ready_when_it_claims_and_says_why_when_not(database, endpoi
 
 async def test_without_a_database_for_long_it_is_not_healthy(database, endpoint, monkeypatch):
     async with living(database, Instant(), endpoint=endpoint) as life:
+        assert await ready(endpoint) == (200, "ok\n")
         monkeypatch.setattr(life._session, "closed_at", current_time() - AILING_SECONDS + 60)
         assert await get(endpoint, "/healthz") == (200, "ok\n")
         assert (await get(endpoint, "/readyz"))[0] == 503

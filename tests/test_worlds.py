@@ -80,7 +80,7 @@ def session(next_door, connect):
 def theirs(database):
     """How a supervisor of the other project connects."""
     there = connection.copy()
-    there.settings_dict["OPTIONS"] = {"options": f'-c search_path="{SCHEMA}"'.replace("Next door", "Next\\ door")}
+    there.settings_dict["OPTIONS"] |= {"options": f'-c search_path="{SCHEMA}"'.replace("Next door", "Next\\ door")}
     return type(database)(there)
 
 

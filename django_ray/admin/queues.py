@@ -66,7 +66,7 @@ class QueueAdmin(Admin):
 
     def _stream(self, request: HttpRequest) -> HttpResponseBase:
         self._allow(request)
-        if not dashboard.can_stream(request):
+        if not dashboard.can_listen():
             raise Http404
         from django_ray.streaming import stream  # which needs psycopg 3
 
