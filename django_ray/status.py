@@ -54,7 +54,6 @@ class Queue:
     name: str
     waiting: int  # Claimable, up to MOST + 1.
     scheduled: int  # Not due yet, up to MOST + 1.
-    postponed: int  # Of the first MOST + 1 that have a due time: who took them could not begin them, and said why.
     oldest: float | None  # Seconds that the oldest claimable one has been waiting; None when paused or empty.
     running: int
     paused_at: datetime | None
@@ -186,11 +185,6 @@ SELECT
         WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at > statement_timestamp()
         ORDER BY due_at LIMIT %(most)s + 1
     ) AS later) AS scheduled,
-    (SELECT count(missing_since) FROM (
-        SELECT missing_since FROM django_ray_execution
-        WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at IS NOT NULL
-        ORDER BY due_at LIMIT %(most)s + 1
-    ) AS timed) AS postponed,
     (
         SELECT least(greatest(
             extract(epoch FROM statement_timestamp()) - extract(epoch FROM since), 0

@@ -163,15 +163,12 @@ def _sections(shown: Status) -> list[Section]:
     return [
         (
             "Queues",
-            (
-                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "postponed", "done/h", "failed/h",
-                "mean wait",
-            ),
+            ("queue", "backend", "", "waiting", "oldest", "running", "scheduled", "done/h", "failed/h", "mean wait"),
             [
                 (
                     _line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
-                    duration(queue.oldest), count(queue.running), count(queue.scheduled),
-                    count(queue.postponed), f"{queue.ended:,}", f"{queue.failed:,}", duration(queue.wait),
+                    duration(queue.oldest), count(queue.running), count(queue.scheduled), f"{queue.ended:,}",
+                    f"{queue.failed:,}", duration(queue.wait),
                 )
                 for queue in shown.queues
             ],
