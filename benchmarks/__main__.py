@@ -6,6 +6,7 @@ Machines are noisy: compare the figures of one run with each other, not those of
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -57,6 +58,7 @@ QUICK = Size(
 
 
 def main():
+    signal.signal(signal.SIGINT, _interrupt)
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--parts", default="".join(PARTS), help=f"which of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--peers", nargs="*", metavar="NAME", help=f"compare with {', '.join(PEERS)} (default: all)")
@@ -77,6 +79,9 @@ def main():
                 bench.run("ours", options.parts)
             else:
                 bench.compare(options.peers or PEERS, "".join(part for part in options.parts if part in COMPARED))
+        except KeyboardInterrupt:
+            bench.progress.say("\nInterrupted: everything that was started has ended.")
+            return 130
         finally:
             bench.server.close()
     table.show(f"{title} to {table.load()}", *bench.columns(), bench.failures)
@@ -84,6 +89,11 @@ def main():
         told = {"title": title, "figures": bench.figures, "ratios": bench.ratios, "failures": bench.failures}
         options.json.write_text(json.dumps(told, indent=2))
     return 1 if bench.failures else 0
+
+
+def _interrupt(*_):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once: what was started is being ended
+    raise KeyboardInterrupt
 
 
 class Bench:
@@ -113,8 +123,13 @@ class Bench:
         return figures
 
     def compare(self, names, parts):
-        """For each peer and part, measure ours and then the peer."""
+        """For each peer and part, measure ours and then the peer. Who cannot run here is told of first."""
+        lacking = {name: sentence for name in names if (sentence := environments.lacking(name))}
+        for sentence in lacking.values():
+            self.progress.say(sentence)
         for name in names:
+            if name in lacking:
+                continue
             try:
                 with self.progress.step(f"Installing {name}"):
                     python = environments.python_of(name)

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import random
+import signal
 import sys
 import time
 
@@ -17,6 +18,15 @@ PATIENCE = 60.0
 
 def serve(system):
     """Answer until the other end closes; system is a module of peers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        _answer_all(system)
+    finally:
+        if hasattr(system, "close"):
+            system.close()
+
+
+def _answer_all(system):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what else is printed must not come between
     for line in sys.stdin:
@@ -38,8 +48,6 @@ def serve(system):
                 answer = system.statements() if hasattr(system, "statements") else None
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-    if hasattr(system, "close"):
-        system.close()
 
 
 def _timed(enqueue, start, stop):

@@ -1,12 +1,21 @@
 """An environment for each peer, under .tools/peers, made when it is not there or its packages have changed."""
 
+import shutil
 import subprocess
 
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, PROGRAMS
 from benchmarks.system import ROOT
 
 UV = ROOT / ".tools" / "bin" / "uv"
 FOLDER = ROOT / ".tools" / "peers"
+
+
+def lacking(name):
+    """Return a sentence that says why a peer cannot run on this machine; empty when it can."""
+    for program, package in PROGRAMS.get(name, {}).items():
+        if shutil.which(program) is None:
+            return f"{name} is left out: it needs {program}, which is not here (Debian's package {package})."
+    return ""
 
 
 def python_of(name):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks import processes
@@ -19,6 +19,7 @@ from benchmarks.marks import opened
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
+INTERRUPT_SECONDS = 5.0
 
 
 class System:
@@ -48,11 +49,14 @@ class System:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for us, who end it
         )
         self._other_server = self.ask("prepare").get("server")
 
     def close(self):
         if self._client:
+            if isinstance(sys.exception(), KeyboardInterrupt):
+                self._client.terminate()
             self._client.stdin.close()
             self._client.stdout.close()
             self._client.wait(STOP_SECONDS)
@@ -97,7 +101,7 @@ class System:
             )
             try:
                 yield workers
-            except BaseException:
+            except Exception:
                 log.seek(0)
                 self.progress.say(f"The log of {self.name} ends:\n{log.read()[-4000:]}")
                 raise
@@ -173,11 +177,18 @@ class Workers:
         return processes.own_cpu(*self.roots)
 
     def stop(self):
+        """End them; after Ctrl-C, whatever is left after a few seconds."""
+        everybody = [*self.roots, *self.children]
+        deadline = time.monotonic() + (
+            INTERRUPT_SECONDS if isinstance(sys.exception(), KeyboardInterrupt) else STOP_SECONDS
+        )
         for process in self._roots:
             process.send_signal(signal.SIGTERM)
         for process in self._roots:
             try:
-                process.wait(STOP_SECONDS)
+                process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                for pid in everybody:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 process.wait()

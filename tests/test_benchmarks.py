@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 
+import psutil
 import pytest
 
-from tests.supervisors import ROOT
+from benchmarks import environments
+from tests.supervisors import ROOT, until
 
 
 @pytest.fixture
@@ -40,3 +44,42 @@ def test_each_part_of_the_short_form_gives_figures(bench):
 
     assert list(figures) == ["A", "B", "C", "P"]
     assert all(figure > 0 for part in figures.values() for figure in part.values()), figures
+
+
+def test_ctrl_c_ends_it_at_once_and_leaves_nothing(tmp_path):
+    """Also for a user who has no idea what was started: the server, the client, the workers and what they started."""
+    not_its = {"DJANGO_SETTINGS_MODULE", "DATABASE_URL"}
+    environment = {name: value for name, value in os.environ.items() if name not in not_its}
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'example'}", "OF_THIS_TEST": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "--quick", "--parts", "C"],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+    ) as bench:  # fmt: skip
+        for line in bench.stderr:
+            if "samples of latency" in line:
+                break
+        until(lambda: any("raylet" in process.name() for process in ours(tmp_path)), what="Ray")
+        bench.send_signal(signal.SIGINT)
+        said = bench.stderr.read()
+        assert bench.wait(60) == 130, said
+    assert "Interrupted: everything that was started has ended." in said
+    assert "Traceback" not in said
+    until(lambda: not ours(tmp_path), what="the end of all")
+
+
+def ours(folder):
+    """The processes that come from there."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("OF_THIS_TEST") == str(folder):
+                found.append(process)
+    return found
+
+
+def test_a_peer_that_cannot_run_is_left_out_with_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environments.lacking("celery") == (
+        "celery is left out: it needs redis-server, which is not here (Debian's package redis-server)."
+    )
+    assert environments.lacking("pgqueuer") == ""

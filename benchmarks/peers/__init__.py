@@ -20,3 +20,6 @@ PEERS = {
     "django_tasks_db": ("django-tasks-db==0.13.0", "psycopg[binary]==3.3.9", "dj-database-url==3.1.2"),
     "celery": ("celery[redis]==5.7.0",),
 }
+
+# Programs that a peer needs beside its packages, and the package of Debian that has them.
+PROGRAMS = {"celery": {"redis-server": "redis-server"}}

@@ -54,10 +54,11 @@ def prepare():
 
 
 def close():
-    _, server, folder = _started
-    server.terminate()
-    server.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    if _started:
+        _, server, folder = _started
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def one_by_one(numbers):
