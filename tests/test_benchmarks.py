@@ -55,25 +55,22 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing(tmp_path):
         [sys.executable, "-m", "benchmarks", "--quick", "--parts", "C"],
         cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
     ) as bench:  # fmt: skip
-        for line in bench.stderr:
-            if "samples of latency" in line:
-                break
-        until(lambda: any("raylet" in process.name() for process in ours(tmp_path)), what="Ray")
+        until(lambda: "raylet" in names_of_ours(tmp_path), what="Ray")
         bench.send_signal(signal.SIGINT)
         said = bench.stderr.read()
         assert bench.wait(60) == 130, said
     assert "Interrupted: everything that was started has ended." in said
     assert "Traceback" not in said
-    until(lambda: not ours(tmp_path), what="the end of all")
+    until(lambda: not names_of_ours(tmp_path), what="the end of all")
 
 
-def ours(folder):
-    """The processes that come from there."""
+def names_of_ours(folder):
+    """The names of the processes that come from there."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("OF_THIS_TEST") == str(folder):
-                found.append(process)
+                found.append(process.name())
     return found
 
 
