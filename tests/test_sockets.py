@@ -32,7 +32,11 @@ def test_what_is_no_address_is_refused(address):
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_the_end_of_who_listens_is_noticed(host):
     """M3: by IPv6 as well."""
-    listeners = await create_tcp_listener(local_host=host)
+    try:
+        listeners = await create_tcp_listener(local_host=host)
+    except OSError:
+        assert ":" in host
+        pytest.skip("this machine has no IPv6")
     port = listeners.extra(SocketAttribute.local_port)
     with fail_after(30):
         async with create_task_group() as tasks:
