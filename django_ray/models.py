@@ -278,7 +278,7 @@ class RayTaskExecution(models.Model):
     finished_at = moment_field(null=True)
     cancel_requested_at = moment_field(null=True)
     missing_since = moment_field(null=True)  # Since then nobody that claimed it could begin it.
-    # Times in a row that it was claimed and came back without having ended or been charged.
+    # Times that it was claimed and came back without having ended or been charged; an attempt that fails keeps it.
     released = models.SmallIntegerField(db_default=0)
     awaited = models.BooleanField(db_default=False)  # Somebody waits for the end: its NOTIFY is wanted.
 

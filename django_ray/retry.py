@@ -15,13 +15,13 @@ from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, MOST_FACTOR, is_n
 
 __all__ = ["MOST_RELEASED", "Backoff", "RetryPolicy", "class_path", "pause"]
 
-FREE_RELEASES = 5  # Returns in a row without a pause: a slot was not free in time, a queue was paused, and the like.
+FREE_RELEASES = 5  # Returns without a pause: a slot was not free in time, a queue was paused, and the like.
 LONGEST_PAUSE = 60.0
 MOST_RELEASED = 1000  # That are counted.
 
 
 def pause(released: int) -> float:
-    """Return the seconds after an execution has come back so many times in a row, without having ended or been charged.
+    """Return the seconds after an execution has come back so many times without having ended or been charged.
 
     0 for the first five, then 2, 4, 8, at last 60: whatever the reason, it is claimed ten times in its first minute.
     """

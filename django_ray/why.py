@@ -65,7 +65,7 @@ def _why_ready(row: Any, alias: str) -> str:
     if row.due_at is not None and row.due_at > row.now:
         due = f"due in {_ago(row.due_at - row.now)}"
         if row.released > FREE_RELEASES:
-            return f"it has come back {row.released} times in a row without having ended, and is {due}"
+            return f"it has come back {row.released} times without having ended, and is {due}"
         return f"the next attempt is {due}" if row.failures or row.losses else f"it is {due}"
     return "it waits for a free slot"
 

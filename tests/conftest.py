@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import django
 import psycopg
@@ -8,6 +9,7 @@ import pytest
 from django.db import connection
 from psycopg.rows import dict_row
 
+from django_ray.models import RayMinute, RayTaskExecution, RayWorker
 from django_ray.options import Options
 from tests.deploys import unpack_release
 from tests.supervisors import ROOT, Listen, database_url, until
@@ -129,11 +131,26 @@ def listen(transactional_db):
 
 
 @pytest.fixture(scope="module")
-def ray_listen(django_db_setup, django_db_blocker):
+def listen_for_all(django_db_setup, django_db_blocker):
+    """Start one supervisor for the tests of a module."""
+    with django_db_blocker.unblock():
+        with ExitStack() as started:
+
+            def _listen(*arguments, **environment):
+                supervisor = started.enter_context(Listen(connection, *arguments, **environment))
+                supervisor.wait_for("is ready", timeout=180)
+                return supervisor
+
+            yield _listen
+        # What it said when it went: the tables were emptied before, after the last test.
+        RayMinute.objects.all().delete()
+        RayWorker.objects.all().delete()
+
+
+@pytest.fixture(scope="module")
+def ray_listen(listen_for_all):
     """One supervisor with a real local Ray for the tests of a module."""
-    with django_db_blocker.unblock(), Listen(connection, "--local", "--concurrency", "4") as supervisor:
-        supervisor.wait_for("is ready")
-        yield supervisor
+    return listen_for_all("--local", "--concurrency", "4")
 
 
 @pytest.fixture
@@ -176,7 +193,6 @@ def released_packages(tmp_path_factory):
 @pytest.fixture
 def on_ray(ray_listen, transactional_db, sleepers, finished):
     """The shared supervisor, asleep, with a Ray worker at hand: the test before may have killed them all."""
-    from django_ray.models import RayTaskExecution
     from tests import tasks
 
     finished(tasks.add.enqueue(0, 0))

@@ -3,22 +3,19 @@
 import time
 
 import pytest
-from django.db import connection
 from django.db.models import Max
 from django.tasks import task_backends
 
 from django_ray.models import RayTaskExecution, State
 from tests import tasks
-from tests.supervisors import Listen, until
+from tests.supervisors import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(scope="module")
-def two_slots(django_db_setup, django_db_blocker):
-    with django_db_blocker.unblock(), Listen(connection, "--local", "--concurrency", "2") as supervisor:
-        supervisor.wait_for("is ready")
-        yield supervisor
+def two_slots(listen_for_all):
+    return listen_for_all("--local", "--concurrency", "2")
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from textwrap import dedent
 import django
 import pytest
 from django.core.management import load_command_class
-from django.db import connection
 from django.utils.module_loading import import_string
 
 from django_ray.models import RayWorker
@@ -29,7 +28,7 @@ from django_ray.options import _READERS as SETTINGS
 from django_ray.requirements import Requirements
 from django_ray_worker.main import add_arguments
 from tests import docs_project
-from tests.supervisors import ROOT, Listen, until
+from tests.supervisors import ROOT, until
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
@@ -141,14 +140,9 @@ def environment(project):
 
 
 @pytest.fixture(scope="module")
-def supervisor(environment, django_db_setup, django_db_blocker):
+def supervisor(environment, listen_for_all):
     """One for all pages."""
-    with (
-        django_db_blocker.unblock(),
-        Listen(connection, "--local", "--concurrency", "4", **environment) as supervisor,
-    ):
-        supervisor.wait_for("is ready")
-        yield supervisor
+    return listen_for_all("--local", "--concurrency", "4", **environment)
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ WAITING = [
     (
         {"due_at": "2999-01-01", "released": 7},
         [{}],
-        "it has come back 7 times in a row without having ended, and is due in",
+        "it has come back 7 times without having ended, and is due in",
     ),
     ({"missing_since": "2026-01-01"}, [{}], "who took it could not begin it for"),
     ({}, [{}], "it waits for a free slot."),

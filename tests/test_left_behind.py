@@ -10,7 +10,7 @@ from django.tasks import TaskResultStatus, task_backends
 
 from django_ray.models import RayTaskExecution, State
 from tests import tasks, untidy
-from tests.supervisors import Listen, database_url, until
+from tests.supervisors import database_url, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,14 +26,9 @@ def process(django_db_setup, django_db_blocker):
 
 
 @pytest.fixture(scope="module")
-def one_slot(django_db_setup, django_db_blocker):
+def one_slot(listen_for_all):
     """A supervisor with a real Ray, whose bodies run one after the other, most of them in the same process."""
-    with (
-        django_db_blocker.unblock(),
-        Listen(connection, "--local", "--concurrency", "1", "--queue", "default") as supervisor,
-    ):
-        supervisor.wait_for("is ready")
-        yield supervisor
+    return listen_for_all("--local", "--concurrency", "1", "--queue", "default")
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from django.db import connection
 
 from django_ray.models import RayTaskExecution, State
 from tests import processes, tasks
 from tests.chaos import faults
-from tests.supervisors import Listen, until
+from tests.supervisors import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -20,17 +19,12 @@ ROTATED_BYTES = 200_000
 
 
 @pytest.fixture(scope="module")
-def ray_listen(django_db_setup, django_db_blocker):
+def ray_listen(listen_for_all):
     """One supervisor, of a project that takes three seconds to set up."""
-    with (
-        django_db_blocker.unblock(),
-        Listen(
-            connection, "--local", "--concurrency", "2",
-            DJANGO_SETTINGS_MODULE="tests.settings_slow", RAY_ROTATION_MAX_BYTES=str(ROTATED_BYTES),
-        ) as supervisor,
-    ):  # fmt: skip
-        supervisor.wait_for("is ready", 180)
-        yield supervisor
+    return listen_for_all(
+        "--local", "--concurrency", "2",
+        DJANGO_SETTINGS_MODULE="tests.settings_slow", RAY_ROTATION_MAX_BYTES=str(ROTATED_BYTES),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from django_ray.retry import LONGEST_PAUSE, MOST_RELEASED, pause
 from django_ray.runtime import call
 from django_ray_worker.core.judge import judge
 from django_ray_worker.core.outcome import (
-    Error,
     Gone,
     Interrupted,
     Lost,
     Missing,
     OutOfMemory,
+    Raised,
     Returned,
     Unplaced,
     Unprepared,
@@ -74,6 +74,15 @@ def test_no_way_back_is_taken_more_than_ten_times_in_its_first_minute(outcome, c
     assert times <= 11  # the last of them after the minute
 
 
+@pytest.mark.parametrize("charged", [Raised(ERROR), Lost("died")], ids=lambda outcome: type(outcome).__name__)
+def test_an_attempt_that_fails_in_between_does_not_begin_the_free_returns_anew(charged):
+    """K3."""
+    claim = replace(CLAIM, released=8)
+    verdict = decide(claim, charged, 0)
+    assert isinstance(verdict, Retry)
+    assert decide(replace(claim, released=verdict.released), Unstarted(), 0).after == pause(9)
+
+
 def test_the_first_returns_cost_no_time_and_later_ones_a_minute_at_most():
     """K3."""
     pauses = [pause(times) for times in range(1, 13)]
@@ -83,7 +92,7 @@ def test_the_first_returns_cost_no_time_and_later_ones_a_minute_at_most():
 
 
 def test_whatever_takes_its_node_down_each_time_ends_as_a_loss():
-    """K3: a node or a Ray that goes away costs nothing nine times in a row; then each time is a loss."""
+    """K3: a node or a Ray that goes away costs nothing nine times; then each time is a loss."""
     *verdicts, (last, _) = lives(Gone("Ray is gone"), 0)
     kinds = [type(verdict) for verdict, _ in verdicts]
     assert kinds == [Release] * 9 + [Retry] * 3
@@ -135,8 +144,7 @@ async def test_ten_returns_are_forgotten_when_it_has_ended(open_store, insert, r
     ]
     await _make_due()
     (claim,) = (await store.claim(worker, 1)).claims
-    error = Error(exception_class_path="a.B", message="", traceback="")
-    await store.record([Record(claim, Retry(error=error, after=0, failures=1))])
+    await store.record([Record(claim, decide(claim, Returned("1"), 0))])
     assert rows("released") == [{"released": 0}]
 
 

@@ -58,7 +58,7 @@ class Model:
     owner: int | None = None
     errors: int = 0
     losses: int = 0
-    released: int = 0  # Times in a row that it came back without having ended or been charged.
+    released: int = 0  # Times that it came back without having ended or been charged.
 
 
 class Arena:
@@ -148,7 +148,8 @@ class TwoSupervisors(RuleBasedStateMachine):
             model.errors += 1
             model.state = "READY" if model.losses <= MAX_LOSSES else "FAILED"
             model.is_due = model.losses == 1  # later ones wait a while
-            model.released = 0
+            if model.state == "FAILED":
+                model.released = 0
 
     @rule(who=st.integers(0, 1))
     def reconnect_having_lost_every_reply(self, who):

@@ -29,7 +29,6 @@ def shown(*arguments):
 
 
 def fill():
-    RayMinute.objects.all().delete()  # a supervisor of another test may have said goodbye after its tables were emptied
     worker = RayWorker.objects.create(
         hostname="host-1", pid=7, backend="default", queues=["default"], concurrency=4, ray_address="ray:1",
         version="0", pulse=0,

@@ -5,14 +5,13 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from django.db import connection
 from django.db.models import Max
 from django.tasks import TaskResultStatus, task_backends
 
 from django_ray.models import RayTaskExecution, State
 from tests import tasks
 from tests.chaos import faults
-from tests.supervisors import Listen, until
+from tests.supervisors import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,12 +23,9 @@ def switch(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def node(switch, django_db_setup, django_db_blocker):
+def node(switch, listen_for_all):
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings_unready", "UNREADY": str(switch)}
-    arguments = ("--local", "--concurrency", "2")
-    with django_db_blocker.unblock(), Listen(connection, *arguments, **environment) as supervisor:
-        supervisor.wait_for("is ready", timeout=180)
-        yield supervisor
+    return listen_for_all("--local", "--concurrency", "2", **environment)
 
 
 @pytest.fixture

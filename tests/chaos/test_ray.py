@@ -1,5 +1,7 @@
 """What can happen to a supervisor with a Ray of its own."""
 
+import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -20,13 +22,13 @@ def test_a_killed_ray_worker_costs_a_loss_and_no_attempt(supervise, enqueue, fin
     """G1, D3: its neighbour runs on."""
     supervisor = supervise("--local", "--concurrency", "2")
     victim = enqueue("touch_and_wait", file)
-    until(file.exists)
-    busy = [worker for worker in faults.ray_workers(supervisor) if "IDLE" not in worker.cmdline()[0]]
+    process = int(until(lambda: file.exists() and file.read_text()))
+    assert process in {worker.pid for worker in faults.ray_workers(supervisor)}
     neighbour = enqueue("touch_and_wait", file.with_name("neighbour"))
     until(file.with_name("neighbour").exists)
     file.unlink()
-    busy[0].kill()
-    until(file.exists, 10, "the second start")
+    os.kill(process, signal.SIGKILL)
+    until(file.exists, what="the second start")
     file.with_suffix(".go").touch()
     file.with_name("neighbour.go").touch()
     row = finished(victim)

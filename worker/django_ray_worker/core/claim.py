@@ -28,7 +28,7 @@ class Claim:
     waited: float | None  # Seconds from claimable to claimed; None for later attempts.
     # The row as JSON, for the Ray worker, or its fence alone when it is large; the supervisor never looks inside.
     payload: str
-    released: int = 0  # Times in a row that it came back without having ended or been charged, before this attempt.
+    released: int = 0  # Times that it came back without having ended or been charged.
 
     @override
     def __str__(self) -> str:

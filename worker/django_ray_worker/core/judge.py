@@ -51,7 +51,7 @@ def judge(claim: Claim, outcome: Outcome) -> Verdict:
             )  # fmt: skip
         case Release(after=after, released=times) if after >= NEWS_SECONDS and not isinstance(outcome, Unplaced):
             log.warning(
-                "%s has come back %d times in a row without having ended (%s): again in %.0f s.",
+                "%s has come back %d times without having ended (%s): again in %.0f s.",
                 claim, times, _why(outcome), after, extra=claim.log_fields,
             )  # fmt: skip
         case _ if log.isEnabledFor(logging.DEBUG):

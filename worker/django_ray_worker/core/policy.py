@@ -43,7 +43,7 @@ LONGEST_LOST = 60.0
 # Seconds until what was ended for want of memory is tried again: doubling, so that it outlives who used the memory up.
 FIRST_OUT_OF_MEMORY = 10.0
 LONGEST_OUT_OF_MEMORY = 600.0
-FREE_OUT_OF_MEMORY = 3  # Times in a row that cost nothing; then each is a loss.
+FREE_OUT_OF_MEMORY = 3  # Times that cost nothing; then each is a loss.
 FREE_GONE = 9  # The same for a node or a Ray that goes away: whatever takes it down each time must end somewhere.
 
 
@@ -62,7 +62,7 @@ class Retry:
     after: float
     failures: int = 0  # 1 when the attempt counts against max_attempts.
     losses: int = 0  # 1 when it counts against max_losses.
-    released: int = 0  # As in the row; 0 when it ended by itself.
+    released: int = 0  # As in the row.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Release:
 
     after: float = 0
     has_begun: bool = True
-    released: int = 1  # As in the row: times in a row, with this one.
+    released: int = 1  # As in the row, with this one.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
         case Cancelled():
             return Cancel(error=CANCELLED)
         case Lost(reason):
-            return _lost(claim, reason, _after_loss(claim.losses + 1, chance))
+            return _lost(claim, reason, _after_loss(claim.losses + 1, chance), claim.released)
         case OutOfMemory(reason):
             return _out_of_memory(claim, reason, chance, times)
         case Gone() | Interrupted() | Unstarted() | Unplaced():
@@ -131,7 +131,7 @@ def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
 def _failed(claim: Claim, error: Error, chance: float) -> Verdict:
     policy, failures = claim.options.retry, claim.failures + 1
     if policy.retries_failure(failures, error.mro):
-        return Retry(error=error, after=policy.backoff.seconds(failures, chance), failures=1)
+        return Retry(error=error, after=policy.backoff.seconds(failures, chance), failures=1, released=claim.released)
     return Fail(error=error, failures=1)
 
 
@@ -144,7 +144,7 @@ def _postponed(claim: Claim, error: Error, chance: float, times: int) -> Verdict
     return Postpone(error=error, after=wait * (LONGEST_JITTER - 1 + chance), released=times)
 
 
-def _lost(claim: Claim, reason: str, after: float, times: int = 0) -> Verdict:
+def _lost(claim: Claim, reason: str, after: float, times: int) -> Verdict:
     error = _error("TaskLost", reason)
     if claim.options.retry.retries_loss(claim.losses + 1):
         return Retry(error=error, after=after, losses=1, released=times)
