@@ -137,6 +137,7 @@ class RayMinute(models.Model):
     failed = models.IntegerField()  # For good.
     retried = models.IntegerField()  # Attempts that failed or were lost, and are tried again.
     cancelled = models.IntegerField()  # By the supervisor: what was running, or waited there.
+    postponed = models.IntegerField(db_default=0)  # Claims of what could not be begun: its code was not known there.
     waited = models.FloatField()  # Seconds from claimable to claimed, of all of them together.
     longest_wait = models.FloatField()
 

@@ -37,6 +37,7 @@ class Minute:
     succeeded: int = 0
     failed: int = 0
     retried: int = 0
+    postponed: int = 0  # Claims of what could not be begun where it was claimed.
     waited: float = 0  # Seconds, of all together.
     longest_wait: float = 0
 
@@ -68,6 +69,11 @@ class Queue:
     def failed(self) -> int:
         """How many of them failed."""
         return sum(minute.failed for minute in self.minutes)
+
+    @property
+    def postponed(self) -> int:
+        """How often one was claimed and could not be begun, because its code was not known there, for instance."""
+        return sum(minute.postponed for minute in self.minutes)
 
     @property
     def wait(self) -> float | None:
@@ -202,6 +208,7 @@ SELECT
     queue_name,
     (extract(epoch FROM date_trunc('minute', statement_timestamp()) - minute) / 60)::int AS ago,
     sum(succeeded) AS succeeded, sum(failed) AS failed, sum(retried) AS retried,
+    sum(postponed) AS postponed,
     sum(least(greatest(waited, 0), 3153600000)) AS waited,
     max(least(greatest(longest_wait, 0), 3153600000)) AS longest_wait
 FROM django_ray_minute

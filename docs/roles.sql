@@ -98,9 +98,9 @@ ON django_ray_worker TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- what is older than a day
     , INSERT (
-        minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, waited, longest_wait
+        minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, postponed, waited, longest_wait
     )
-    , UPDATE (succeeded, failed, retried, cancelled, waited, longest_wait)
+    , UPDATE (succeeded, failed, retried, cancelled, postponed, waited, longest_wait)
 ON django_ray_minute TO django_ray_supervisor;
 
 GRANT SELECT -- before it starts: are the tables as new as the code?

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -34,6 +35,24 @@ def write_lines(number, last=""):
     for line in range(number):
         print("line", line)
     print(last, end="")
+
+
+def say_from_below(words):
+    subprocess.run(["sh", "-c", f"echo {words}; echo {words} to standard error >&2"], check=True)
+
+
+@task
+def write_from_below():
+    print("before", end="")
+    say_from_below("from below")
+    asyncio.run(_say_from_below_in_a_loop())
+    print("after")
+    parallel_map(say_from_below, ["from elsewhere"])
+
+
+async def _say_from_below_in_a_loop():
+    process = await asyncio.create_subprocess_exec("echo", "from a loop")
+    await process.wait()
 
 
 @task

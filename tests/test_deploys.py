@@ -1,9 +1,12 @@
 """Two versions of a project over one database, as while a deploy goes on: nothing fails, and nothing is lost."""
 
+import re
+
 import pytest
 from django.db import connection
 
 from django_ray.models import RayTaskExecution, State
+from django_ray.status import status
 from tests.deploys import RELEASE, Deploy
 from tests.supervisors import database_url, until
 
@@ -81,6 +84,9 @@ def test_the_web_processes_come_first(old, new, admin_client):
         assert (row.errors, row.worker_ids, row.started_at) == ([], [], None)
     page = admin_client.get(f"/admin/django_ray/raytaskexecution/{waiting['added']}/change/").content.decode()
     assert "If its code is new, restart the supervisors, or use --reload." in page
+    until(lambda: sum(queue.postponed for queue in status().queues) >= len(waiting), what="their count")
+    page = admin_client.get("/admin/django_ray/rayqueue/").content.decode()
+    assert re.search(r"\d+ postponed", page)
     both_know = new.enqueue("greet", "Ada")
     assert result_of(both_know) == "Hello, Ada, from the old code."
     new.supervise()

@@ -140,6 +140,26 @@ def test_every_line_of_the_process_is_an_object(listen, finished, mode):
     assert [entry["level"] for entry in entries if entry.get("task_id") == failed.id] == ["ERROR"]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_subprocesses_write_has_the_label_of_their_task(listen, finished):
+    """Also those of parallel_map's functions; and in the same process, the next task has its own."""
+    supervisor = listen("--local", "--log-format", "json", "--concurrency", "1")
+    supervisor.wait_for("is ready", 180)
+    below = finished(tasks.write_from_below.enqueue())
+    following = finished(tasks.write_lines.enqueue(1, "end"))
+    awaited = {
+        below.id: {
+            "before", "from below", "from below to standard error", "from a loop", "after", "from elsewhere",
+            "from elsewhere to standard error",
+        },
+        following.id: {"a warning", "to standard error", "line 0", "end"},
+    }  # fmt: skip
+    while any(awaited.values()):
+        entry = json.loads(supervisor.wait_for('"attempt": 1'))
+        awaited[entry["task_id"]].remove(entry["message"])
+        assert "process" in entry
+
+
 def objects(text):
     """What becomes of it on a stream that writes objects."""
     below = io.StringIO()
@@ -153,10 +173,17 @@ def test_a_line_that_is_an_object_is_left_alone():
     assert objects('{"mine": 1}\n') == [{"mine": 1}]
 
 
+TASK_ID = "019a2b3c-0000-7000-8000-000000000000"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("\x1b[36m(pid=12, ip=10.0.0.7)\x1b[0m hello", "hello"),
+        ("(invoke_on_ray pid=12) hello", "hello"),
+        (f"[shop.send {TASK_ID} #2 my mail] hello", "hello"),
+        (f"([shop.send {TASK_ID} #2 my mail] pid=12) hello", "hello"),
+        (f"([shop.send {TASK_ID} #2 my mail] pid=12, ip=10.0.0.7) hello", "hello"),
         ("(raylet) is gone", "is gone"),
         ("(note) it is full", "(note) it is full"),
         ("(3) again", "(3) again"),
@@ -170,6 +197,7 @@ def test_any_other_line_becomes_one(line, message):
     (entry,) = objects(line)
     assert (entry["message"], entry["logger"], entry["level"]) == (message, "stderr", "INFO")
     assert entry.get("node") == ("10.0.0.7" if "ip=" in line else None)
+    assert entry.get("queue") == ("my mail" if "my mail" in line else None)
 
 
 def test_lines_that_come_in_pieces_and_several_at_once():

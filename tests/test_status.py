@@ -37,8 +37,8 @@ def fill():
     for minutes, succeeded, failed in ((0, 3, 1), (5, 10, 0), (70, 1000, 1000)):
         RayMinute.objects.create(
             minute=now.replace(second=0, microsecond=0) - timedelta(minutes=minutes), backend="default",
-            queue_name="default", worker=worker, succeeded=succeeded, failed=failed, retried=0, cancelled=0, waited=7.0,
-            longest_wait=2.0,
+            queue_name="default", worker=worker, succeeded=succeeded, failed=failed, retried=0, cancelled=0,
+            postponed=2, waited=7.0, longest_wait=2.0,
         )  # fmt: skip
     tasks.add.enqueue(1, 2)
     tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
@@ -60,7 +60,7 @@ def test_queues_as_they_are():
     assert set(found) == {("default", "default"), ("default", "other")}
     queue = found["default", "default"]
     assert (queue.waiting, queue.scheduled, queue.running) == (1, 1, 1)
-    assert (queue.ended, queue.failed, queue.wait) == (14, 1, 1.0)
+    assert (queue.ended, queue.failed, queue.postponed, queue.wait) == (14, 1, 4, 1.0)
     assert queue.oldest is not None
     assert found["default", "other"].paused_at is not None
 

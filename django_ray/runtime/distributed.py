@@ -7,7 +7,6 @@ as in tests or with --sync, everything runs here, in order.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any
 
 from django_ray.runtime.output import Output
 from django_ray.runtime.preparation import prepare
-from django_ray.runtime.rayworker import MAX_CALLS, end_after_answer
+from django_ray.runtime.rayworker import MAX_CALLS, end_after_answer, is_on_ray
 
 __all__ = [
     "get_num_workers",
@@ -32,8 +31,7 @@ COOPERATE_SECONDS = 1.0  # That cancelled calls get before their processes are k
 
 def is_ray_available() -> bool:
     """Tell whether this process is part of a Ray cluster."""
-    ray: Any = sys.modules.get("ray")  # whoever has not imported it is not
-    return ray is not None and ray.is_initialized()
+    return is_on_ray()
 
 
 def get_ray_resources() -> dict[str, float]:

@@ -1,31 +1,36 @@
 """What task bodies write to standard output and standard error: each line with the task's name, the last ones kept.
 
 print(), warnings and the handlers of Django's LOGGING all end in these two streams. A process that a task starts writes
-past them.
+past them, into the files that Ray reads: there, a line of its own tells Ray the name to show from now on.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import wraps
 from typing import Any, ClassVar, Self
 
 from django_ray.runtime.foreign import contained
 from django_ray.serialization import clean_text
 
-__all__ = ["Output", "label_output", "put_above"]
+__all__ = ["Output", "label_output", "label_subprocesses", "put_above"]
 
 MOST_LINES = 100  # That are kept of one attempt.
 MOST_CHARACTERS = 1000  # Of each of them.
+NAMED = ":task_name:"  # With this begins a line that is for Ray, which shows the rest of it before the lines to come.
 
 
 class Output:
     """What one attempt writes while it is entered, on whichever thread: bodies start threads, which write, too."""
 
-    __slots__ = ("_is_fresh", "_label", "_lines", "label")
+    __slots__ = ("_is_fresh", "_is_named", "_label", "_lines", "label")
 
     # The last one writes. There are several when a task runs another one in place, and when with --sync a cancelled
     # body runs on beside the next one.
@@ -36,6 +41,7 @@ class Output:
         self._label = f"[{label}] "
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._is_fresh = True  # The next character is the first of its line.
+        self._is_named = False  # Ray labels the lines, in this process and in those that it starts.
 
     def __enter__(self) -> Self:
         Output.entered.append(self)
@@ -44,6 +50,8 @@ class Output:
     def __exit__(self, *exception: object) -> None:
         if not self._is_fresh:
             contained(lambda: sys.stdout.write("\n"), lambda _: None)  # whatever has become of the stream
+        if self._is_named:
+            self._tell_ray("")
         Output.entered.remove(self)
 
     @property
@@ -52,12 +60,26 @@ class Output:
         lines = [line.rstrip("\r") for line in self._lines]
         return clean_text("\n".join(lines), MOST_LINES * (MOST_CHARACTERS + 1)) if lines else ""
 
+    def name(self) -> None:
+        """Have Ray label what is written from now on."""
+        if not self._is_named:
+            self._tell_ray(self._label.rstrip())
+            self._is_named = True
+
+    def _tell_ray(self, name: str) -> None:
+        begin = "" if self._is_fresh else "\n"
+        self._is_fresh = True
+        for stream, descriptor in (("stdout", 1), ("stderr", 2)):
+            contained(getattr(sys, stream).flush, lambda _: None)
+            with suppress(OSError):  # the body has closed it
+                os.write(descriptor, f"{begin}{NAMED}{name}\n".encode())
+
     def add(self, text: str) -> str:
         """Keep text, which need not end with its line; return it with the label before each line."""
         labelled: list[str] = []
         for piece in _pieces(text):
             if self._is_fresh:
-                labelled.append(self._label)
+                labelled.append("" if self._is_named else self._label)
                 self._lines.append("")
             labelled.append(piece)
             self._is_fresh = piece.endswith("\n")
@@ -122,6 +144,19 @@ def label_output() -> None:
         if isinstance(below, io.TextIOWrapper):
             below.reconfigure(line_buffering=True)  # a log is read while it is written
         put_above(name, _Labelled(below))
+
+
+def label_subprocesses() -> None:
+    """In a Ray worker, have what a body starts with the module subprocess, asyncio's included, labelled as well."""
+    start: Any = subprocess.Popen.__init__
+
+    @wraps(start)
+    def labelled(self: Any, *arguments: Any, **options: Any) -> None:
+        if Output.entered:
+            Output.entered[-1].name()
+        start(self, *arguments, **options)
+
+    subprocess.Popen.__init__ = labelled  # type: ignore[method-assign]
 
 
 def put_above(name: str, stream: Any) -> None:

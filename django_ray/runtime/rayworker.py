@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled"]
+__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled", "is_on_ray"]
 
 log = logging.getLogger("django_ray.rayworker")
 
@@ -18,10 +18,14 @@ log = logging.getLogger("django_ray.rayworker")
 MAX_CALLS = 2**31 - 1
 
 
+def is_on_ray() -> bool:
+    """Tell whether this process is part of a Ray cluster."""
+    return _ray() is not None
+
+
 def is_cancelled() -> bool:
     """Tell whether the call on the main thread is, by what Ray knows."""
-    ray: Any = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if (ray := _ray()) is None:
         return False
     with suppress(AttributeError, RuntimeError):  # a Ray that cannot tell; a driver
         return bool(ray.get_runtime_context().is_canceled())
@@ -34,8 +38,7 @@ def end_after_answer() -> None:
     The answer is delivered, and nothing is sent to this process after it: it is as if max_calls was reached. Ray has no
     public way to say so.
     """
-    ray: Any = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if (ray := _ray()) is None:
         return
     try:
         manager = getattr(ray, "_private").worker.global_worker.function_actor_manager  # noqa: B009 - for the type checkers
@@ -44,3 +47,9 @@ def end_after_answer() -> None:
                 manager._num_task_executions[function] = execution.max_calls - 1  # noqa: SLF001
     except AttributeError:
         log.warning("This Ray worker should end and cannot: Ray counts the calls of a process in another way now.")
+
+
+def _ray() -> Any:
+    """Return Ray's module where it runs, else None."""
+    ray: Any = sys.modules.get("ray")
+    return ray if ray is not None and ray.is_initialized() else None

@@ -28,7 +28,10 @@ __all__ = ["configure", "write_objects"]
 FIELDS = ("task_id", "attempt", "queue", "task")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Ray says which process has written a line, and on which other host; the label of a task follows.
-ORIGIN = re.compile(r"\((?:(?:\S+ )?pid=)?(?P<process>(?<=pid=)\w+|raylet|autoscaler)(?:, ip=(?P<node>[^)]+))?\) ")
+# or stands in the place of the process's name, for what a process wrote that a task had started.
+ORIGIN = re.compile(
+    r"\((?:(?:(?P<label>\[.*?\] )|\S+ )?pid=)?(?P<process>(?<=pid=)\w+|raylet|autoscaler)(?:, ip=(?P<node>[^)]+))?\) "
+)
 LABEL = re.compile(r"\[(?P<task>\S+) (?P<task_id>[0-9a-f-]{36}) #(?P<attempt>\d+) (?P<queue>.*?)\] ")
 
 
@@ -89,7 +92,7 @@ class _Objects(io.TextIOBase):
             return line
         entry = _entry(datetime.now(UTC).timestamp(), "INFO", self._name, line)
         if (origin := ORIGIN.match(line)) is not None:
-            entry["message"] = line = line[origin.end() :]
+            entry["message"] = line = (origin["label"] or "") + line[origin.end() :]
             entry["process"] = origin["process"]
             if origin["node"]:
                 entry["node"] = origin["node"]

@@ -163,12 +163,15 @@ def _sections(shown: Status) -> list[Section]:
     return [
         (
             "Queues",
-            ("queue", "backend", "", "waiting", "oldest", "running", "scheduled", "done/h", "failed/h", "mean wait"),
+            (
+                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "done/h", "failed/h",
+                "postponed/h", "mean wait",
+            ),
             [
                 (
                     _line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
                     duration(queue.oldest), count(queue.running), count(queue.scheduled), f"{queue.ended:,}",
-                    f"{queue.failed:,}", duration(queue.wait),
+                    f"{queue.failed:,}", f"{queue.postponed:,}", duration(queue.wait),
                 )
                 for queue in shown.queues
             ],
@@ -232,7 +235,8 @@ def _plain(shown: Status) -> dict[str, Any]:
         "queues": [
             {
                 **{name: value for name, value in asdict(queue).items() if name not in {"minutes", "paused_at"}},
-                "paused_at": _moment(queue.paused_at), "ended": queue.ended, "failed": queue.failed, "wait": queue.wait,
+                "paused_at": _moment(queue.paused_at), "ended": queue.ended, "failed": queue.failed,
+                "postponed": queue.postponed, "wait": queue.wait,
             }
             for queue in shown.queues
         ],

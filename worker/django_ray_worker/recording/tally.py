@@ -43,7 +43,7 @@ class Observer(Protocol):
         ...
 
     def ended(self, queue: str, verdict: str) -> None:
-        """Take note of a verdict: succeeded, failed, retried or cancelled."""
+        """Take note of a verdict: succeeded, failed, retried, cancelled or postponed."""
         ...
 
 
@@ -54,6 +54,7 @@ class _Counts:
     failed: int = 0
     retried: int = 0
     cancelled: int = 0
+    postponed: int = 0
     waited: float = 0
     longest_wait: float = 0
 
@@ -62,6 +63,7 @@ class _Counts:
         self.failed += other.failed
         self.retried += other.retried
         self.cancelled += other.cancelled
+        self.postponed += other.postponed
         self.waited += other.waited
         self.longest_wait = max(self.longest_wait, other.longest_wait)
 
@@ -108,7 +110,9 @@ class Tally:
                 self._end(claim, "retried")
             case Cancel():
                 self._end(claim, "cancelled")
-            case Release() | Postpone():
+            case Postpone():
+                self._end(claim, "postponed")
+            case Release():
                 pass  # as if nothing had happened
 
     @property

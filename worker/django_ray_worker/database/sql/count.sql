@@ -1,17 +1,19 @@
 -- Add what was counted to this minute, let what is older than a day go, and tell whoever shows it.
 WITH counted AS (
     INSERT INTO django_ray_minute
-        (minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, waited, longest_wait)
+        (minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, postponed, waited, longest_wait)
     SELECT date_trunc('minute', statement_timestamp()), %(backend)s, queue_name, %(worker)s,
-        succeeded, failed, retried, cancelled, waited, longest_wait
+        succeeded, failed, retried, cancelled, postponed, waited, longest_wait
     FROM json_to_recordset(%(counts)s::json) AS counts(
-        queue_name text, succeeded int, failed int, retried int, cancelled int, waited float8, longest_wait float8
+        queue_name text, succeeded int, failed int, retried int, cancelled int, postponed int, waited float8,
+        longest_wait float8
     )
     ON CONFLICT (minute, backend, queue_name, worker_id) DO UPDATE SET
         succeeded = django_ray_minute.succeeded + excluded.succeeded,
         failed = django_ray_minute.failed + excluded.failed,
         retried = django_ray_minute.retried + excluded.retried,
         cancelled = django_ray_minute.cancelled + excluded.cancelled,
+        postponed = django_ray_minute.postponed + excluded.postponed,
         waited = django_ray_minute.waited + excluded.waited,
         longest_wait = greatest(django_ray_minute.longest_wait, excluded.longest_wait)
 ), expired AS (
