@@ -23,7 +23,8 @@ from django.utils import timezone
 
 from django_ray import locking
 from django_ray.bounds import shown
-from django_ray.enqueueing import Enqueue, check_function, check_importable, check_run_after, insert
+from django_ray.enqueueing import Checked, Enqueue, check_function, check_run_after, checked, insert
+from django_ray.hearing import is_heard
 from django_ray.naming import near
 from django_ray.options import OPTION_NAMES, Options
 from django_ray.results import RayTaskResult, changed, import_task, missing_task, task_result
@@ -36,6 +37,7 @@ from django_ray.tasks import RayTask
 __all__ = ["RayTaskBackend"]
 
 _KEYS = ("BACKEND", "QUEUES", "OPTIONS")
+MOST_CHECKED = 1000  # Tasks that are remembered: each call of using() makes another one.
 MAX_NAME = 255  # Characters of a queue's or backend's name: the width of its column.
 
 
@@ -69,6 +71,8 @@ class RayTaskBackend(BaseTaskBackend):
             if not _is_name(name):
                 raise InvalidTaskBackend(f'TASKS["{alias}"]: {name!r} is not a name of {NAME}.')
         super().__init__(alias, params)
+        # By their ids: what is kept here lends its own to no other.
+        self._checked: dict[int, Checked] = {}
         try:
             self.settings = Options.parse(alias, self.options)
         except ValueError as error:
@@ -120,17 +124,29 @@ class RayTaskBackend(BaseTaskBackend):
         All or none, with one statement per 1,000 rows and one ring of the bell per queue. Raises what enqueue raises,
         before any SQL.
         """
-        enqueues = [(task, *self._arguments(args, kwargs)) for task, args, kwargs in calls]
-        tasks = {id(task): task for task, *_ in enqueues}
-        for task in tasks.values():
-            self.validate_task(task)
-            check_importable(task)
-        for task, args, kwargs in enqueues:
+        given = [(task, *self._arguments(args, kwargs)) for task, args, kwargs in calls]
+        enqueues: list[Enqueue] = []
+        for task, args, kwargs in given:
+            enqueues.append((self._check(task), args, kwargs))
             check_arguments(task, args, kwargs)
         results = self._store(enqueues)
-        for result in results:
-            task_enqueued.send_robust(type(self), task_result=result)
+        if is_heard(task_enqueued):
+            for result in results:
+                task_enqueued.send_robust(type(self), task_result=result)
         return results
+
+    def _check(self, task: Task[..., Any]) -> Checked:
+        """Check a task, once: it is immutable, and the same one is enqueued again and again."""
+        found = self._checked.get(id(task))
+        if found is None:
+            self.validate_task(task)
+            found = checked(task)
+            # Made for one enqueue, most of them; and what a naive moment means depends on the time zone of the moment.
+            if task.run_after is None:
+                if len(self._checked) >= MOST_CHECKED:
+                    self._checked.clear()
+                self._checked[id(task)] = found
+        return found
 
     async def aenqueue_many(
         self, calls: Iterable[tuple[Task[..., Any], Sequence[Any], Mapping[str, Any]]]
@@ -152,7 +168,7 @@ class RayTaskBackend(BaseTaskBackend):
         rows = insert(self.alias, enqueues)
         return [
             RayTaskResult(
-                task=changed(task, run_after=row.run_after, backend=self.alias),
+                task=changed(one.task, run_after=row.run_after, backend=self.alias),
                 id=str(row.task_id),
                 status=TaskResultStatus.READY,
                 enqueued_at=row.enqueued_at,
@@ -165,7 +181,7 @@ class RayTaskBackend(BaseTaskBackend):
                 errors=[],
                 worker_ids=[],
             )
-            for (task, args, kwargs), row in zip(enqueues, rows, strict=True)
+            for (one, args, kwargs), row in zip(enqueues, rows, strict=True)
         ]
 
     @override

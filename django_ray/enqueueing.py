@@ -24,10 +24,18 @@ from django_ray.tables import Tables
 from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier, producer
 
-__all__ = ["Enqueue", "Inserted", "check_function", "check_importable", "check_run_after", "insert"]
+__all__ = ["Checked", "Enqueue", "Inserted", "check_function", "check_run_after", "checked", "insert"]
 
-# A task with arguments that JSON can hold.
-type Enqueue = tuple[Task[..., Any], list[Any], dict[str, Any]]
+
+class Checked(NamedTuple):
+    """A task that can be enqueued, and what is the same in each of its rows: JSON, but for the closing brace."""
+
+    task: Task[..., Any]
+    head: str
+
+
+# With arguments that JSON can hold.
+type Enqueue = tuple[Checked, list[Any], dict[str, Any]]
 
 ROWS_PER_INSERT = 1000
 
@@ -49,36 +57,30 @@ def insert(backend: str, enqueues: Sequence[Enqueue]) -> list[Inserted]:
         transaction.atomic(using=tables.alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
     )
     cursor_of = connections[tables.alias].cursor
-    with producer([task for task, *_ in enqueues]) as carrier, tables, block, cursor_of() as cursor:
+    with producer([checked.task for checked, *_ in enqueues]) as carrier, tables, block, cursor_of() as cursor:
         for start in range(0, len(enqueues), ROWS_PER_INSERT):
             cursor.execute(_ENQUEUE, [backend, _rows(enqueues[start : start + ROWS_PER_INSERT], carrier)])
             inserted += map(Inserted._make, cursor.fetchall())
     return inserted
 
 
+def checked(task: Task[..., Any]) -> Checked:
+    """Return a task that has been validated, as it is enqueued; InvalidTask when no Ray worker could find it."""
+    check_importable(task)
+    row = {
+        "queue_name": task.queue_name,
+        "priority": task.priority,
+        "callable_path": task.module_path,
+        "options": task.row_options() if isinstance(task, RayTask) else None,
+        **_due(task.run_after),
+    }
+    return Checked(task, encode(row).removesuffix("}"))
+
+
 def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
-    tasks = {id(task): task for task, *_ in enqueues}
-    options = {key: _options(task) for key, task in tasks.items()}
-    traced = {"carrier": carrier} if carrier else {}
-    return encode(
-        [
-            {
-                "queue_name": task.queue_name,
-                "priority": task.priority,
-                "callable_path": task.module_path,
-                "args": args,
-                "kwargs": kwargs,
-                "options": options[id(task)],
-                **_due(task.run_after),
-                **traced,
-            }
-            for task, args, kwargs in enqueues
-        ]
-    )
-
-
-def _options(task: Task[..., Any]) -> dict[str, Any] | None:
-    return task.row_options() if isinstance(task, RayTask) else None
+    tail = f', "carrier": {encode(carrier)}}}' if carrier else "}"
+    rows = (f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{tail}' for one, args, kwargs in enqueues)
+    return f"[{','.join(rows)}]"
 
 
 def _due(run_after: datetime | timedelta | None) -> dict[str, str]:

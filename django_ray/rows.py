@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY
@@ -26,16 +26,21 @@ class Row(Protocol):
     backend: str
     queue_name: str
     priority: int
-    run_after: datetime | None
-    enqueued_at: datetime
-    started_at: datetime | None
-    last_attempted_at: datetime | None
     finished_at: datetime | None
     args: list[Any]
     kwargs: dict[str, Any]
     result: Any
     errors: list[dict[str, Any]]
     worker_ids: list[str]
+
+    @property
+    def run_after(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def enqueued_at(self) -> datetime: ...  # noqa: D102
+    @property
+    def started_at(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def last_attempted_at(self) -> datetime | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,48 +92,69 @@ def _text(value: Any) -> str:
     return clean_text(text, MAX_TRACEBACK)
 
 
-@dataclass(slots=True)
 class ClaimedRow:
-    """The row of a claim; a Row. What a supervisor of another version does not say has a default."""
+    """The row of a claim; a Row. What a supervisor of another version does not say has a default.
 
-    task_id: str
-    callable_path: str
-    worker_ids: list[str]
-    attempt_number: int
-    state: str = "RUNNING"
-    backend: str = DEFAULT_TASK_BACKEND_ALIAS
-    queue_name: str = DEFAULT_TASK_QUEUE_NAME
-    priority: int = DEFAULT_TASK_PRIORITY
-    args: list[Any] = field(default_factory=list[Any])
-    kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
-    options: dict[str, Any] | None = None
-    run_after: datetime | None = None
-    enqueued_at: datetime = field(default_factory=timezone.now)
-    started_at: datetime | None = None
-    last_attempted_at: datetime | None = None
-    failures: int = 0
-    errors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    carrier: dict[str, str] | None = None
-    finished_at: datetime | None = None
-    result: Any = None
+    Its moments are read when somebody asks: most bodies do not.
+    """
 
-    @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Self:
-        """Return the row that a claim has put into JSON; ValueError if it lacks what an execution cannot do without.
+    COLUMNS: ClassVar = (
+        "task_id", "callable_path", "worker_ids", "attempt_number", "state", "backend", "queue_name", "priority",
+        "args", "kwargs", "options", "run_after", "enqueued_at", "started_at", "last_attempted_at", "failures",
+        "errors", "carrier",
+    )  # fmt: skip
+
+    __slots__ = (
+        "_said", "args", "attempt_number", "backend", "callable_path", "carrier", "errors", "failures", "finished_at",
+        "kwargs", "options", "priority", "queue_name", "result", "state", "task_id", "worker_ids",
+    )  # fmt: skip
+
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        """Take the columns, their moments as text or as such; ValueError if one lacks that no execution can do without.
 
         Supervisors and Ray nodes of two versions work side by side: what only a newer supervisor says is ignored.
         """
-        columns = {name: said[name] for name in _COLUMNS if name in said}
-        for name in ("run_after", "enqueued_at", "started_at", "last_attempted_at"):
-            if (text := columns.pop(name, None)) is not None:
-                columns[name] = parsed(text)
-        if lacking := _NEEDED - columns.keys():
-            raise ValueError(f"The supervisor that sent this execution does not say its {min(lacking)}.")
-        return cls(**columns)
+        try:
+            self.task_id: str = said["task_id"]
+            self.callable_path: str = said["callable_path"]
+            self.worker_ids: list[str] = said["worker_ids"]
+            self.attempt_number: int = said["attempt_number"]
+        except KeyError as error:
+            raise ValueError(f"The supervisor that sent this execution does not say its {error.args[0]}.") from None
+        say = said.get
+        self.state: str = say("state", "RUNNING")
+        self.backend: str = say("backend", DEFAULT_TASK_BACKEND_ALIAS)
+        self.queue_name: str = say("queue_name", DEFAULT_TASK_QUEUE_NAME)
+        self.priority: int = say("priority", DEFAULT_TASK_PRIORITY)
+        self.args: list[Any] = say("args", [])
+        self.kwargs: dict[str, Any] = say("kwargs", {})
+        self.options: dict[str, Any] | None = say("options")
+        self.failures: int = say("failures", 0)
+        self.errors: list[dict[str, Any]] = say("errors", [])
+        self.carrier: dict[str, str] | None = say("carrier")
+        self.finished_at: datetime | None = None
+        self.result: Any = None
+        self._said = said
 
+    @property
+    def run_after(self) -> datetime | None:  # noqa: D102
+        return self._moment("run_after")
 
-_COLUMNS = tuple(column.name for column in fields(ClaimedRow))
-_NEEDED = frozenset({"task_id", "callable_path", "worker_ids", "attempt_number"})
+    @property
+    def enqueued_at(self) -> datetime:  # noqa: D102
+        return self._moment("enqueued_at") or timezone.now()
+
+    @property
+    def started_at(self) -> datetime | None:  # noqa: D102
+        return self._moment("started_at")
+
+    @property
+    def last_attempted_at(self) -> datetime | None:  # noqa: D102
+        return self._moment("last_attempted_at")
+
+    def _moment(self, name: str) -> datetime | None:
+        said = self._said.get(name)
+        return said if isinstance(said, datetime) else parsed(said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,23 @@ __all__ = ["MAX_MESSAGE", "MAX_TRACEBACK", "clean_text", "encode", "jsonable", "
 MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
 MAX_TRACEBACK = 100_000
 
-# What jsonable() returns, as JSON text.
-encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+def _encoder() -> Callable[[Any], str]:
+    """Return what makes JSON text of what jsonable() returns.
+
+    json.JSONEncoder makes the part of it that is in C anew for each text, and looks for circles that cannot be there.
+    """
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    sort_keys = skipkeys = allow_nan = False
+    basestring: Any = json.encoder.encode_basestring
+    chunks = make(None, plain.default, basestring, None, ": ", ", ", sort_keys, skipkeys, allow_nan)
+    return lambda value: "".join(chunks(value, 0))
+
+
+encode = _encoder()
 
 # What people pass most often, and what to pass instead.
 _REMEDIES = (

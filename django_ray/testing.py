@@ -20,7 +20,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast, override
 from uuid import uuid4
 
@@ -38,7 +38,7 @@ from django_ray.enqueueing import Enqueue
 from django_ray.exceptions import TaskRefused
 from django_ray.results import RayTaskResult, task_result
 from django_ray.retry import MOST_RELEASED
-from django_ray.rows import ClaimedRow, Row
+from django_ray.rows import ClaimedRow
 from django_ray.runtime.entrypoint import invoke, run
 from django_ray.runtime.preparation import prepare
 
@@ -156,29 +156,27 @@ class _InMemory(RayTaskBackend):
     @override
     def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
         now = timezone.now()
-        return [task_result(task, cast("Row", self._row(task, args, kwargs, now))) for task, args, kwargs in enqueues]
+        return [
+            task_result(checked.task, self._row(checked.task, args, kwargs, enqueued_at=now))
+            for checked, args, kwargs in enqueues
+        ]
 
-    def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], now: datetime) -> ClaimedRow:
+    def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], **said: Any) -> ClaimedRow:
         run_after: Any = task.run_after
-        return ClaimedRow(
-            task_id=str(uuid4()),
-            state="READY",
-            backend=self.alias,
-            queue_name=task.queue_name,
-            priority=task.priority,
-            callable_path=task.module_path,
-            args=args,
-            kwargs=kwargs,
-            options=None,
-            run_after=now + run_after if isinstance(run_after, timedelta) else run_after,
-            enqueued_at=now,
-            started_at=None,
-            last_attempted_at=None,
-            attempt_number=0,
-            failures=0,
-            worker_ids=[],
-            errors=[],
-        )
+        columns = {
+            "task_id": str(uuid4()),
+            "state": "READY",
+            "backend": self.alias,
+            "queue_name": task.queue_name,
+            "priority": task.priority,
+            "callable_path": task.module_path,
+            "args": args,
+            "kwargs": kwargs,
+            "run_after": said["enqueued_at"] + run_after if isinstance(run_after, timedelta) else run_after,
+            "attempt_number": 0,
+            "worker_ids": [],
+        }
+        return ClaimedRow({**columns, **said})
 
     @override
     def check(self, **_: Any) -> list[CheckMessage]:
@@ -199,10 +197,12 @@ class ImmediateBackend(_InMemory):
 
     def _run(self, ready: RayTaskResult[..., Any]) -> RayTaskResult[..., Any]:
         prepare()
-        row = self._row(ready.task, ready.args, ready.kwargs, cast("datetime", ready.enqueued_at))
-        row.task_id, row.state, row.worker_ids, row.attempt_number = ready.id, "RUNNING", ["immediate"], 1
-        row.started_at = row.last_attempted_at = timezone.now()
-        row.options = {"retry": {"max_attempts": 1}}
+        now = timezone.now()
+        row = self._row(
+            ready.task, ready.args, ready.kwargs, task_id=ready.id, state="RUNNING", enqueued_at=ready.enqueued_at,
+            started_at=now, last_attempted_at=now, attempt_number=1, worker_ids=["immediate"],
+            options={"retry": {"max_attempts": 1}},
+        )  # fmt: skip
         envelope = run(row)
         row.finished_at = timezone.now()
         if envelope["kind"] == "returned":
@@ -211,7 +211,7 @@ class ImmediateBackend(_InMemory):
             raise KeyboardInterrupt(envelope["message"])  # of the developer, as with Django's
         else:
             row.state, row.errors = "FAILED", [cast("dict[str, Any]", envelope)]
-        return task_result(ready.task, cast("Row", row))
+        return task_result(ready.task, row)
 
     @override
     def cancel(self, result_id: str) -> bool:

@@ -16,7 +16,7 @@ from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from django_ray import Backoff, task, task_options
+from django_ray import Backoff, backends, task, task_options
 from django_ray.backends import RayTaskBackend
 from django_ray.checks import missing_triggers
 from django_ray.models import RayTaskExecution
@@ -194,6 +194,37 @@ async def test_a_task_is_validated_again_when_it_is_enqueued(enqueue):
                 await sync_to_async(call)(1, 2)
             else:
                 await call(1, 2)
+
+
+def test_a_task_is_checked_once_and_not_kept_for_a_moment(monkeypatch):
+    """What is the same for each enqueue of a task is done once; a backend with other settings does it anew."""
+    validated = []
+
+    def validate(backend, task):
+        validated.append(task)
+        return validate_task(backend, task)
+
+    validate_task = RayTaskBackend.validate_task
+    monkeypatch.setattr(RayTaskBackend, "validate_task", validate)
+    monkeypatch.setattr(backends, "MOST_CHECKED", 3)
+    backend = RayTaskBackend("default", {"QUEUES": ["default", "other"]})
+    other = tasks.add.using(queue_name="other", priority=7)
+    validated.clear()
+    for _ in range(3):
+        backend.enqueue(tasks.add, [1, 2], {})
+        backend.enqueue_many([(other, [1, 2], {}), (tasks.add, [], {"a": 1, "b": 2})])
+    assert validated == [tasks.add, other]
+    later = tasks.add.using(run_after=timedelta(hours=1))
+    for _ in range(2):
+        backend.enqueue(later, [1, 2], {})
+    assert validated.count(later) == 2 + 1  # and by using() itself
+    for number in range(10):
+        backend.enqueue(tasks.add.using(priority=number), [1, 2], {})
+    rows = RayTaskExecution.objects.order_by("task_id").values_list("queue_name", "priority", "args", "kwargs")
+    first = [("default", 0, [1, 2], {}), ("other", 7, [1, 2], {}), ("default", 0, [], {"a": 1, "b": 2})]
+    assert [*rows] == [*3 * first, *2 * [("default", 0, [1, 2], {})], *(("default", n, [1, 2], {}) for n in range(10))]
+    with pytest.raises(InvalidTask, match="other"):
+        RayTaskBackend("default", {"QUEUES": ["default"]}).enqueue(other, [1, 2], {})
 
 
 class Shop:

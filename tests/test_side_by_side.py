@@ -52,7 +52,7 @@ async def test_a_claim_sends_nothing_that_0_1_0_does_not_know(open_store, insert
     insert()
     (claim,) = (await store.claim(worker, 1)).claims
     assert json.loads(claim.payload).keys() <= KEYS_OF_0_1_0
-    assert ClaimedRow.of(json.loads(claim.payload)).task_id == str(claim.task_id)
+    assert ClaimedRow(json.loads(claim.payload)).task_id == str(claim.task_id)
 
 
 @pytest.mark.parametrize("lacking", [None, *sorted(KEYS_OF_0_1_0 - {"task_id", "callable_path"})])

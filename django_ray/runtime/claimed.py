@@ -7,7 +7,6 @@ connection and by the fence: who has lost the attempt meanwhile reads nothing.
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import Any
 
 from django.db import router
@@ -17,13 +16,13 @@ from django_ray.rows import ClaimedRow, Fence
 
 __all__ = ["claimed_row", "fenced"]
 
-_COLUMNS = tuple(field.name for field in fields(ClaimedRow))
+_decode = json.JSONDecoder().raw_decode  # without looking for blanks around it
 
 
 def claimed_row(payload: str) -> ClaimedRow:
     """Return the row of a claim; any error says why it cannot be read."""
-    columns = json.loads(payload)
-    row = ClaimedRow.of(columns) if "callable_path" in columns else _fetched(Fence.of(columns))
+    columns, _ = _decode(payload)
+    row = ClaimedRow(columns) if "callable_path" in columns else _fetched(Fence.of(columns))
     args: Any = row.args
     kwargs: Any = row.kwargs
     # Whoever wrote them by SQL may have written what Python cannot read.
@@ -41,8 +40,8 @@ def _fetched(fence: Fence) -> ClaimedRow:
     from django_ray.models import RayTaskExecution
 
     rows: Any = RayTaskExecution._base_manager.using(router.db_for_write(RayTaskExecution))  # noqa: SLF001
-    columns: dict[str, Any] | None = rows.filter(fenced(fence)).values(*_COLUMNS).first()
+    columns: dict[str, Any] | None = rows.filter(fenced(fence)).values(*ClaimedRow.COLUMNS).first()
     if columns is None:
         raise LookupError("The attempt is not its supervisor's any more.")
     columns["task_id"] = str(columns["task_id"])
-    return ClaimedRow(**columns)
+    return ClaimedRow(columns)

@@ -7,10 +7,10 @@ and returns plain JSON-able values. It knows the row as the claim saw it, and no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache, partial
 from inspect import iscoroutinefunction
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, TypedDict
 
 from asgiref.sync import async_to_sync
 from django.dispatch import Signal
@@ -20,6 +20,7 @@ from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 
 from django_ray.exceptions import InvalidResult
+from django_ray.hearing import is_heard
 from django_ray.options import Options
 from django_ray.results import import_task, task_result
 from django_ray.retry import RetryPolicy
@@ -62,13 +63,30 @@ type Envelope = ReturnedEnvelope | ErrorEnvelope
 type Witness = Callable[[BaseException], object]
 
 
-class _Found(NamedTuple):
+class _Found:
     """What a row names, in the code that is here."""
 
-    sender: type[Any]  # The class of the backend.
-    options: Options | None  # None for a backend that is not ours.
-    timeout: float | None  # Seconds that the body may run.
-    result: TaskResult[..., Any]
+    __slots__ = ("_result", "is_start_heard", "options", "row", "sender", "task", "timeout")
+
+    def __init__(self, row: ClaimedRow) -> None:
+        self.row = row
+        self.task = import_task(row.callable_path)
+        backend = task_backends[row.backend]
+        self.sender: type[Any] = type(backend)
+        self.options: Options | None = getattr(backend, "settings", None)  # None for a backend that is not ours.
+        # Seconds that the body may run.
+        self.timeout = None if self.options is None else self.options.timeout(row.queue_name, row.options)
+        self._result: TaskResult[..., Any] | None = None
+        self.is_start_heard = is_heard(task_started)
+        if self.task.takes_context or self.is_start_heard:
+            _ = self.result  # made before the body begins: what is wrong with the row is found now
+
+    @property
+    def result(self) -> TaskResult[..., Any]:
+        """For the context and for receivers of signals. Made when it is wanted: most bodies can do without."""
+        if self._result is None:
+            self._result = task_result(self.task, self.row)
+        return self._result
 
 
 def invoke(payload: str, witness: Witness | None = None) -> Envelope:
@@ -92,20 +110,20 @@ def invoke(payload: str, witness: Witness | None = None) -> Envelope:
 
 def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
     """Run one attempt. Raises nothing, but what Ray ends this process with."""
-    found = contained(lambda: _find(row), partial(_missing, witness))
+    found = contained(lambda: _Found(row), partial(_missing, witness))
     if not isinstance(found, _Found):
         return found
-    _send(task_started, found)
-    has_returned, encoded = False, None
+    if found.is_start_heard:
+        _send(task_started, found)
+    has_returned, plain, encoded = False, None, None
     output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
     try:
         with output, consumer(row):
             with restored(), marked(row.task_id, row.attempt_number):
-                returned = _run_body(found.result, found.timeout)
+                returned = _run_body(found)
             has_returned = True
             plain = jsonable(returned, "The result")
             encoded = _encode(plain, found.options)
-            object.__setattr__(found.result, "_return_value", plain)
     except BaseException as error:
         if ends_process(error):
             raise
@@ -115,7 +133,8 @@ def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
             # A result that cannot be stored would be the same after another attempt.
             return _failed(row, found, "refused" if has_returned else "raised", error, output)
         ignored("Tracing")(error)
-    _finish(found, TaskResultStatus.SUCCESSFUL)
+    if is_heard(task_finished):
+        _finish(found, {"status": TaskResultStatus.SUCCESSFUL, "_return_value": plain})
     return {"kind": "returned", "result": encoded, "output": output.text}
 
 
@@ -133,27 +152,19 @@ def _failed(
     policy = _policy(row, found.options)
     envelope = envelope_of(kind, error, _classes_named(policy), output.text)
     if not was_interrupted() and _is_last(row, envelope, policy):
-        found.result.errors.append(_task_error(envelope))
-        _finish(found, TaskResultStatus.FAILED)
+        _finish(found, {"status": TaskResultStatus.FAILED}, _task_error(envelope))
     return envelope
 
 
-def _find(row: ClaimedRow) -> _Found:
-    task = import_task(row.callable_path)
-    backend = task_backends[row.backend]
-    options: Options | None = getattr(backend, "settings", None)
-    timeout = None if options is None else options.timeout(row.queue_name, row.options)
-    return _Found(type(backend), options, timeout, task_result(task, row))
-
-
-def _run_body(result: TaskResult[..., Any], timeout: float | None) -> Any:
-    task = result.task
-    context: tuple[Any, ...] = (TaskContext(task_result=result),) if task.takes_context else ()
-    if _is_coroutine_function(task.func):
+def _run_body(found: _Found) -> Any:
+    function, args, kwargs = found.task.func, found.row.args, found.row.kwargs
+    if found.task.takes_context:
+        args = [TaskContext(task_result=found.result), *args]
+    if _is_coroutine_function(function):
         # Through async_to_sync, which keeps database connections with this thread.
-        return async_to_sync(_awaited)(task.func(*context, *result.args, **result.kwargs), timeout)
-    with interruptible(timeout=timeout):
-        return task.func(*context, *result.args, **result.kwargs)
+        return async_to_sync(_awaited)(function(*args, **kwargs), found.timeout)
+    with interruptible(timeout=found.timeout):
+        return function(*args, **kwargs)
 
 
 _is_coroutine_function = cache(iscoroutinefunction)  # asked at every attempt
@@ -204,11 +215,16 @@ def _send(signal: Signal, found: _Found) -> None:
     contained(lambda: signal.send_robust(sender=found.sender, task_result=found.result), _receiver_raised)
 
 
-def _finish(found: _Found, status: Any) -> None:
-    # For receivers in this process; the row gets the database's time.
-    object.__setattr__(found.result, "finished_at", timezone.now())
-    object.__setattr__(found.result, "status", status)
-    _send(task_finished, found)
+def _finish(found: _Found, changes: Mapping[str, Any], *errors: TaskError) -> None:
+    def finish() -> None:
+        result = found.result
+        # For receivers in this process; the row gets the database's time.
+        for name, value in {**changes, "finished_at": timezone.now()}.items():
+            object.__setattr__(result, name, value)
+        result.errors.extend(errors)
+        _send(task_finished, found)
+
+    contained(finish, ignored("The signal task_finished"))
 
 
 def _task_error(envelope: ErrorEnvelope) -> Any:

@@ -97,7 +97,8 @@ def record_parameters(records: Iterable[Record], patience: float | None = None) 
     patience is seconds to wait for a row that somebody else has locked; None is as the session does.
     """
     # Sorted by id: two writers that meet on the same rows take them in the same order.
-    ordered = sorted(records, key=lambda record: record.claim.task_id)
+    # By its number, as the server orders them: that of UUIDs is in Python.
+    ordered = sorted(records, key=lambda record: record.claim.task_id.int)
     return {
         "verdicts": json.dumps([*map(_row, ordered)]),
         "cancelled": _error(CANCELLED),
@@ -107,13 +108,16 @@ def record_parameters(records: Iterable[Record], patience: float | None = None) 
 
 def lock_parameters(claims: Iterable[Claim]) -> dict[str, Any]:
     """Return the parameters of lock.sql."""
-    ordered = sorted(claims, key=lambda claim: claim.task_id)
+    ordered = sorted(claims, key=lambda claim: claim.task_id.int)
     return {"claims": json.dumps([*map(_fence, ordered)])}
 
 
 def _row(record: Record) -> dict[str, Any]:
     claim, verdict, output = record
-    return {**_fence(claim), **_columns(verdict), **({"output": output} if output else {})}
+    row = _columns(verdict) | _fence(claim)
+    if output:
+        row["output"] = output
+    return row
 
 
 def _fence(claim: Claim) -> dict[str, Any]:

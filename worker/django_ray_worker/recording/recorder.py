@@ -169,8 +169,9 @@ class Recorder:
                 tries += 1
                 await sleep(wait)
             else:
+                known = recorded.written | recorded.locked
                 for claim, _, _ in batch:
-                    if claim.task_id not in recorded.written | recorded.locked:
+                    if claim.task_id not in known:
                         self._metrics.refused += 1
                         log.warning(
                             "Attempt %d of %s is not ours any more; its outcome is dropped.", claim.attempt, claim,
