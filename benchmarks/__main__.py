@@ -15,7 +15,22 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import doorbell, drain, enqueue, environments, history, idle, latency, marks, mixed, pages, table
+from benchmarks import (
+    doorbell,
+    drain,
+    enqueue,
+    environments,
+    footprint,
+    history,
+    idle,
+    latency,
+    marks,
+    mixed,
+    pages,
+    start,
+    table,
+    wayback,
+)
 from benchmarks.peers import PEERS
 from benchmarks.progress import Progress
 from benchmarks.server import Server
@@ -27,8 +42,11 @@ PARTS = COMPARED | {
     "F": history.measure,
     "G": latency.loaded,
     "H": mixed.even,
+    "K": footprint.measure,
     "M": mixed.mixed,
     "P": pages.measure,
+    "R": wayback.measure,
+    "S": start.measure,
 }
 
 
@@ -47,13 +65,14 @@ class Size:
     turn_seconds: int = 3
     history: int = 1_000_000
     load_seconds: float = 10.0
-    even: int = 10_000
+    even_seconds: float = 40.0
     short: int = 5_000
+    footprint: int = 5_000
 
 
 QUICK = Size(
     single=100, bulk=500, drain=500, rounds=1, samples=10, idle_seconds=5.0, counted=500, turns=1, turn_seconds=1,
-    history=10_000, load_seconds=2.0, even=100, short=500,
+    history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500,
 )  # fmt: skip
 
 

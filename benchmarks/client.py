@@ -40,6 +40,12 @@ def _answer_all(system):
                 answer = _timed(system.bulk, *arguments)
             case "samples":
                 answer = _samples(system.one_by_one, *arguments)
+            case "of_kind":
+                answer = _timed(system.of_kind, *arguments)
+            case "way_back":
+                answer = system.way_back(*arguments)
+            case "waiters":
+                answer = system.waiters(*arguments)
             case "worker":
                 answer = system.worker()
             case "pages":
@@ -50,9 +56,10 @@ def _answer_all(system):
         answers.flush()
 
 
-def _timed(enqueue, start, stop):
+def _timed(enqueue, *arguments):
+    *kind, start, stop = arguments
     wall, cpu = time.perf_counter(), time.process_time()
-    enqueue(range(start, stop))
+    enqueue(*kind, range(start, stop))
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 

@@ -12,7 +12,7 @@ def idle(system, size):
     with system.warm(), system.progress.step(f"C  {system.name}: {size.samples} samples of latency"):
         numbers = system.numbers(size.samples)
         latencies = system.ask("samples", numbers.start, numbers.stop, 0.05, 0.25)
-    return _percentiles(latencies)
+    return percentiles(latencies)
 
 
 def loaded(system, size):
@@ -36,12 +36,13 @@ def loaded(system, size):
         latencies = [
             moment - began for began, numbers in batches for number in numbers if (moment := system.marks.at(number))
         ]
-    return {"tasks/s, enqueued": len(every) / seconds, "not begun after 60 s": len(every) - len(done)} | _percentiles(
+    return {"tasks/s, enqueued": len(every) / seconds, "not begun after 60 s": len(every) - len(done)} | percentiles(
         latencies
     )
 
 
-def _percentiles(latencies):
+def percentiles(latencies):
+    """Return p50, p95 and p99 of seconds, in ms."""
     ordered = sorted(latencies)
     return {
         f"p{share}, ms": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] * 1000 for share in (50, 95, 99)

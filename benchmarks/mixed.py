@@ -1,4 +1,4 @@
-"""(H) Many tasks of 50 ms, and (M) short ones with a long one now and then: how near to the ideal of two CPUs.
+"""(H) Tasks of 5, 50 and 500 ms, and (M) short ones with a long one now and then: how near to the ideal of two CPUs.
 
 Bodies sleep, so that a busy machine does not lengthen them. Times are from the first body to the last outcome.
 """
@@ -11,7 +11,7 @@ import psycopg
 from benchmarks.system import START_SECONDS
 
 CPUS = 2
-EVEN = 0.05  # Seconds.
+LENGTHS = (0.005, 0.05, 0.5)  # Seconds.
 LONG = 2.0
 INSERT = """
 INSERT INTO django_ray_execution (callable_path, args)
@@ -26,10 +26,14 @@ SLEEP, SLEEP_TOO = "benchmarks.tasks.mark_and_sleep", "benchmarks.tasks.mark_and
 
 
 def even(system, size):
-    ideal = size.even * EVEN / CPUS
-    tasks = [(SLEEP, EVEN)] * size.even
-    _, seconds = _run(system, tasks, f"H  {size.even:,} tasks of 50 ms, ideally {ideal:.0f} s", ideal)
-    return {"s": seconds, "ideal s": ideal, "efficiency, ideal / s": ideal / seconds}
+    figures = {}
+    for length in LENGTHS:
+        count = round(size.even_seconds * CPUS / length)
+        ideal, label = count * length / CPUS, f"{length * 1000:g} ms"
+        text = f"H  {count:,} tasks of {label}, ideally {ideal:.0f} s"
+        _, seconds = _run(system, [(SLEEP, length)] * count, text, ideal)
+        figures |= {f"{label}: s": seconds, f"{label}: efficiency, ideal / s": ideal / seconds}
+    return figures
 
 
 def mixed(system, size):

@@ -45,7 +45,7 @@ class System:
         self._client = subprocess.Popen(
             [self._python, "-m", "benchmarks.client", self.name],
             cwd=ROOT,
-            env=self._environment(),
+            env=self.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -92,7 +92,7 @@ class System:
                 subprocess.Popen(
                     command,
                     cwd=ROOT,
-                    env=self._environment() | more,
+                    env=self.environment() | more,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
@@ -141,7 +141,8 @@ class System:
         """Return the CPU seconds of the server that holds the queue."""
         return processes.cpu(self._other_server) if self._other_server else self.server.cpu()
 
-    def _environment(self):
+    def environment(self):
+        """Return what its processes find in theirs."""
         return {
             **os.environ,
             "DATABASE_URL": self.url,

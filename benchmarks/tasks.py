@@ -1,10 +1,11 @@
-"""What is enqueued: a body that does nothing but say when it began, and one that takes its time."""
+"""What is enqueued: a body that does nothing but say when it began, and others that take time, return or fail."""
 
 import time
 
 from django.tasks import task
 
 from benchmarks.marks import mark as mark_now
+from django_ray import Backoff, task_options
 
 
 @task
@@ -22,3 +23,16 @@ def mark_and_sleep(number, seconds):
 def mark_and_sleep_too(number, seconds):
     mark_now(number)
     time.sleep(seconds)
+
+
+@task
+def mark_and_return(number, text):
+    mark_now(number)
+    return text
+
+
+@task
+@task_options(max_attempts=4, backoff=Backoff(base=0))
+def mark_and_fail(number):
+    mark_now(number)
+    raise ValueError("This one always fails.")

@@ -1,10 +1,14 @@
 """django-ray: one supervisor with a Ray of its own, two tasks at a time."""
 
+import asyncio
 import io
 import os
+import random
 import statistics
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import django
 
@@ -13,9 +17,13 @@ os.environ.update(SETTINGS)
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
+from django.db import connection  # noqa: E402
 from django.tasks import task_backends  # noqa: E402
 
 from benchmarks import tasks  # noqa: E402
+from benchmarks.marks import opened  # noqa: E402
+
+PATIENCE = 60.0
 
 
 def prepare():
@@ -29,6 +37,69 @@ def one_by_one(numbers):
 
 def bulk(numbers):
     task_backends["default"].enqueue_many([(tasks.mark, (number,), {}) for number in numbers])
+
+
+def of_kind(kind, numbers):
+    """Enqueue tasks of a kind of part K."""
+    task, more = {
+        "no-op": (tasks.mark, ()),
+        "1 kB of arguments, 1 kB of result": (tasks.mark_and_return, ("x" * 1000,)),
+        "three retries": (tasks.mark_and_fail, ()),
+    }[kind]
+    task_backends["default"].enqueue_many([(task, (number, *more), {}) for number in numbers])
+
+
+def way_back(start, stop, shortest, longest):
+    """Enqueue one at a time, at random moments; return the seconds to its body, and to its value, of each."""
+
+    async def sample(number):
+        await asyncio.sleep(random.uniform(shortest, longest))
+        began = time.time()
+        result = await tasks.mark.aenqueue(number)
+        await result.await_result(timeout=PATIENCE)
+        return opened().at(number) - began, time.time() - began
+
+    async def samples():
+        return [await sample(number) for number in range(start, stop)]
+
+    return [*zip(*asyncio.run(samples()), strict=True)]
+
+
+def waiters(how, start, stop):
+    """Have that many wait at once; return the seconds from the last outcome until all have it, and the connections."""
+    from django_ray.models import RayQueue, RayTaskExecution
+
+    RayQueue.objects.pause("default")
+    calls = [(tasks.mark, (number,), {}) for number in range(start, stop)]
+    results = task_backends["default"].enqueue_many(calls)
+    before = _connections()
+    found = {}
+
+    def look():
+        time.sleep(2)  # until all are waiting
+        found["connections"] = _connections() - before
+        RayQueue.objects.resume("default")
+
+    async def in_one_loop():
+        await asyncio.gather(*(result.await_result(timeout=PATIENCE) for result in results))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    if how == "one event loop":
+        asyncio.run(in_one_loop())
+    else:
+        with ThreadPoolExecutor(len(results)) as pool:
+            list(pool.map(lambda result: result.wait(timeout=PATIENCE), results))
+    ended = time.time()
+    looking.join()
+    last = RayTaskExecution.objects.filter(pk__in=[result.id for result in results]).latest("finished_at").finished_at
+    return {"seconds": ended - last.timestamp(), **found}
+
+
+def _connections():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        return cursor.fetchone()[0]
 
 
 def pages():
