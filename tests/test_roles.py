@@ -702,6 +702,7 @@ async def use_as_store(database):
                     "retried": 0,
                     "cancelled": 0,
                     "waited": 0,
+                    "postponed": 0,
                     "longest_wait": 0,
                 }
             ],
