@@ -254,8 +254,8 @@ async def swallow_async(path):
 
 @task
 def clean_up(path):
-    Path(path).touch()
     try:
+        Path(path).touch()
         time.sleep(600)
     finally:
         Path(path).with_suffix(".cleaned").touch()
