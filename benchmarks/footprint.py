@@ -15,9 +15,6 @@ GROWN = f"""
 SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS wal, pg_table_size('{TABLE}') AS table,
     pg_indexes_size('{TABLE}') AS indexes
 """
-UPDATES = f"""
-SELECT n_tup_upd AS updates, n_tup_hot_upd AS hot FROM pg_stat_user_tables WHERE relname = '{TABLE}'
-"""
 
 
 def measure(system, size):
@@ -34,7 +31,7 @@ def measure(system, size):
 def _cost(system, session, kind, count):
     session.execute(f"TRUNCATE {TABLE}")
     session.execute("CHECKPOINT")
-    before, updated = _row(session, GROWN), _row(session, UPDATES)
+    before = _row(session)
     numbers = system.numbers(count)
     system.ask("of_kind", kind, numbers.start, numbers.stop)
     deadline = time.monotonic() + PATIENCE
@@ -42,15 +39,9 @@ def _cost(system, session, kind, count):
         if time.monotonic() > deadline:
             raise TimeoutError(f"not all of {count} tasks have ended within {PATIENCE} s: {kind}")
         time.sleep(0.2)
-    time.sleep(1.5)  # sessions report once a second
-    after, updates = _row(session, GROWN), _row(session, UPDATES)
-    figures = {f"{kind}: {name}, bytes": float(after[name] - before[name]) / count for name in before}
-    made = updates["updates"] - updated["updates"]
-    figures[f"{kind}: updates"] = made / count
-    figures[f"{kind}: of them without a new index entry (HOT)"] = (updates["hot"] - updated["hot"]) / max(1, made)
-    return figures
+    after = _row(session)
+    return {f"{kind}: {name}, bytes": float(after[name] - before[name]) / count for name in before}
 
 
-def _row(session, query):
-    cursor = session.cursor(row_factory=psycopg.rows.dict_row)
-    return cursor.execute(query).fetchone()
+def _row(session):
+    return session.cursor(row_factory=psycopg.rows.dict_row).execute(GROWN).fetchone()
