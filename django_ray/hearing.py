@@ -69,6 +69,7 @@ def _is_shut(handler: logging.Handler) -> bool:
         and type(handler.filters[0]) is (RequireDebugFalse if settings.DEBUG else RequireDebugTrue)
         and kind.handle is logging.Handler.handle
         and kind.filter is logging.Handler.filter
+        and vars(handler).keys().isdisjoint({"handle", "filter"})
     )
 
 
@@ -99,5 +100,7 @@ def _is_instrumented() -> bool:
 
 
 def _is_plain(factory: Any) -> bool:
-    """Tell whether it makes records and does nothing else: Ray's adds two attributes."""
-    return factory is logging.LogRecord or getattr(factory, "__module__", "") == "ray._private.log"
+    """Tell whether it makes records and does nothing else. Ray's adds the time, to those of the factory before it."""
+    if getattr(factory, "__module__", "") != "ray._private.log":
+        return factory is logging.LogRecord
+    return all(cell.cell_contents is logging.LogRecord for cell in factory.__closure__ or ())

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import io
 import logging
 import os
 import signal
@@ -48,6 +49,14 @@ def write_from_below():
     asyncio.run(_say_from_below_in_a_loop())
     print("after")
     parallel_map(say_from_below, ["from elsewhere"])
+
+
+@task
+def write_from_below_without_streams(stream):
+    closed = io.StringIO()
+    closed.close()
+    sys.stdout = sys.stderr = {"none": None, "closed": closed, "other": object()}[stream]
+    return subprocess.run(["echo", "still works"], capture_output=True, text=True, check=True).stdout
 
 
 async def _say_from_below_in_a_loop():

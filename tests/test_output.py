@@ -156,5 +156,12 @@ def test_many_in_one_call_do_not_mix(on_ray):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("stream", ["none", "closed", "other"])
+def test_a_body_without_streams_starts_subprocesses_all_the_same(on_ray, stream):
+    result = tasks.write_from_below_without_streams.enqueue(stream).wait(timeout=60)
+    assert result.return_value == "still works\n", result.errors
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_task_that_writes_nothing_stores_nothing(on_ray):
     assert row_of(tasks.add.enqueue(1, 2).wait(timeout=60)).output is None

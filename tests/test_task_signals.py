@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 
 import pytest
 import ray
@@ -131,6 +132,9 @@ def test_a_record_factory_of_ray_looks_at_nothing(loggers, monkeypatch):
     ray._private.log._setup_log_record_factory()
     assert logging.getLogRecordFactory() is not logging.LogRecord
     assert not is_heard(task_started)
+    monkeypatch.setattr(logging, "_logRecordFactory", partial(logging.LogRecord))
+    ray._private.log._setup_log_record_factory()  # around one that may look
+    assert is_heard(task_started)
 
 
 def test_an_attempt_that_fails_for_good_is_always_told(loggers, made):

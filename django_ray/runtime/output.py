@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar, Self
 
 from django_ray.runtime.foreign import contained
@@ -63,15 +63,15 @@ class Output:
     def name(self) -> None:
         """Have Ray label what is written from now on."""
         if not self._is_named:
-            self._tell_ray(self._label.rstrip())
+            self._tell_ray(" ".join(self._label.split()))  # in one line: the next one might say something else to Ray
             self._is_named = True
 
     def _tell_ray(self, name: str) -> None:
         begin = "" if self._is_fresh else "\n"
         self._is_fresh = True
         for stream, descriptor in (("stdout", 1), ("stderr", 2)):
-            contained(getattr(sys, stream).flush, lambda _: None)
-            with suppress(OSError):  # the body has closed it
+            contained(partial(_flush, stream), lambda _: None)  # whatever has become of it
+            with suppress(OSError):
                 os.write(descriptor, f"{begin}{NAMED}{name}\n".encode())
 
     def add(self, text: str) -> str:
@@ -85,6 +85,10 @@ class Output:
             self._is_fresh = piece.endswith("\n")
             self._lines[-1] = _overwritten(self._lines[-1] + piece.removesuffix("\n"))
         return "".join(labelled)
+
+
+def _flush(name: str) -> None:
+    getattr(sys, name).flush()
 
 
 def _pieces(text: str) -> Iterator[str]:

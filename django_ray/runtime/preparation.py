@@ -13,7 +13,7 @@ from django_ray.exceptions import Unprepared
 from django_ray.runtime.connections import check_pools
 from django_ray.runtime.foreign import contained, described, ignored
 from django_ray.runtime.output import label_output, label_subprocesses
-from django_ray.runtime.rayworker import end_after_answer, is_on_ray
+from django_ray.runtime.rayworker import end_after_answer, is_ray_worker
 from django_ray.runtime.surroundings import keep_surroundings
 
 __all__ = ["prepare", "settle_in"]
@@ -50,7 +50,7 @@ def settle_in() -> None:
 @cache
 def _furnish() -> None:
     contained(label_output, ignored("Labelling the output of tasks"))
-    if is_on_ray():
+    if is_ray_worker():
         label_subprocesses()
     contained(check_pools, ignored("The settings of a database"))
     keep_surroundings()

@@ -10,10 +10,11 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled", "is_on_ray"]
+__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled", "is_on_ray", "is_ray_worker"]
 
 log = logging.getLogger("django_ray.rayworker")
 
+_WORKER_MODE = 1  # Ray's number of it.
 # What is exported with this max_calls may run without end in one process, and can end it with its answer.
 MAX_CALLS = 2**31 - 1
 
@@ -21,6 +22,14 @@ MAX_CALLS = 2**31 - 1
 def is_on_ray() -> bool:
     """Tell whether this process is part of a Ray cluster."""
     return _ray() is not None
+
+
+def is_ray_worker() -> bool:
+    """Tell whether this process is one; a driver is not."""
+    ray = _ray()
+    with suppress(AttributeError):  # a Ray that says it in another way
+        return ray is not None and bool(ray.get_runtime_context().worker.mode == _WORKER_MODE)
+    return False
 
 
 def is_cancelled() -> bool:
