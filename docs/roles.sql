@@ -108,6 +108,8 @@ ON django_migrations TO django_ray_supervisor;
 
 GRANT EXECUTE ON FUNCTION
     django_ray_heads(text, text[], text, int), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what to claim
+    django_ray_is_passed_over(text, text[], uuid[]), django_ray_later(text, text[]),
+    django_ray_is_small(jsonb, jsonb, jsonb, jsonb, jsonb, jsonb),
     django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
     django_ray_is_settled(text), django_ray_await_in_flight(text),
     django_ray_identify(int), django_ray_session(int), -- liveness

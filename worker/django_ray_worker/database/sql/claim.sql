@@ -1,7 +1,8 @@
 -- Take up to limit rows of our queues, by priority and then age, and say when the next one falls due. A payload is NULL
--- where it would be large, or larger than its share when all of them together would be.
+-- where it would be large, or larger than its share of what all of them together may be.
 -- One index probe per queue: ANY over queues would sort the whole backlog. The queues come in the order of their first rows, so
 -- no more than the first limit of them can hold what is taken; those behind are for when others have locked it.
+-- What few claims need is in functions of its own: each part of a statement is set up for every claim, a call only when it comes.
 WITH queue AS MATERIALIZED (
     SELECT name, next_due, is_last FROM django_ray_heads(%(backend)s, %(queues)s, %(after)s, %(most_queues)s)
 ), candidate AS MATERIALIZED (
@@ -30,13 +31,11 @@ WITH queue AS MATERIALIZED (
     RETURNING
         task_id, priority, attempt_number, claimed_by_id, queue_name, failures, losses, released,
         CASE WHEN octet_length(callable_path) <= 1000 THEN callable_path ELSE left(callable_path, 1000) END AS callable_path,
-        -- Few bytes may be a long text, and a text of a gigabyte is an error: what is large is not printed. Its size is a look
-        -- at its header, unless it is compressed; then it is 255 times as large at most.
+        -- Few bytes may be a long text, and a text of a gigabyte is an error: what is large is not printed. 256 bytes are 65,280 at
+        -- most when they are compressed.
         CASE
             WHEN options IS NULL THEN NULL
-            WHEN pg_column_size(options) <= 256
-                OR (pg_column_size(options) <= 65536 AND pg_column_size(options || '[]') <= 65536)
-            THEN options::text
+            WHEN pg_column_size(options) <= 256 OR django_ray_is_small(options => options) THEN options::text
             ELSE ''
         END AS options,
         CASE WHEN attempt_number = 1 AND isfinite(greatest(enqueued_at, run_after))
@@ -50,15 +49,7 @@ WITH queue AS MATERIALIZED (
         CASE
             WHEN pg_column_size(args) + pg_column_size(kwargs) + pg_column_size(errors) + pg_column_size(worker_ids)
                     + coalesce(pg_column_size(options), 0) + coalesce(pg_column_size(carrier), 0) <= 256
-                OR (
-                    greatest(
-                        pg_column_size(args), pg_column_size(kwargs), pg_column_size(errors), pg_column_size(worker_ids),
-                        pg_column_size(options), pg_column_size(carrier)
-                    ) <= 65536
-                    AND pg_column_size(args || '[]') + pg_column_size(kwargs || '[]') + pg_column_size(errors || '[]')
-                        + pg_column_size(worker_ids) + coalesce(pg_column_size(options || '[]'), 0)
-                        + coalesce(pg_column_size(carrier || '[]'), 0) <= 65536
-                )
+                OR django_ray_is_small(args, kwargs, errors, worker_ids, options, carrier)
             THEN json_build_object(
                 'task_id', task_id, 'state', state, 'backend', backend, 'queue_name', queue_name, 'priority', priority,
                 'callable_path', callable_path, 'args', args, 'kwargs', kwargs, 'options', options,
@@ -67,48 +58,35 @@ WITH queue AS MATERIALIZED (
                 'worker_ids', worker_ids, 'errors', errors, 'carrier', carrier
             )::text
         END AS payload
+), facts AS (
+    SELECT
+        -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody. Who takes
+        -- all that it asks for looks again anyway.
+        CASE WHEN number < %(limit)s THEN django_ray_is_passed_over(%(backend)s, names, ids) ELSE false END AS has_skipped,
+        (extract(epoch FROM first_due) - extract(epoch FROM clock_timestamp()))::float8 AS next_due,
+        -- The same without what is overdue, which may be locked for long. Looked for only if something is.
+        (
+            extract(epoch FROM CASE
+                WHEN first_due <= statement_timestamp()
+                THEN django_ray_later(%(backend)s, CASE WHEN %(queues)s::text[] IS NOT NULL THEN names END)
+                ELSE first_due
+            END)
+            - extract(epoch FROM clock_timestamp())
+        )::float8 AS next_later,
+        place,
+        least(65536, greatest(2048, 8388608 / nullif(number, 0))) AS most_bytes
+    FROM
+        (
+            SELECT min(next_due) AS first_due, array_agg(name) AS names, min(name) FILTER (WHERE is_last) AS place
+            FROM queue
+        ) AS queues,
+        (SELECT count(*) AS number, array_agg(task_id) AS ids FROM chosen) AS taken
+    OFFSET 0  -- once, and not for each row that is taken
 )
 SELECT
-    -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody. Who takes all
-    -- that it asks for looks again anyway.
-    (SELECT count(*) FROM chosen) < %(limit)s AND EXISTS (
-        SELECT FROM queue
-        CROSS JOIN LATERAL (
-            SELECT task_id FROM django_ray_execution
-            WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NULL
-            ORDER BY priority DESC, task_id
-            LIMIT %(limit)s
-        ) AS visible
-        WHERE visible.task_id NOT IN (SELECT task_id FROM candidate)
-    ) AS has_skipped,
-    times.*,
-    (SELECT name FROM queue WHERE is_last) AS place,
+    has_skipped, next_due, next_later, place,
     task_id, attempt_number, claimed_by_id, queue_name, callable_path, failures, losses, released, waited, missing_for,
     CASE WHEN octet_length(options) > 65536 THEN '' ELSE options END AS options,
-    CASE
-        WHEN octet_length(payload) <= (
-            SELECT least(65536, CASE WHEN sum(octet_length(payload)) > 8388608 THEN greatest(2048, 8388608 / count(*)) END)
-            FROM claimed
-        )
-        THEN payload
-    END AS payload
-FROM (
-    SELECT
-        (extract(epoch FROM min(next_due)) - extract(epoch FROM clock_timestamp()))::float8 AS next_due,
-        -- The same without what is overdue, which may be locked for long. Looked for only if something is.
-        (extract(epoch FROM min(CASE
-            WHEN next_due > statement_timestamp() THEN next_due
-            WHEN name IS NULL THEN (
-                SELECT due_at FROM django_ray_execution
-                WHERE backend = %(backend)s AND state = 'READY' AND due_at > statement_timestamp()
-                ORDER BY due_at NULLS FIRST LIMIT 1
-            )
-            ELSE (
-                SELECT due_at FROM django_ray_execution
-                WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at > statement_timestamp()
-                ORDER BY due_at LIMIT 1
-            )
-        END)) - extract(epoch FROM clock_timestamp()))::float8 AS next_later
-    FROM queue WHERE next_due IS NOT NULL
-) AS times LEFT JOIN claimed ON true
+    CASE WHEN octet_length(payload) <= most_bytes THEN payload END AS payload
+FROM facts LEFT JOIN claimed ON true
 ORDER BY claimed.priority DESC, claimed.task_id
