@@ -75,6 +75,14 @@ def test_sync_async_and_context_tasks_run(on_ray, finished, task, args, value):
     assert finished(task.enqueue(*args)).return_value == value
 
 
+def test_a_local_ray_has_no_process_that_a_task_does_not_need(on_ray):
+    """Neither the autoscaler nor the server of the dashboard that is left out: by Ray's own names, so looked for here."""
+    children = psutil.Process(on_ray.process.pid).children(recursive=True)
+    programs = {part.rpartition("/")[2] for child in children for part in child.cmdline()[:4]}
+    assert {"gcs_server", "raylet", "log_monitor.py"} <= programs
+    assert not {"monitor.py", "dashboard.py"} & programs
+
+
 def test_the_other_queue_is_served_too(on_ray, finished):
     assert finished(tasks.add.using(queue_name="other").enqueue(1, 1)).return_value == 2
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from django_ray_worker.running.onray.questions import Answering, ask
 from django_ray_worker.running.onray.sockets import Address, host_and_port, until_gone
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from django_ray_worker.core.config import Config
 
 __all__ = ["Cluster"]
@@ -177,15 +180,16 @@ class Cluster:
         # Inherited as well. A service manager may signal every process of its unit: that is for us, who end this Ray
         # when the bodies have had their grace. Ray workers see to it that what bodies start is not concerned.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
-        ray.init(
-            # Without an address Ray would attach to whatever runs on this host.
-            address="local",
-            include_dashboard=False,
-            configure_logging=False,
-            log_to_driver=True,
-            num_cpus=self._config.concurrency or _cpus(),
-            _temp_dir=str(folder),
-        )
+        with _only_what_runs_tasks():
+            ray.init(
+                # Without an address Ray would attach to whatever runs on this host.
+                address="local",
+                include_dashboard=False,
+                configure_logging=False,
+                log_to_driver=True,
+                num_cpus=self._config.concurrency or _cpus(),
+                _temp_dir=str(folder),
+            )
 
     def _join(self, address: str) -> None:
         self._refuse_other_doors(address)
@@ -228,6 +232,23 @@ def _cpus() -> int | None:
     """Return 1 where a container has a part of a CPU, which Ray would count as none; None lets Ray count."""
     count: Any = getattr(getattr(ray, "_private").utils, "get_num_cpus", None)  # noqa: B009 - for the type checkers
     return 1 if count is not None and count(override_docker_cpu_warning=True) < 1 else None
+
+
+@contextmanager
+def _only_what_runs_tasks() -> Generator[None]:
+    """Leave out the autoscaler, and the server of a dashboard that is left out: 4 s of CPU before the first task.
+
+    Ray has no public way to say so. Where its names are others, they start.
+    """
+    node: Any = getattr(getattr(getattr(ray, "_private"), "node", None), "Node", None)  # noqa: B009 - for the checkers
+    starts = {name: vars(node)[name] for name in ("start_monitor", "start_api_server") if hasattr(node, name)}
+    for name in starts:
+        setattr(node, name, lambda _, **__: None)
+    try:
+        yield
+    finally:
+        for name, start in starts.items():
+            setattr(node, name, start)
 
 
 def _resources() -> dict[str, float]:
