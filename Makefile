@@ -14,8 +14,10 @@ unexport PYTHONPATH
 # The newest Django is in .venv, the other one that is supported here.
 OTHER := .venv-django-6.0
 
+PYTEST = $(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel demo test test-all lint unit stress soak bench compose-test nodes-test lock clean
+.PHONY: help setup wheel demo test test-all lint unit slow stress soak bench compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -29,10 +31,10 @@ wheel: $(STAMP) ## Build the wheel into dist/.
 demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 	@$(PY) example/demo.py
 
-test: lint unit ## All checks and tests.
+test: lint unit ## All checks and tests, without the slow ones.
 
-test-all: test $(OTHER)/.installed ## And the tests on the other Django.
-	@$(MAKE) --no-print-directory unit PY=$(OTHER)/bin/python
+test-all: test slow $(OTHER)/.installed ## And the slow ones, and all of them on the other Django.
+	@$(MAKE) --no-print-directory unit slow PY=$(OTHER)/bin/python
 
 lint: $(STAMP) ## Style, types, import rules, container files.
 	@.venv/bin/ruff check --quiet .
@@ -47,7 +49,10 @@ lint: $(STAMP) ## Style, types, import rules, container files.
 unit: $(STAMP) ## The tests, in WORKERS (2) processes, each with modules of its own. ARGS="-k name" selects.
 	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
 	@$(PY) scripts/find_chromium.py
-	@$(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+slow: $(STAMP) ## The tests that take half a minute or more each, most of them because they break Ray.
+	@$(PYTEST) -m slow $(ARGS)
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.
 	@DJANGO_RAY_STRESS=long $(PY) -m pytest tests/test_doorbell_stress.py $(ARGS)

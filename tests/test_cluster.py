@@ -92,6 +92,7 @@ def test_a_cluster_runs_tasks_of_a_project_it_was_never_told_of(head, listen, fi
     assert [finished(tasks.add.enqueue(number, 0)).return_value for number in range(5)] == list(range(5))
 
 
+@pytest.mark.slow
 def test_a_head_that_dies_and_comes_back_costs_no_attempt(start_head, listen, finished, tmp_path):
     """G2."""
     port = free_port()
@@ -113,6 +114,7 @@ def test_a_head_that_dies_and_comes_back_costs_no_attempt(start_head, listen, fi
     assert (row.failures, row.losses, row.errors) == (0, 0, [])
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_away_at_the_start_is_waited_for(start_head, listen, finished):
     """G4."""
     port = free_port()
@@ -123,6 +125,7 @@ def test_a_cluster_that_is_away_at_the_start_is_waited_for(start_head, listen, f
     assert finished(tasks.add.enqueue(40, 2)).return_value == 42
 
 
+@pytest.mark.slow
 def test_a_head_that_dies_before_it_has_a_node_is_waited_for(start_head, listen, finished):
     """G4: nothing hangs on a cluster that is gone, and the slots are those of the one that came."""
     port = free_port()
@@ -146,6 +149,7 @@ def test_sigterm_while_a_node_is_waited_for_ends_with_zero(start_head, listen):
     assert supervisor.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_right_after_such_a_head_died_ends_with_zero(start_head, listen):
     """E1: leaving the cluster resets the signal handlers."""
     port = free_port()
@@ -183,6 +187,7 @@ def test_what_no_node_has_waits_visibly_and_holds_up_nobody(head, listen, finish
         assert finished(result).errors[0].exception_class_path == "django_ray.exceptions.TaskCancelled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["cancel", "timeout"])
 def test_a_body_that_never_returns_to_python_ends_on_its_node(head, listen, finished, tmp_path, by):
     """L12, L16: its process is found there, also when it has all the CPUs of the cluster."""

@@ -86,7 +86,7 @@ def test_a_body_that_left_an_event_loop_running_is_the_last_of_its_process(djang
         assert process.run(untidy.query_async) == 42
 
 
-@pytest.mark.parametrize("what", ["loop", "playwright"])
+@pytest.mark.parametrize("what", ["loop", pytest.param("playwright", marks=pytest.mark.slow)])
 def test_after_a_loop_that_was_left_running_tasks_run_in_another_process(run, what):
     """H10."""
     first = run(untidy.pid).return_value
@@ -97,12 +97,14 @@ def test_after_a_loop_that_was_left_running_tasks_run_in_another_process(run, wh
     assert run(untidy.pid).return_value != first
 
 
+@pytest.mark.slow
 def test_a_function_of_a_map_that_left_a_loop_running_is_the_last_of_its_process(run):
     """H10."""
     assert len(set(run(untidy.map_and_leave).return_value)) == 3
     assert run(untidy.query_async).return_value == 42
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_after_its_answer_loses_neither_that_nor_the_next_task(run):
     """H10."""
     assert run(untidy.leave, "umask").status == TaskResultStatus.SUCCESSFUL
@@ -131,7 +133,10 @@ def test_after_a_body_with_signal_handlers_a_cancel_still_reaches_the_next_one(r
     assert run(untidy.pid).return_value == process, "it was not killed"
 
 
-@pytest.mark.parametrize("what", ["default", "own", "none", "passes"])
+@pytest.mark.parametrize(
+    "what",
+    ["default", "own", pytest.param("none", marks=pytest.mark.slow), pytest.param("passes", marks=pytest.mark.slow)],
+)
 def test_a_body_with_a_handler_of_its_own_is_cancelled_and_not_failed(run, one_slot, tmp_path, what):
     """H10."""
     result = untidy.replace_handler_and_sleep.enqueue(what, str(tmp_path / "started"))
@@ -162,6 +167,7 @@ def test_a_body_that_has_put_the_handler_back_is_cancelled_and_not_failed(run, t
     assert (row_of(result).state, row_of(result).failures) == (State.CANCELLED, 0)
 
 
+@pytest.mark.slow
 def test_a_stop_of_the_supervisor_charges_no_body_with_a_handler_of_its_own(other, tmp_path):
     """H10."""
     supervisor = other("--local", "--concurrency", "3", "--grace", "0")

@@ -84,6 +84,7 @@ def test_sigterm_while_ray_starts_ends_with_zero(listen, what):
     assert not RayWorker.objects.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [None, "raylet"])
 def test_sigterm_while_ray_is_started_again_ends_with_zero(listen, what):
     """E1, G2: while the Ray that is gone is left, and while the next one starts."""

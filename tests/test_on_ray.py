@@ -94,6 +94,7 @@ def test_a_burst_of_tasks_all_run_exactly_once(on_ray, tmp_path):
     assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(200))
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_supervisor_stays_flat_over_thousands_of_awaited_tasks(on_ray, connect):
     """D8: what an await of Ray's leaves behind would add up."""
     session, supervisor = connect(), psutil.Process(on_ray.process.pid)

@@ -80,6 +80,7 @@ def test_a_task_is_cancelled_all_the_same(frozen, finished, tmp_path):
     assert RayTaskExecution.objects.get(task_id=running.id).state == State.CANCELLED
 
 
+@pytest.mark.slow
 def test_sigterm_with_a_frozen_head_ends_with_zero_and_leaves_nothing(listen, finished, tmp_path):
     """L13, E1: within the grace and the time to end Ray."""
     supervisor = listen("--backend", "any", "--local", "--concurrency", "1", "--grace", "1")
@@ -120,6 +121,7 @@ def test_sigterm_while_ray_waits_for_a_dead_head_ends_with_zero_and_leaves_nothi
     assert "Traceback" not in supervisor.log
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_leaves_no_process(listen, finished):
     """L17: a raylet that dies at once; Ray itself leaves the others."""
     supervisor = listen("--backend", "any", "--local", "--concurrency", "1")

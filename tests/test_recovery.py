@@ -305,7 +305,7 @@ def ray_process(supervisor, name):
     return next(child for child in children if name in " ".join(child.cmdline()[:1]))
 
 
-@pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("victim", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
 def test_a_ray_that_is_gone_is_started_again_and_costs_no_attempt(listen, tmp_path, finished, victim):
     """G2: with a task running and another waiting, and once more while idle."""
     supervisor = listen("--local", "--concurrency", "1")

@@ -62,7 +62,9 @@ def run(insert):
     return enqueue
 
 
-@pytest.mark.parametrize("mode", [["--sync"], ["--local", "--concurrency", "1"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "mode", [["--sync"], pytest.param(["--local", "--concurrency", "1"], marks=pytest.mark.slow)], ids=" ".join
+)
 def test_an_edit_is_picked_up_and_what_runs_is_drained(supervise, project, run, tmp_path, mode):
     supervisor = supervise(*mode)
     supervisor.wait_for("is ready")

@@ -28,6 +28,7 @@ def signal_all(supervisor, number):
             process.send_signal(number)
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_told_to_end_keeps_the_grace_of_its_bodies(listen, finished, tmp_path):
     """I19: what runs ends by itself, what takes too long is released, and nothing is charged; buffers are sent."""
     supervisor = listen("--local", "--concurrency", "2", "--grace", "8")
@@ -130,6 +131,7 @@ def short_path():
         yield Path(folder)
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_killed_supervisor_is_removed_by_the_next(listen, short_path, tmp_path):
     """L18: with the processes that a body has left; a living one keeps its own."""
     supervisor = Listen(connection, "--local", "--concurrency", "1", RAY_TMPDIR=str(short_path))

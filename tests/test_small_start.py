@@ -60,7 +60,9 @@ def test_a_start_in_a_thread_or_in_a_loop_is_refused(code):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", ["'--sync'", "'--local', '--concurrency', '1'"])
+@pytest.mark.parametrize(
+    "arguments", ["'--sync'", pytest.param("'--local', '--concurrency', '1'", marks=pytest.mark.slow)]
+)
 def test_one_after_the_other_in_a_process(arguments):
     """M3."""
     first = tasks.add.enqueue(1, 2)
@@ -71,6 +73,7 @@ def test_one_after_the_other_in_a_process(arguments):
     assert first.return_value == 3
 
 
+@pytest.mark.slow
 def test_half_a_cpu_is_a_slot(listen, finished):
     """M3: Ray would count none, and wait for a node for ever."""
     supervisor = listen("--local", DJANGO_SETTINGS_MODULE=SMALL, MEMORY_LIMIT="8000000000")

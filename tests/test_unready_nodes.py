@@ -60,6 +60,7 @@ def test_what_a_node_cannot_begin_comes_back_uncharged_and_runs_when_it_can(node
     assert node.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_node_that_fails_at_once_does_not_empty_the_queue(node, switch, break_node):
     """K3: neither do those that share a call go round, nor do all have their turn there."""
     backend = task_backends["default"]
@@ -92,6 +93,7 @@ def test_what_ray_cannot_prepare_is_given_back(node, transactional_db):
     until(RayTaskExecution.objects.filter(pk=task_id, state=State.CANCELLED).exists)
 
 
+@pytest.mark.slow
 def test_what_nobody_can_begin_fails_when_the_grace_is_over(node, break_node):
     """K3."""
     break_node("ready")

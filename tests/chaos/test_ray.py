@@ -36,6 +36,7 @@ def test_a_killed_ray_worker_costs_a_loss_and_no_attempt(supervise, enqueue, fin
     assert finished(neighbour)["attempt_number"] == 1
 
 
+@pytest.mark.slow
 def test_ten_seconds_without_a_database_under_load_cost_nothing(  # noqa: PLR0917
     supervise, migrated, sql, enqueue, finished, file
 ):
