@@ -76,7 +76,7 @@ def test_sync_async_and_context_tasks_run(on_ray, finished, task, args, value):
 
 
 def test_a_local_ray_has_no_process_that_a_task_does_not_need(on_ray):
-    """Neither the autoscaler nor the server of the dashboard that is left out: by Ray's own names, so looked for here."""
+    """Neither the autoscaler nor the server of a dashboard that is left out."""
     children = psutil.Process(on_ray.process.pid).children(recursive=True)
     programs = {part.rpartition("/")[2] for child in children for part in child.cmdline()[:4]}
     assert {"gcs_server", "raylet", "log_monitor.py"} <= programs

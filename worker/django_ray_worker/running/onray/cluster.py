@@ -242,8 +242,12 @@ def _only_what_runs_tasks() -> Generator[None]:
     """
     node: Any = getattr(getattr(getattr(ray, "_private"), "node", None), "Node", None)  # noqa: B009 - for the checkers
     starts = {name: vars(node)[name] for name in ("start_monitor", "start_api_server") if hasattr(node, name)}
+
+    def start_nothing(*_: object, **__: object) -> None:
+        pass
+
     for name in starts:
-        setattr(node, name, lambda _, **__: None)
+        setattr(node, name, start_nothing)
     try:
         yield
     finally:
