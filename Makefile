@@ -17,7 +17,7 @@ OTHER := .venv-django-6.0
 PYTEST = $(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel demo test test-all lint unit slow stress soak bench compose-test nodes-test lock clean
+.PHONY: help setup wheel demo test test-all lint unit slow stress soak bench long-bench compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -62,6 +62,9 @@ soak: $(STAMP) ## Random tasks and random faults for MINUTES (5), and a ledger o
 
 bench: $(STAMP) ## Benchmarks; PEERS=1 compares with other task queues. ARGS="--parts A" selects.
 	@PYTHONPATH=.:example $(PY) -m benchmarks $(if $(PEERS),--peers) $(ARGS)
+
+long-bench: $(STAMP) ## Half load for MINUTES (15) with pruning: does it stay as it was?
+	@PYTHONPATH=.:example $(PY) -m benchmarks --parts L --minutes $(or $(MINUTES),15) $(ARGS)
 
 compose-test: $(STAMP) ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
 	@PYTHONPATH=. $(PY) -m tests.compose.drive $(ARGS)

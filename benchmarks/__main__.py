@@ -24,6 +24,7 @@ from benchmarks import (
     history,
     idle,
     latency,
+    longrun,
     marks,
     mixed,
     pages,
@@ -43,11 +44,13 @@ PARTS = COMPARED | {
     "G": latency.loaded,
     "H": mixed.even,
     "K": footprint.measure,
+    "L": longrun.measure,
     "M": mixed.mixed,
     "P": pages.measure,
     "R": wayback.measure,
     "S": start.measure,
 }
+LONG = "L"  # Only when asked for.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +71,29 @@ class Size:
     even_seconds: float = 40.0
     short: int = 5_000
     footprint: int = 5_000
+    minutes: int = 15
+    minute_seconds: float = 60.0
 
 
 QUICK = Size(
     single=100, bulk=500, drain=500, rounds=1, samples=10, idle_seconds=5.0, counted=500, turns=1, turn_seconds=1,
-    history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500,
+    history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, minutes=3, minute_seconds=2.0,
 )  # fmt: skip
 
 
 def main():
     signal.signal(signal.SIGINT, _interrupt)
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--parts", default="".join(PARTS), help=f"which of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--parts", default="".join(PARTS).replace(LONG, ""), help=f"which of {', '.join(PARTS)}")
     parser.add_argument("--peers", nargs="*", metavar="NAME", help=f"compare with {', '.join(PEERS)} (default: all)")
+    parser.add_argument("--minutes", type=int, help=f"of part L (default: {Size.minutes})")
     parser.add_argument("--quick", action="store_true", help="a short form of each, to see that it works")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(prefix="django-ray-marks-") as file:
         marks.create(file.name)
         size = QUICK if options.quick else Size()
+        size = replace(size, minutes=options.minutes or size.minutes)
         if options.peers is not None:
             # Ours is measured again beside each peer.
             size = replace(size, rounds=1, samples=min(size.samples, 100))

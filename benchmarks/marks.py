@@ -11,7 +11,7 @@ from array import array
 from functools import cache
 from pathlib import Path
 
-SLOTS = 1 << 22
+SLOTS = 1 << 23
 SIZE = 8
 VARIABLE = "BENCH_MARKS"
 
