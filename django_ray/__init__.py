@@ -3,9 +3,10 @@
 This package is what a web process needs to enqueue tasks and read results. It imports Django only.
 """
 
+from django_ray.context import RayTaskContext, current
 from django_ray.retry import Backoff
 from django_ray.tasks import task, task_options
 
-__all__ = ["Backoff", "__version__", "task", "task_options"]
+__all__ = ["Backoff", "RayTaskContext", "__version__", "current", "task", "task_options"]
 
 __version__ = "0.2.0.dev0"

@@ -14,12 +14,13 @@ from typing import Any
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 - Django's name
-from django.db import connections, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
 from django_ray.driver import obstacle
 from django_ray.tables import missing_tables
+from django_ray.tasks import RayTask
 
 OTHER_DISTRIBUTION = "django-ray"  # On the package index.
 
@@ -35,7 +36,7 @@ TRIGGERS = {
 }
 
 __all__ = [
-    "TRIGGERS", "check_database", "check_distribution", "check_driver", "check_tasks", "check_triggers",
+    "TRIGGERS", "check_atomic", "check_database", "check_distribution", "check_driver", "check_tasks", "check_triggers",
     "missing_triggers",
 ]  # fmt: skip
 
@@ -93,6 +94,27 @@ def check_tasks(**_: Any) -> list[CheckMessage]:
         except (InvalidTask, InvalidTaskBackend, TypeError) as error:
             errors.append(Error(f"{name} cannot be imported: {error}", id="django_ray.E004"))
     return errors
+
+
+@register()
+def check_atomic(**_: Any) -> list[CheckMessage]:
+    """W006: a transaction is of one database, that of the executions."""
+    alias = _alias()
+    if alias == DEFAULT_DB_ALIAS:
+        return []
+    modules = (sys.modules.get(f"{application.name}.tasks") for application in apps.get_app_configs())
+    tasks = (found for module in modules for found in vars(module or object).values())
+    names = sorted({task.module_path for task in tasks if isinstance(task, RayTask) and task.atomic})
+    if not names:
+        return []
+    return [
+        Warning(
+            f"{', '.join(names)}: atomic=True is of the database {alias!r}, where the executions are. What such a task "
+            f"writes in {DEFAULT_DB_ALIAS!r} is no part of that transaction, and stays when it is rolled back.",
+            hint="Have a database router keep django_ray in the database in which these tasks write.",
+            id="django_ray.W006",
+        )
+    ]
 
 
 def _is_there(name: str) -> bool:

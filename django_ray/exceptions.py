@@ -17,6 +17,10 @@ class TaskRefused(Exception):  # noqa: N818
     """The execution can never run: its path, its options or its arguments do not fit the code."""
 
 
+class TaskSuperseded(Exception):  # noqa: N818
+    """The attempt was taken away from the process that ran it: what it wrote in its transaction is rolled back."""
+
+
 class Unprepared(Exception):  # noqa: N818
     """No process could be made ready to run the task: Django cannot be set up there, or what it asks of Ray."""
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from datetime import datetime, timedelta
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, Unpack, cast, overload, override
 
-from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, TaskContext, task_backends
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, task_backends
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 
+from django_ray.bounds import shown
+from django_ray.context import RayTaskContext
 from django_ray.naming import foreign, foreign_method
 from django_ray.requirements import REQUIREMENTS, Requirements, stored
 from django_ray.results import RayTaskResult, import_task
@@ -40,18 +43,21 @@ else:
 
 __all__ = ["RayTask", "task", "task_options"]
 
+_DECLARED = (*REQUIREMENTS, "atomic")  # What task_options takes.
 # Where task_options leaves what it was given until @task makes a task of the function.
 _ATTRIBUTE = "_django_ray_options"
 
 
-def task_options[Function: Callable[..., Any]](**options: Unpack[Requirements]) -> Callable[[Function], Function]:
+def task_options[Function: Callable[..., Any]](
+    *, atomic: bool = False, **options: Unpack[Requirements]
+) -> Callable[[Function], Function]:
     """Declare a task's options under @task, for Django 6.0, whose @task takes none but its own.
 
     InvalidTask is raised by @task when they do not fit. Other backends than RayTaskBackend ignore them.
     """
 
     def declare(function: Function) -> Function:
-        setattr(function, _ATTRIBUTE, options)
+        setattr(function, _ATTRIBUTE, {**options, "atomic": True} if atomic else options)
         return function
 
     return declare
@@ -61,6 +67,9 @@ def task_options[Function: Callable[..., Any]](**options: Unpack[Requirements]) 
 class RayTask[**P, R](_Task[P, R]):
     """A task with the fields of Requirements: what it requires of Ray, and what becomes of it when it fails."""
 
+    # What the body writes in the database of the executions, and that it has succeeded, are one transaction.
+    # This is of the code, not of an enqueue: no row says it.
+    atomic: bool = False
     # A timedelta counts from each enqueue, by the database's clock.
     run_after: datetime | timedelta | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -72,10 +81,17 @@ class RayTask[**P, R](_Task[P, R]):
 
     def __post_init__(self) -> None:
         for name, value in getattr(self.func, _ATTRIBUTE, {}).items():
-            if name not in REQUIREMENTS:
-                raise InvalidTask(f"task_options() has no {name!r}{foreign(name, REQUIREMENTS)}")
-            if getattr(self, name) is None:
+            if name not in _DECLARED:
+                raise InvalidTask(f"task_options() has no {name!r}{foreign(name, _DECLARED)}")
+            if not getattr(self, name):
                 object.__setattr__(self, name, value)
+        if not isinstance(self.atomic, bool):
+            raise InvalidTask(f"The task {self.name!r}: atomic is {shown(self.atomic)}: it must be True or False.")
+        if self.atomic and iscoroutinefunction(self.func):
+            raise InvalidTask(
+                f"The task {self.name!r}: atomic is not for coroutines: Django's transactions belong to a thread. "
+                "Make it a function; async_to_sync() calls a coroutine from there."
+            )
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
         for name in REQUIREMENTS:
             if isinstance(value := getattr(self, name), list):
@@ -155,8 +171,9 @@ def task[**P, R](
     queue_name: str = ...,
     backend: str = ...,
     takes_context: Literal[True],
+    atomic: bool = ...,
     **options: Unpack[Requirements],
-) -> Callable[[Callable[Concatenate[TaskContext[Any, Any], P], R]], RayTask[P, R]]: ...
+) -> Callable[[Callable[Concatenate[RayTaskContext, P], R]], RayTask[P, R]]: ...
 @overload
 def task[**P, R](
     *,
@@ -164,6 +181,7 @@ def task[**P, R](
     queue_name: str = ...,
     backend: str = ...,
     takes_context: Literal[False] = False,
+    atomic: bool = ...,
     **options: Unpack[Requirements],
 ) -> Callable[[Callable[P, R]], RayTask[P, R]]: ...
 def task(
@@ -174,6 +192,7 @@ def task(
     queue_name: str = DEFAULT_TASK_QUEUE_NAME,
     backend: str = DEFAULT_TASK_BACKEND_ALIAS,
     takes_context: bool = False,
+    atomic: bool = False,
     **options: Unpack[Requirements],
 ) -> Any:
     """Do what django.tasks.task does, with types for all arguments, and on Django 6.0 too.
@@ -190,7 +209,7 @@ def task(
             backend=backend,
             takes_context=takes_context,
             run_after=None,  # required by Django 6.0
-            **(options if issubclass(kind, RayTask) else {}),
+            **({"atomic": atomic, **options} if issubclass(kind, RayTask) else {}),
         )
 
     return declare if function is None else declare(function)

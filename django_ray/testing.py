@@ -122,6 +122,8 @@ def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, opt
     errors: list[BaseException] = [TaskRefused(claim.unfit)] if claim.unfit else []
     with _own_transactions():
         envelope = None if claim.unfit else invoke(claim.payload, errors.append)
+    if envelope is not None and envelope.get("is_settled"):
+        return _Attempt(str(claim.task_id), None)
     outcome = missing(claim.unfit) if envelope is None else outcome_of(envelope)
     # What is not here in a test does not come.
     verdict = decide(replace(claim, missing_for=math.inf, released=MOST_RELEASED), outcome, 0)

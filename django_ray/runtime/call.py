@@ -32,6 +32,7 @@ from django_ray.exceptions import Unprepared
 from django_ray.retry import MOST_RELEASED, pause
 from django_ray.rows import Fence
 from django_ray.runtime.claimed import fenced
+from django_ray.runtime.completion import succeeded
 from django_ray.runtime.entrypoint import Envelope, ReturnedEnvelope, envelope_of, invoke
 from django_ray.runtime.interrupt import interruptible, overran, protected, was_interrupted
 from django_ray.runtime.preparation import settle_in
@@ -131,6 +132,9 @@ class _Call:
             self._report["overran"] = overran()
             # Perhaps they are READY, and run elsewhere by now: what is not, a reconciliation finds.
             self._report["is_rest_ready"] |= not has_settled
+            self._report["settled"] += [
+                index for index, envelope in enumerate(self._report["envelopes"]) if envelope.get("is_settled")
+            ]
             return self._report
 
     def _next(self) -> str | None:
@@ -145,7 +149,7 @@ class _Call:
             returned = {
                 index: envelope
                 for index, envelope in enumerate(self._report["envelopes"])
-                if envelope["kind"] == "returned"
+                if envelope["kind"] == "returned" and not envelope.get("is_settled")
             }
             if not (returned or self._rest):
                 return  # the body that runs has nobody to keep waiting
@@ -232,15 +236,7 @@ def _write(returned: Sequence[tuple[str, ReturnedEnvelope]], unstarted: Sequence
         for row, envelope in returned:
             if row not in written:
                 continue
-            rows.filter(fence_of[row]).update(
-                state=State.SUCCESSFUL,
-                claimed_by=None,
-                result=json.loads(envelope["result"]),
-                output=envelope["output"] or None,
-                missing_since=None,
-                released=0,
-                finished_at=Now(),
-            )
+            rows.filter(fence_of[row]).update(**succeeded(json.loads(envelope["result"]), envelope["output"]))
         if to_release := [fence_of[row] for row in unstarted if row in written]:
             released = rows.filter(reduce(or_, to_release))
             counts = dict(released.values_list("task_id", "released"))

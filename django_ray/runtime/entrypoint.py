@@ -7,25 +7,29 @@ and returns plain JSON-able values. It knows the row as the claim saw it, and no
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import copy_context
 from functools import cache, partial
 from inspect import iscoroutinefunction
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from asgiref.sync import async_to_sync
 from django.dispatch import Signal
-from django.tasks import TaskContext, TaskResult, TaskResultStatus, task_backends
+from django.tasks import TaskResult, TaskResultStatus, task_backends
 from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 
-from django_ray.exceptions import InvalidResult
+from django_ray.context import RayTaskContext, running
+from django_ray.exceptions import InvalidResult, TaskSuperseded
 from django_ray.hearing import is_heard
 from django_ray.options import Options
 from django_ray.results import import_task, task_result
 from django_ray.retry import RetryPolicy
 from django_ray.rows import ClaimedRow
 from django_ray.runtime.claimed import claimed_row
+from django_ray.runtime.completion import Completion, Result
 from django_ray.runtime.connections import Upkeep
 from django_ray.runtime.foreign import begin_with_the_body, contained, described, ends_process, ignored
 from django_ray.runtime.interrupt import interruptible, was_interrupted
@@ -38,12 +42,16 @@ from django_ray.tracing import consumer
 __all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "ReturnedEnvelope", "envelope_of", "invoke", "run"]
 
 
+log = logging.getLogger("django_ray.attempt")
+
+
 class ReturnedEnvelope(TypedDict):
     """The body returned."""
 
     kind: Literal["returned"]
     result: str  # JSON text.
     output: str  # The last lines that it wrote.
+    is_settled: NotRequired[bool]  # It is recorded already, in a transaction of the body.
 
 
 class ErrorEnvelope(TypedDict):
@@ -66,16 +74,25 @@ type Witness = Callable[[BaseException], object]
 class _Found:
     """What a row names, in the code that is here."""
 
-    __slots__ = ("_result", "is_start_heard", "options", "row", "sender", "task", "timeout")
+    __slots__ = (
+        "_completion", "_context", "_keeps_rows", "_result", "is_atomic", "is_start_heard", "options", "output", "row",
+        "sender", "task", "timeout", "unfit",
+    )  # fmt: skip
 
     def __init__(self, row: ClaimedRow) -> None:
         self.row = row
         self.task = import_task(row.callable_path)
+        self.is_atomic: bool = getattr(self.task, "atomic", False)
         backend = task_backends[row.backend]
         self.sender: type[Any] = type(backend)
         self.options: Options | None = getattr(backend, "settings", None)  # None for a backend that is not ours.
         # Seconds that the body may run.
         self.timeout = None if self.options is None else self.options.timeout(row.queue_name, row.options)
+        self.output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
+        self.unfit: BaseException | None = None  # Why what the body returned cannot be stored.
+        self._keeps_rows: bool = getattr(backend, "keeps_rows", False)
+        self._completion: Completion | None = None
+        self._context: RayTaskContext | None = None
         self._result: TaskResult[..., Any] | None = None
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
@@ -87,6 +104,41 @@ class _Found:
         if self._result is None:
             self._result = task_result(self.task, self.row)
         return self._result
+
+    @property
+    def completion(self) -> Completion:
+        """The end of the execution in a transaction, for those who want that."""
+        if self._completion is None:
+            self._completion = Completion(self.row, self.output, keeps_rows=self._keeps_rows, checked=self.checked)
+        return self._completion
+
+    @property
+    def completed(self) -> Result | None:
+        """What a transaction has ended the execution with."""
+        return None if self._completion is None else self._completion.result
+
+    @property
+    def is_recorded(self) -> bool:
+        """Tell whether the row says so."""
+        return self._keeps_rows and self.completed is not None
+
+    def context(self) -> RayTaskContext:
+        """Return what the body can ask."""
+        if self._context is None:
+            self._context = RayTaskContext(
+                task_result=self.result,
+                _completing=self.completion.block,
+            )
+        return self._context
+
+    def checked(self, returned: Any) -> Result:
+        """Return what the body returned as it is stored."""
+        try:
+            plain = jsonable(returned, "The result")
+            return plain, _encode(plain, self.options)
+        except BaseException as error:
+            self.unfit = error
+            raise
 
 
 def invoke(payload: str, witness: Witness | None = None) -> Envelope:
@@ -113,29 +165,47 @@ def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
     found = contained(lambda: _Found(row), partial(_missing, witness))
     if not isinstance(found, _Found):
         return found
+    # What the body sets in context variables, the language and the time zone among them, ends with it. What modules
+    # set when they are imported has been set outside.
+    return copy_context().run(_run, found, witness)
+
+
+def _run(found: _Found, witness: Witness | None) -> Envelope:
     if found.is_start_heard:
         _send(task_started, found)
-    has_returned, plain, encoded = False, None, None
-    output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
+    result: Result | None = None
     try:
-        with output, consumer(row):
-            with restored(), marked(row.task_id, row.attempt_number):
-                returned = _run_body(found)
-            has_returned = True
-            plain = jsonable(returned, "The result")
-            encoded = _encode(plain, found.options)
+        with found.output, consumer(found.row):
+            result = _run_atomically(found) if found.is_atomic else found.checked(_run_in_place(found))
     except BaseException as error:
         if ends_process(error):
             raise
-        if encoded is None:
+        result = found.completed or result
+        if result is None:
             if witness is not None:
                 witness(error)
             # A result that cannot be stored would be the same after another attempt.
-            return _failed(row, found, "refused" if has_returned else "raised", error, output)
-        ignored("Tracing")(error)
+            return _failed(found, "refused" if error is found.unfit else "raised", error)
+        ignored("What came after the end of the body")(error)
+    plain, encoded = found.completed or result
     if is_heard(task_finished):
         _finish(found, {"status": TaskResultStatus.SUCCESSFUL, "_return_value": plain})
-    return {"kind": "returned", "result": encoded, "output": output.text}
+    envelope: ReturnedEnvelope = {"kind": "returned", "result": encoded, "output": found.output.text}
+    if found.is_recorded:
+        envelope["is_settled"] = True
+    return envelope
+
+
+def _run_atomically(found: _Found) -> Result:
+    with found.completion.block() as done:
+        done(_run_in_place(found))
+    assert found.completed is not None  # noqa: S101
+    return found.completed
+
+
+def _run_in_place(found: _Found) -> Any:
+    with restored(), marked(found.row.task_id, found.row.attempt_number):
+        return _run_body(found)
 
 
 def _missing(witness: Witness | None, error: BaseException) -> ErrorEnvelope:
@@ -144,22 +214,23 @@ def _missing(witness: Witness | None, error: BaseException) -> ErrorEnvelope:
     return envelope_of("missing", error)
 
 
-def _failed(
-    row: ClaimedRow, found: _Found, kind: Literal["raised", "refused"], error: BaseException, output: Output
-) -> ErrorEnvelope:
+def _failed(found: _Found, kind: Literal["raised", "refused"], error: BaseException) -> ErrorEnvelope:
     """Return what is said of it; called inside the except block, so that Django's logger finds the traceback."""
     contained(lambda: begin_with_the_body(error), lambda _: None)
-    policy = _policy(row, found.options)
-    envelope = envelope_of(kind, error, _classes_named(policy), output.text)
-    if not was_interrupted() and _is_last(row, envelope, policy):
+    policy = _policy(found.row, found.options)
+    envelope = envelope_of(kind, error, _classes_named(policy), found.output.text)
+    if isinstance(error, TaskSuperseded):
+        log.warning("%s", error)  # how the execution ends, somebody else says
+    elif not was_interrupted() and _is_last(found.row, envelope, policy):
         _finish(found, {"status": TaskResultStatus.FAILED}, _task_error(envelope))
     return envelope
 
 
 def _run_body(found: _Found) -> Any:
     function, args, kwargs = found.task.func, found.row.args, found.row.kwargs
+    running.set(found.context)
     if found.task.takes_context:
-        args = [TaskContext(task_result=found.result), *args]
+        args = [found.context(), *args]
     if _is_coroutine_function(function):
         # Through async_to_sync, which keeps database connections with this thread.
         return async_to_sync(_awaited)(function(*args, **kwargs), found.timeout)

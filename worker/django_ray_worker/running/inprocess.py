@@ -62,7 +62,10 @@ class InProcessExecutor:
         with move_on_after(timeout):
             envelope = await to_thread.run_sync(_invoke, claim.payload, abandon_on_cancel=True)
             return Answer(
-                outcomes=[outcome_of(envelope)], seconds=[current_time() - began], outputs=[envelope["output"]]
+                outcomes=[outcome_of(envelope)],
+                seconds=[current_time() - began],
+                outputs=[envelope["output"]],
+                settled=frozenset({0} if envelope.get("is_settled") else ()),
             )
         assert timeout is not None  # noqa: S101
         return NoAnswer(TimedOut(timeout))

@@ -1,0 +1,60 @@
+"""What a body can ask of its attempt: TaskContext as Django gives it, with more; current() for code deep below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from django.tasks import TaskContext
+
+__all__ = ["RayTaskContext", "current", "running"]
+
+
+class Done(Protocol):
+    """Says what the execution returns."""
+
+    def __call__(self, value: Any = None, /) -> None:
+        """Take the result."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayTaskContext(TaskContext):
+    """The context of an attempt, for a body with takes_context=True; django_ray.current() returns the same one."""
+
+    _completing: Callable[[], AbstractContextManager[Done]] = field(repr=False)
+
+    def completing(self) -> AbstractContextManager[Done]:
+        """Open a transaction on the database of the executions, in which this one ends SUCCESSFUL.
+
+            with context.completing() as done:
+                ...
+                done({"shipped": 3})
+
+        What the block writes and the end of the execution are committed together, or neither is: an exception in the
+        block, a result that cannot be stored and an attempt that was taken away roll all of it back. done() takes the
+        result; without it, that is None. What the body does after the block changes nothing any more.
+
+        RuntimeError inside another transaction.atomic(), and the second time. TaskSuperseded when the attempt is not
+        this process's any more. Not for coroutines: Django's transactions belong to a thread.
+        """
+        return self._completing()
+
+
+# What runs in this context makes it, when it is asked for.
+running: ContextVar[Callable[[], RayTaskContext]] = ContextVar("django_ray.running")
+
+
+def current() -> RayTaskContext:
+    """Return the context of the attempt that runs here. RuntimeError outside the body of a task.
+
+    Threads that a body starts, and functions of parallel_map, are outside.
+    """
+    try:
+        context = running.get()
+    except LookupError:
+        raise RuntimeError("No task runs here: django_ray.current() is for what a task's body calls.") from None
+    return context()

@@ -1,0 +1,218 @@
+"""@task(atomic=True) and context.completing(): what a body writes, and that it has succeeded, are one transaction."""
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+from django.db import connection, connections
+from django.tasks.exceptions import InvalidTask
+from django.test import override_settings
+
+from django_ray import current, task
+from django_ray.checks import check_atomic
+from django_ray.models import RayTaskExecution, RayWorker, State
+from django_ray.runtime.entrypoint import invoke
+from django_ray.testing import run_tasks
+from django_ray_worker.database.statements import SQL
+from tests import ledger
+from tests.supervisors import until
+
+MOMENTS = ["in the body", "before the UPDATE", "before the COMMIT", "after commit"]
+
+
+@pytest.fixture
+def table(transactional_db):
+    """The ledger, empty."""
+    execute(ledger.DROP + ledger.CREATE)
+    yield
+    execute(ledger.DROP)
+
+
+@pytest.fixture
+def claimed(transactional_db):
+    """Enqueue, claim as a supervisor does, and return the payload and the row."""
+
+    def _claimed(task, *args):
+        result = task.enqueue(*args)
+        worker = RayWorker.objects.create(hostname="h", pid=1, concurrency=1, backend="default", queues=[])
+        where = {"backend": "default", "queues": ["default"], "after": None, "most_queues": 1}
+        with connection.cursor() as cursor:
+            cursor.execute(SQL["claim"].decode(), {**where, "worker": worker.pk, "limit": 1})
+            row = dict(zip([column.name for column in cursor.description], cursor.fetchone(), strict=True))
+        assert str(row["task_id"]) == str(result.id)
+        return row["payload"], RayTaskExecution.objects.filter(pk=result.id)
+
+    return _claimed
+
+
+def execute(statements):
+    with connection.cursor() as cursor:
+        cursor.execute(statements)
+
+
+def written():
+    """What stands in the ledger: which attempts, by execution."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT task_id, attempt FROM ledger ORDER BY task_id, attempt")
+        return [(str(task_id), attempt) for task_id, attempt in cursor.fetchall()]
+
+
+def row_of(result):
+    return RayTaskExecution.objects.get(pk=result.id)
+
+
+@pytest.mark.django_db
+def test_in_a_test_case_the_effects_and_the_end_come_together():
+    execute(ledger.DROP + ledger.CREATE)
+    good, bad = ledger.note.enqueue("", 42), ledger.note.enqueue("raise once", 43)
+    run_tasks()
+    run_tasks()
+    assert (row_of(good).state, row_of(good).result) == (State.SUCCESSFUL, 42)
+    assert (row_of(bad).state, row_of(bad).failures, row_of(bad).attempt_number) == (State.SUCCESSFUL, 1, 2)
+    assert written() == sorted([(str(good.id), 1), (str(bad.id), 2)])
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("too large", "django_ray.exceptions.InvalidResult"),
+        ("no JSON", "builtins.ValueError"),
+        ("bad", "django.db.utils.IntegrityError"),
+        ("twice", "django.db.utils.IntegrityError"),
+        ("left open", "django.db.transaction.TransactionManagementError"),
+        ("left open, and raise", "builtins.ValueError"),
+        ("swallowed", "django.db.utils.InternalError"),
+    ],
+)
+def test_an_attempt_that_fails_leaves_nothing(table, claimed, what, error):
+    """Also where the failure comes with the COMMIT; what cannot be stored is not tried again, as anywhere."""
+    payload, _ = claimed(ledger.note, what)
+    envelope = invoke(payload)
+    assert envelope["kind"] == ("refused" if what in {"too large", "no JSON"} else "raised")
+    assert envelope["exception_class_path"] == error
+    assert written() == []
+    assert invoke(claimed(ledger.note, "", 1)[0])["result"] == "1", "the connection is fit for the next one"
+
+
+def test_who_has_lost_the_attempt_rolls_back(table, claimed, caplog):
+    """A zombie: frozen, rescued by a peer, and awake again."""
+    payload, row = claimed(ledger.note, "", 1)
+    row.update(attempt_number=2)
+    envelope = invoke(payload)
+    assert envelope["exception_class_path"] == "django_ray.exceptions.TaskSuperseded"
+    assert written() == []
+    assert "its transaction is rolled back" in caplog.text
+    assert row.get().state == State.RUNNING
+
+
+def test_what_fails_after_the_commit_changes_nothing(table, claimed, caplog):
+    payload, row = claimed(ledger.note, "after commit", 5)
+    envelope = invoke(payload)
+    assert (envelope["kind"], envelope["is_settled"]) == ("returned", True)
+    assert (row.get().state, row.get().result) == (State.SUCCESSFUL, 5)
+    assert len(written()) == 1
+    assert "has ended; what came after its commit failed." in caplog.text
+
+
+def test_an_answer_to_commit_that_is_lost_is_looked_for(table, claimed):
+    """The server has committed; the connection breaks before it says so."""
+    payload, row = claimed(ledger.note, "", 6)
+    real = connection.commit
+
+    def commit():
+        real()
+        connection.connection.close()
+        connection.cursor().execute("SELECT 1")
+
+    connection.commit = commit
+    try:
+        envelope = invoke(payload)
+    finally:
+        vars(connections["default"]).pop("commit", None)
+    assert (envelope["kind"], envelope["is_settled"]) == ("returned", True)
+    assert (row.get().state, len(written())) == (State.SUCCESSFUL, 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "result"),
+    [
+        ("", {"from": "the block"}),
+        ("raise after it", {"from": "the block"}),
+        ("again", {"from": "the block"}),
+        ("nothing said", None),
+    ],
+)
+def test_a_block_completes_and_what_follows_changes_nothing(table, claimed, how, result):
+    payload, row = claimed(ledger.complete, how)
+    envelope = invoke(payload)
+    assert (envelope["kind"], json.loads(envelope["result"]), envelope["is_settled"]) == ("returned", result, True)
+    assert (row.get().state, row.get().result, len(written())) == (State.SUCCESSFUL, result, 1)
+
+
+def test_a_block_that_fails_leaves_nothing(table, claimed):
+    payload, row = claimed(ledger.complete, "raise once")
+    assert invoke(payload)["kind"] == "raised"
+    assert (row.get().state, written()) == (State.RUNNING, [])
+
+
+def test_current_is_the_attempt_that_runs_here(claimed):
+    payload, row = claimed(ledger.deep)
+    assert json.loads(invoke(payload)["result"]) == [1, str(row.get().task_id)]
+    with pytest.raises(RuntimeError, match="No task runs here"):
+        current()
+
+
+def test_what_cannot_be_atomic_is_refused_where_it_is_said():
+    async def later():
+        pass
+
+    with pytest.raises(InvalidTask, match="atomic is not for coroutines"):
+        task(atomic=True)(later)
+    with pytest.raises(InvalidTask, match="atomic is 'yes': it must be True or False"):
+        task(atomic="yes")(ledger.fail)
+
+
+@override_settings(TASKS={"default": {"BACKEND": "django_ray.testing.ImmediateBackend"}})
+def test_in_place_there_is_a_transaction_and_no_row(table):
+    """The double keeps no rows: the body's own writes come or do not come all the same."""
+    assert ledger.note.enqueue("", 7).return_value == 7
+    assert ledger.note.enqueue("raise once", 7).status == "FAILED"
+    assert ledger.complete.enqueue("").return_value == {"from": "the block"}
+    assert len(written()) == 2
+
+
+def test_on_ray_in_one_call_each_has_its_own(on_ray, table, finished):
+    """Short ones share calls: what one fails with is nothing to the others."""
+    results = [ledger.note.enqueue("raise once" if number % 10 == 3 else "", number) for number in range(250)]
+    until(lambda: not RayTaskExecution.objects.filter(finished_at=None).exists(), what="all of them")
+    assert [finished(result).return_value for result in results] == list(range(250))
+    assert written() == sorted((str(result.id), 1 + (index % 10 == 3)) for index, result in enumerate(results))
+    assert "not ours any more" not in on_ray.log
+    assert {row.output for row in RayTaskExecution.objects.all()} == {"written\n"}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_ray_worker_that_dies_leaves_one_row_or_none(on_ray, table, finished, moment):
+    result = finished(ledger.note_and_die.enqueue(moment))
+    assert result.status == "SUCCESSFUL"
+    assert written() == [(str(result.id), 1 if moment == "after commit" else 2)]
+    assert row_of(result).losses == (0 if moment == "after commit" else 1)
+
+
+def test_where_the_executions_have_a_database_of_their_own_the_check_says_so(settings, monkeypatch):
+    """W006: what an atomic task writes elsewhere is not part of the transaction."""
+    module = ModuleType("django.contrib.auth.tasks")
+    module.note = ledger.note
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert check_atomic() == []
+    settings.DATABASE_ROUTERS = ["tests.test_atomic.Elsewhere"]
+    (message,) = check_atomic()
+    assert (message.id, "tests.ledger.note" in message.msg) == ("django_ray.W006", True)
+
+
+class Elsewhere:
+    """A router: executions have a database of their own."""
+
+    def db_for_write(self, model, **_):
+        return "executions" if model._meta.app_label == "django_ray" else None
