@@ -6,9 +6,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from django.tasks import TaskContext
+
+if TYPE_CHECKING:
+    _Context = TaskContext[Any, Any]
+else:
+    _Context = TaskContext
 
 __all__ = ["RayTaskContext", "current", "running"]
 
@@ -22,7 +27,7 @@ class Done(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RayTaskContext(TaskContext):
+class RayTaskContext(_Context):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues] - it is frozen
     """The context of an attempt, for a body with takes_context=True; django_ray.current() returns the same one."""
 
     _completing: Callable[[], AbstractContextManager[Done]] = field(repr=False)

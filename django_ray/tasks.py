@@ -85,9 +85,10 @@ class RayTask[**P, R](_Task[P, R]):
                 raise InvalidTask(f"task_options() has no {name!r}{foreign(name, _DECLARED)}")
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
-        if not isinstance(self.atomic, bool):
-            raise InvalidTask(f"The task {self.name!r}: atomic is {shown(self.atomic)}: it must be True or False.")
-        if self.atomic and iscoroutinefunction(self.func):
+        atomic: Any = self.atomic
+        if not isinstance(atomic, bool):
+            raise InvalidTask(f"The task {self.name!r}: atomic is {shown(atomic)}: it must be True or False.")
+        if atomic and iscoroutinefunction(self.func):
             raise InvalidTask(
                 f"The task {self.name!r}: atomic is not for coroutines: Django's transactions belong to a thread. "
                 "Make it a function; async_to_sync() calls a coroutine from there."

@@ -107,11 +107,12 @@ class Completion:
         rows: Any = RayTaskExecution._base_manager.using(alias)  # noqa: SLF001
         fence = self._fence
         try:
-            return rows.filter(
+            is_ours: bool = rows.filter(
                 task_id=fence.task_id, attempt_number=fence.attempt_number, state=State.SUCCESSFUL
             ).exists()
         except Exception:  # noqa: BLE001 - nobody knows; the supervisor's word on the attempt meets the fence
             return False
+        return is_ours
 
     @property
     def _fence(self) -> Fence:

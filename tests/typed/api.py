@@ -8,7 +8,7 @@ from typing import Any, assert_type
 
 from django.tasks import TaskContext
 
-from django_ray import Backoff, task, task_options
+from django_ray import Backoff, RayTaskContext, current, task, task_options
 from django_ray.backends import RayTaskBackend
 from django_ray.results import RayTaskResult
 from django_ray.runtime.distributed import parallel_map, parallel_starmap, scatter_gather
@@ -28,6 +28,13 @@ def optional(number: int) -> str:
 @task(takes_context=True, resources={"tpu": 1})
 def with_context(context: TaskContext[Any, Any], number: int) -> int:
     return context.attempt + number
+
+
+@task(atomic=True, takes_context=True)
+def once(context: RayTaskContext, number: int) -> int:
+    with current().completing() as done:
+        done(context.attempt)
+    return number
 
 
 @task(fresh_process=True)
@@ -53,6 +60,7 @@ async def use(backend: RayTaskBackend) -> None:
     assert_type(optional.get_result("id").return_value, str)
     assert_type((await optional.aget_result("id")).return_value, str)
     assert_type(with_context.enqueue(3).return_value, int)
+    assert_type(once.enqueue(3).return_value, int)
     assert_type(plain.using(run_after=timedelta(hours=1), timeout=3, max_attempts=1).enqueue(1).return_value, float)
     assert_type(backend.enqueue_many([(plain, (1,), {}), (optional, [2], {"a": 3})]), list[RayTaskResult[..., Any]])
     assert_type(run_tasks(ahead=timedelta(days=1)), list[RayTaskResult[..., Any]])
