@@ -26,8 +26,8 @@ class Done(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayTaskContext(_Context):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues] - it is frozen
+@dataclass(frozen=True, slots=True, kw_only=True)  # pyright: ignore[reportGeneralTypeIssues]
+class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
     """The context of an attempt, for a body with takes_context=True; django_ray.current() returns the same one."""
 
     _completing: Callable[[], AbstractContextManager[Done]] = field(repr=False)
