@@ -191,6 +191,16 @@ def released_packages(tmp_path_factory):
 
 
 @pytest.fixture
+def table(transactional_db):
+    """The ledger of atomic tasks, empty."""
+    from tests import ledger
+
+    ledger.execute(ledger.DROP + ledger.CREATE)
+    yield
+    ledger.execute(ledger.DROP)
+
+
+@pytest.fixture
 def on_ray(ray_listen, transactional_db, sleepers, finished):
     """The shared supervisor, asleep, with a Ray worker at hand: the test before may have killed them all."""
     from tests import tasks

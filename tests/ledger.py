@@ -109,3 +109,15 @@ def deep():
 
 def _deep_below():
     return [current().attempt, str(current().task_result.id)]
+
+
+def execute(statements):
+    with connection.cursor() as cursor:
+        cursor.execute(statements)
+
+
+def written():
+    """What stands in the ledger: which attempts, by execution."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT task_id, attempt FROM ledger ORDER BY task_id, attempt")
+        return [(str(task_id), attempt) for task_id, attempt in cursor.fetchall()]

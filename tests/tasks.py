@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from django.db import connection, transaction
@@ -27,6 +28,20 @@ FAST = Backoff(base=0.5, factor=1, jitter=0)
 @task
 def add(a, b):
     return a + b
+
+
+bound = ContextVar("bound", default="nothing")
+
+
+def bind(_):
+    before = bound.get()
+    bound.set("something")
+    return before
+
+
+@task
+def map_bound():
+    return parallel_map(bind, range(8))
 
 
 @task

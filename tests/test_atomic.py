@@ -16,17 +16,6 @@ from django_ray.runtime.entrypoint import invoke
 from django_ray.testing import run_tasks
 from django_ray_worker.database.statements import SQL
 from tests import ledger
-from tests.supervisors import until
-
-MOMENTS = ["in the body", "before the UPDATE", "before the COMMIT", "after commit"]
-
-
-@pytest.fixture
-def table(transactional_db):
-    """The ledger, empty."""
-    execute(ledger.DROP + ledger.CREATE)
-    yield
-    execute(ledger.DROP)
 
 
 @pytest.fixture
@@ -46,31 +35,19 @@ def claimed(transactional_db):
     return _claimed
 
 
-def execute(statements):
-    with connection.cursor() as cursor:
-        cursor.execute(statements)
-
-
-def written():
-    """What stands in the ledger: which attempts, by execution."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT task_id, attempt FROM ledger ORDER BY task_id, attempt")
-        return [(str(task_id), attempt) for task_id, attempt in cursor.fetchall()]
-
-
 def row_of(result):
     return RayTaskExecution.objects.get(pk=result.id)
 
 
 @pytest.mark.django_db
 def test_in_a_test_case_the_effects_and_the_end_come_together():
-    execute(ledger.DROP + ledger.CREATE)
+    ledger.execute(ledger.DROP + ledger.CREATE)
     good, bad = ledger.note.enqueue("", 42), ledger.note.enqueue("raise once", 43)
     run_tasks()
     run_tasks()
     assert (row_of(good).state, row_of(good).result) == (State.SUCCESSFUL, 42)
     assert (row_of(bad).state, row_of(bad).failures, row_of(bad).attempt_number) == (State.SUCCESSFUL, 1, 2)
-    assert written() == sorted([(str(good.id), 1), (str(bad.id), 2)])
+    assert ledger.written() == sorted([(str(good.id), 1), (str(bad.id), 2)])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +68,7 @@ def test_an_attempt_that_fails_leaves_nothing(table, claimed, what, error):
     envelope = invoke(payload)
     assert envelope["kind"] == ("refused" if what in {"too large", "no JSON"} else "raised")
     assert envelope["exception_class_path"] == error
-    assert written() == []
+    assert ledger.written() == []
     assert invoke(claimed(ledger.note, "", 1)[0])["result"] == "1", "the connection is fit for the next one"
 
 
@@ -101,7 +78,7 @@ def test_who_has_lost_the_attempt_rolls_back(table, claimed, caplog):
     row.update(attempt_number=2)
     envelope = invoke(payload)
     assert envelope["exception_class_path"] == "django_ray.exceptions.TaskSuperseded"
-    assert written() == []
+    assert ledger.written() == []
     assert "its transaction is rolled back" in caplog.text
     assert row.get().state == State.RUNNING
 
@@ -111,7 +88,7 @@ def test_what_fails_after_the_commit_changes_nothing(table, claimed, caplog):
     envelope = invoke(payload)
     assert (envelope["kind"], envelope["is_settled"]) == ("returned", True)
     assert (row.get().state, row.get().result) == (State.SUCCESSFUL, 5)
-    assert len(written()) == 1
+    assert len(ledger.written()) == 1
     assert "has ended; what came after its commit failed." in caplog.text
 
 
@@ -131,7 +108,7 @@ def test_an_answer_to_commit_that_is_lost_is_looked_for(table, claimed):
     finally:
         vars(connections["default"]).pop("commit", None)
     assert (envelope["kind"], envelope["is_settled"]) == ("returned", True)
-    assert (row.get().state, len(written())) == (State.SUCCESSFUL, 1)
+    assert (row.get().state, len(ledger.written())) == (State.SUCCESSFUL, 1)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +124,13 @@ def test_a_block_completes_and_what_follows_changes_nothing(table, claimed, how,
     payload, row = claimed(ledger.complete, how)
     envelope = invoke(payload)
     assert (envelope["kind"], json.loads(envelope["result"]), envelope["is_settled"]) == ("returned", result, True)
-    assert (row.get().state, row.get().result, len(written())) == (State.SUCCESSFUL, result, 1)
+    assert (row.get().state, row.get().result, len(ledger.written())) == (State.SUCCESSFUL, result, 1)
 
 
 def test_a_block_that_fails_leaves_nothing(table, claimed):
     payload, row = claimed(ledger.complete, "raise once")
     assert invoke(payload)["kind"] == "raised"
-    assert (row.get().state, written()) == (State.RUNNING, [])
+    assert (row.get().state, ledger.written()) == (State.RUNNING, [])
 
 
 def test_current_is_the_attempt_that_runs_here(claimed):
@@ -179,25 +156,7 @@ def test_in_place_there_is_a_transaction_and_no_row(table):
     assert ledger.note.enqueue("", 7).return_value == 7
     assert ledger.note.enqueue("raise once", 7).status == "FAILED"
     assert ledger.complete.enqueue("").return_value == {"from": "the block"}
-    assert len(written()) == 2
-
-
-def test_on_ray_in_one_call_each_has_its_own(on_ray, table, finished):
-    """Short ones share calls: what one fails with is nothing to the others."""
-    results = [ledger.note.enqueue("raise once" if number % 10 == 3 else "", number) for number in range(250)]
-    until(lambda: not RayTaskExecution.objects.filter(finished_at=None).exists(), what="all of them")
-    assert [finished(result).return_value for result in results] == list(range(250))
-    assert written() == sorted((str(result.id), 1 + (index % 10 == 3)) for index, result in enumerate(results))
-    assert "not ours any more" not in on_ray.log
-    assert {row.output for row in RayTaskExecution.objects.all()} == {"written\n"}
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_ray_worker_that_dies_leaves_one_row_or_none(on_ray, table, finished, moment):
-    result = finished(ledger.note_and_die.enqueue(moment))
-    assert result.status == "SUCCESSFUL"
-    assert written() == [(str(result.id), 1 if moment == "after commit" else 2)]
-    assert row_of(result).losses == (0 if moment == "after commit" else 1)
+    assert len(ledger.written()) == 2
 
 
 def test_where_the_executions_have_a_database_of_their_own_the_check_says_so(settings, monkeypatch):

@@ -166,3 +166,9 @@ class TestInRayWorkers:
             parallel_map(fail_at_once, items(), max_concurrency=2)
         assert taken == [0, 1]
         assert parallel_map(lambda item: item * 2, items(), max_concurrency=2) == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_functions_of_a_map_see_nothing_of_each_other(on_ray, finished):
+    """What one sets in a context variable ends with it, as with a body."""
+    assert finished(tasks.map_bound.enqueue()).return_value == ["nothing"] * 8

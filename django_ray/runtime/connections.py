@@ -19,6 +19,7 @@ from typing import Any
 from django.db import connections
 
 from django_ray.runtime.foreign import ends_process
+from django_ray.runtime.sessions import is_as_new
 
 __all__ = ["Upkeep", "check_pools"]
 
@@ -72,6 +73,10 @@ def _make_ready(connection: Any) -> None:
 
 def _tidy(connection: Any) -> None:
     if connection.in_atomic_block or _is_in_transaction(connection):
+        _discard(connection)
+    elif not is_as_new(connection):
+        if connection.connection is not None:
+            connection.connection.close()  # or a pool would lend it to the next body
         _discard(connection)
     elif connection.connection is not None:
         if connection.health_check_done:  # it was opened or asked meanwhile

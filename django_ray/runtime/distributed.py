@@ -178,7 +178,7 @@ def _call(shared: tuple[Any, Callable[..., Any], dict[str, Any], str], call: tup
     from django_ray.runtime.connections import Upkeep
     from django_ray.runtime.interrupt import interruptible, protected
     from django_ray.runtime.preparation import settle_in
-    from django_ray.runtime.surroundings import restored, spoiled_by
+    from django_ray.runtime.surroundings import apart, restored, spoiled_by
 
     _, func, kwargs, label = shared
     _, args = call
@@ -186,7 +186,7 @@ def _call(shared: tuple[Any, Callable[..., Any], dict[str, Any], str], call: tup
         with protected():
             settle_in()
             with Output(label) if label else nullcontext(), Upkeep(), restored(), interruptible():
-                return func(*args, **kwargs)
+                return apart(func, *args, **kwargs)
     finally:
         if spoiled_by():
             end_after_answer()

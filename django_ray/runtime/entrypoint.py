@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextvars import copy_context
 from functools import cache, partial
 from inspect import iscoroutinefunction
 from typing import Any, Literal, NotRequired, TypedDict
@@ -35,7 +34,7 @@ from django_ray.runtime.foreign import begin_with_the_body, contained, described
 from django_ray.runtime.interrupt import interruptible, was_interrupted
 from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
-from django_ray.runtime.surroundings import restored
+from django_ray.runtime.surroundings import apart, restored
 from django_ray.serialization import encode, jsonable
 from django_ray.tracing import consumer
 
@@ -167,7 +166,7 @@ def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
         return found
     # What the body sets in context variables, the language and the time zone among them, ends with it. What modules
     # set when they are imported has been set outside.
-    return copy_context().run(_run, found, witness)
+    return apart(_run, found, witness)
 
 
 def _run(found: _Found, witness: Witness | None) -> Envelope:

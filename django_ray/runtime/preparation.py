@@ -14,6 +14,7 @@ from django_ray.runtime.connections import check_pools
 from django_ray.runtime.foreign import contained, described, ignored
 from django_ray.runtime.output import label_output, label_subprocesses
 from django_ray.runtime.rayworker import end_after_answer, is_ray_worker
+from django_ray.runtime.sessions import watch_sessions
 from django_ray.runtime.surroundings import keep_surroundings
 
 __all__ = ["prepare", "settle_in"]
@@ -53,4 +54,5 @@ def _furnish() -> None:
     if is_ray_worker():
         label_subprocesses()
     contained(check_pools, ignored("The settings of a database"))
+    watch_sessions()
     keep_surroundings()

@@ -12,13 +12,16 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from decimal import getcontext, setcontext
 from threading import get_ident
 from typing import Any
 
 from django_ray.runtime.interrupt import keep_signals, take_signals_back
 
-__all__ = ["keep_surroundings", "restored", "spoiled_by"]
+__all__ = ["apart", "keep_surroundings", "restored", "spoiled_by"]
 
 log = logging.getLogger("django_ray.surroundings")
 
@@ -79,6 +82,16 @@ def keep_surroundings() -> None:
     global _kept  # noqa: PLW0603 - there is one process
     if _kept is None:
         _kept = _Surroundings()
+
+
+def apart[**P, R](do: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call it in a context of its own: what it sets in context variables, the language among them, ends with it."""
+
+    def call() -> R:
+        setcontext(getcontext().copy())  # of decimal: the one that is shared, and changed in place
+        return do(*args, **kwargs)
+
+    return copy_context().run(call)
 
 
 def spoiled_by() -> str:
