@@ -74,7 +74,7 @@ class _Found:
     """What a row names, in the code that is here."""
 
     __slots__ = (
-        "_completion", "_context", "_keeps_rows", "_result", "is_atomic", "is_start_heard", "options", "output", "row",
+        "_completion", "_context", "_result", "is_atomic", "is_start_heard", "keeps_rows", "options", "output", "row",
         "sender", "task", "timeout", "unfit",
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ class _Found:
         self.timeout = None if self.options is None else self.options.timeout(row.queue_name, row.options)
         self.output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
         self.unfit: BaseException | None = None  # Why what the body returned cannot be stored.
-        self._keeps_rows: bool = getattr(backend, "keeps_rows", False)
+        self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
         self._completion: Completion | None = None
         self._context: RayTaskContext | None = None
         self._result: TaskResult[..., Any] | None = None
@@ -108,7 +108,7 @@ class _Found:
     def completion(self) -> Completion:
         """The end of the execution in a transaction, for those who want that."""
         if self._completion is None:
-            self._completion = Completion(self.row, self.output, keeps_rows=self._keeps_rows, checked=self.checked)
+            self._completion = Completion(self.row, self.output, keeps_rows=self.keeps_rows, checked=self.checked)
         return self._completion
 
     @property
@@ -116,18 +116,10 @@ class _Found:
         """What a transaction has ended the execution with."""
         return None if self._completion is None else self._completion.result
 
-    @property
-    def is_recorded(self) -> bool:
-        """Tell whether the row says so."""
-        return self._keeps_rows and self.completed is not None
-
     def context(self) -> RayTaskContext:
         """Return what the body can ask."""
         if self._context is None:
-            self._context = RayTaskContext(
-                task_result=self.result,
-                _completing=self.completion.block,
-            )
+            self._context = RayTaskContext(task_result=self.result, _completing=self.completion.block)
         return self._context
 
     def checked(self, returned: Any) -> Result:
@@ -186,11 +178,12 @@ def _run(found: _Found, witness: Witness | None) -> Envelope:
             # A result that cannot be stored would be the same after another attempt.
             return _failed(found, "refused" if error is found.unfit else "raised", error)
         ignored("What came after the end of the body")(error)
-    plain, encoded = found.completed or result
+    completed = found.completed
+    plain, encoded = completed or result
     if is_heard(task_finished):
         _finish(found, {"status": TaskResultStatus.SUCCESSFUL, "_return_value": plain})
     envelope: ReturnedEnvelope = {"kind": "returned", "result": encoded, "output": found.output.text}
-    if found.is_recorded:
+    if completed is not None and found.keeps_rows:
         envelope["is_settled"] = True
     return envelope
 

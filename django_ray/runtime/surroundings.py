@@ -25,6 +25,8 @@ __all__ = ["apart", "keep_surroundings", "restored", "spoiled_by"]
 
 log = logging.getLogger("django_ray.surroundings")
 
+_DECIMAL = "decimal_context"  # The variable in which decimal keeps precision and rounding, where somebody has asked.
+
 # In asyncio's __all__, for those who make event loops.
 _running_loop: Any = getattr(asyncio, "_get_running_loop")  # noqa: B009 - for the type checkers
 _set_running_loop: Any = getattr(asyncio, "_set_running_loop")  # noqa: B009
@@ -86,12 +88,14 @@ def keep_surroundings() -> None:
 
 def apart[**P, R](do: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call it in a context of its own: what it sets in context variables, the language among them, ends with it."""
+    context = copy_context()
+    if any(variable.name == _DECIMAL for variable in context):
+        context.run(_copy_decimal)
+    return context.run(do, *args, **kwargs)
 
-    def call() -> R:
-        setcontext(getcontext().copy())  # of decimal: the one that is shared, and changed in place
-        return do(*args, **kwargs)
 
-    return copy_context().run(call)
+def _copy_decimal() -> None:
+    setcontext(getcontext().copy())  # it is changed in place
 
 
 def spoiled_by() -> str:
