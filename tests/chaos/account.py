@@ -30,6 +30,7 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
         f"{answers[False]} with False",
         "lost": len(findings.lost),
         "recorded twice": len(findings.twice),
+        "effects of atomic tasks": f"{history.effects.total()}, {len(findings.effects)} of them too many or too few",
         "not asked for": len(findings.unasked),
         f"claimed, not begun, over {audit.MOST_UNBEGUN} times": len(findings.went_round),
         "started more than once": findings.started_again,
@@ -43,7 +44,14 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
     print()  # the account stands apart from the log
     for name, value in lines.items():
         print(f"{name + ':':<38}{value}")
-    wrong = [*findings.lost, *findings.twice, *findings.unasked, *findings.went_round, *findings.started_twice]
+    wrong = [
+        *findings.lost,
+        *findings.twice,
+        *findings.effects,
+        *findings.unasked,
+        *findings.went_round,
+        *findings.started_twice,
+    ]
     for sentence in wrong[:MOST_SENTENCES]:
         print(f"  {sentence}")
     print(f"\n{'All is well.' if findings.is_clean else f'Not well. Ledger and logs: {folder}'}", flush=True)

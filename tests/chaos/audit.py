@@ -29,6 +29,7 @@ CREATE TABLE chaos_change (
     due_at timestamptz, failures int, losses int, new_pid int,
     written_by text DEFAULT current_setting('application_name')
 );
+CREATE TABLE chaos_effect (key text NOT NULL, attempt int NOT NULL);
 CREATE TABLE chaos_worker (place bigserial PRIMARY KEY, id int NOT NULL, pid int NOT NULL);
 CREATE FUNCTION chaos_note_worker() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -63,6 +64,7 @@ class History:
 
     rows: list[dict[str, Any]]
     changes: Mapping[Any, list[dict[str, Any]]]  # By task_id, in their order.
+    effects: Counter[str] = field(default_factory=Counter)  # Rows that atomic tasks have written, by key.
 
 
 def read_history(postgres: Postgres) -> History:
@@ -73,6 +75,7 @@ def read_history(postgres: Postgres) -> History:
         return History(
             rows=session.execute("SELECT * FROM django_ray_execution ORDER BY task_id").fetchall(),
             changes=changes,
+            effects=Counter(effect["key"] for effect in session.execute("SELECT key FROM chaos_effect")),
         )
 
 
@@ -89,6 +92,7 @@ class Findings:
     states: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
+    effects: list[str] = field(default_factory=list)  # That do not fit the end of their atomic execution.
     unasked: list[str] = field(default_factory=list)  # Ran, failed or was cancelled although nobody wanted it.
     reasons: Counter[str] = field(default_factory=Counter)  # Why a body was started once more.
     started_again: int = 0
@@ -97,7 +101,7 @@ class Findings:
 
     @property
     def is_clean(self) -> bool:
-        return not (self.lost or self.twice or self.unasked or self.went_round)
+        return not (self.lost or self.twice or self.effects or self.unasked or self.went_round)
 
 
 def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, str]]) -> Findings:
@@ -112,6 +116,9 @@ def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, 
         findings.states[row["state"]] += 1
         _judge_end(findings, key, order.kind, row, ledger, is_cancelled=key in customer.cancel_asked)
         _explain(findings, key, row, ledger)
+        effects = history.effects[key]
+        if effects != (order.kind == "atomic" and row["state"] == "SUCCESSFUL"):
+            findings.effects.append(f"{key}: {row['state']} with {effects} effects")
         if (unbegun := row["attempt_number"] - len(row["worker_ids"])) > MOST_UNBEGUN:
             findings.went_round.append(f"{key}: was claimed {unbegun} times without being begun")
     for task_id, changes in history.changes.items():

@@ -8,11 +8,12 @@ import os
 import time
 from pathlib import Path
 
+from django.db import connection
 from django.tasks import task
 
 from django_ray import task_options
 
-__all__ = ["cancelled", "failing", "flaky", "quick", "slow"]
+__all__ = ["atomic", "cancelled", "failing", "flaky", "quick", "slow"]
 
 MOST_SECONDS = 30  # That a task goes on which nobody cancels.
 
@@ -57,6 +58,20 @@ def failing(context, key):
 def flaky(context, key):
     note(key, context.attempt, "started")
     if context.attempt == 1:
+        raise Meant(key)
+    note(key, context.attempt, "ended")
+    return key
+
+
+@task(takes_context=True)
+@task_options(atomic=True)
+def atomic(context, key, seconds):
+    """Its effect is a row, in the transaction in which it ends; the audit counts them."""
+    note(key, context.attempt, "started")
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO chaos_effect (key, attempt) VALUES (%s, %s)", [key, context.attempt])
+    time.sleep(seconds)
+    if context.attempt == 1 and key.endswith(("3", "7")):
         raise Meant(key)
     note(key, context.attempt, "ended")
     return key

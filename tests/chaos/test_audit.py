@@ -61,14 +61,31 @@ def a_change(moment, old, new, attempt, **columns):
 LIFE = [a_change(1, "READY", "RUNNING", 0), a_change(2, "RUNNING", "SUCCESSFUL", 1)]
 
 
-def judge(row=None, changes=LIFE, *, kind="quick", ledger="1 started,1 ended", cancelled=(), key="key"):
+def judge(row=None, changes=LIFE, *, kind="quick", ledger="1 started,1 ended", cancelled=(), key="key", effects=0):
     customer = SimpleNamespace(orders={key: Order(key, kind, None)}, cancel_asked=set(cancelled))
-    history = audit.History(rows=[row] if row else [], changes={ID: list(changes)})
+    history = audit.History(rows=[row] if row else [], changes={ID: list(changes)}, effects=Counter({key: effects}))
     noted = Counter()
     for event in filter(None, ledger.split(",")):
         attempt, name = event.split()
         noted["key", int(attempt), name] += 1
     return audit.audit(customer, history, noted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "effects", "is_clean"),
+    [
+        ("atomic", "SUCCESSFUL", 1, True),
+        ("atomic", "SUCCESSFUL", 0, False),
+        ("atomic", "SUCCESSFUL", 2, False),
+        ("atomic", "CANCELLED", 0, True),
+        ("atomic", "CANCELLED", 1, False),
+        ("quick", "SUCCESSFUL", 1, False),
+    ],
+)
+def test_an_atomic_task_that_succeeded_has_one_effect_and_nothing_else_has_any(kind, state, effects, is_clean):
+    findings = judge(a_row(state=state), kind=kind, effects=effects, cancelled=["key"])
+    assert findings.is_clean is is_clean
+    assert findings.effects == ([] if is_clean else [f"key: {state} with {effects} effects"])
 
 
 def test_a_normal_life_is_clean():
