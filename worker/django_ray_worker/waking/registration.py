@@ -29,7 +29,9 @@ __all__ = ["Registration", "register"]
 
 log = logging.getLogger("django_ray.supervisor")
 
-MOST_REFUSALS = 3  # In a row, of our identity: a peer that looks after us has it for a moment only.
+# In a row, of our identity: a peer that looks after us has it for a moment only.
+MOST_REFUSALS = 5
+REFUSED_SECONDS = 0.05  # Until the second try; each one that follows waits longer by that.
 
 
 async def register(work: Store, *, slots: int, ray_address: str, pulse: float) -> Registration:
@@ -68,29 +70,25 @@ class Registration:
         self._store = work
         self._slots, self._ray_address, self._pulse = slots, ray_address, pulse
         self._pids: deque[int] = deque(maxlen=8)  # Of the sessions that were ours lately.
-        self._refusals = 0
 
     async def take(self, session: Connection) -> None:
-        """Have the session be us: that of our row, which must be there. TimeoutError when another one still is."""
+        """Have the session be us: that of our row, which must be there, or of a new one if another session is it."""
         worker = await self._confirmed()
         self._pids.append(session.info.backend_pid)
+        refusals = 0
         while not await store.identify(session, worker):
-            worker = await self._after_refusal(worker)
-        self._refusals = 0
+            if await self._store.hang_up(worker, self._pids):
+                refusals = 0  # it was a session of ours that has ended, and the server is told now
+            elif refusals == MOST_REFUSALS:
+                # A living supervisor whose row was deleted is that one. End the row, which is ours.
+                await self._store.sign_off(worker)
+                worker, refusals = await self._renew(worker, "Another session has its identity"), 0
+                continue
+            refusals += 1
+            await sleep(refusals * REFUSED_SECONDS)
         self.identity.become(worker)
         # While we hold a former id, nobody takes back what runs under it.
         self.identity.keep([name for name in self.identity.names[1:] if await store.identify(session, name)])
-
-    async def _after_refusal(self, worker: int) -> int:
-        """Return whose identity to ask for now; TimeoutError for later."""
-        if await self._store.hang_up(worker, self._pids):
-            self._refusals = 0
-        elif self._refusals == MOST_REFUSALS:
-            # A living supervisor whose row was deleted is that one. End the row, which is ours.
-            await self._store.sign_off(worker)
-            return await self._renew(worker, "Another session has its identity")
-        self._refusals += 1
-        raise TimeoutError(f"another session still is supervisor {worker}")
 
     async def _confirmed(self) -> int:
         """Return the id of our row; of another one if it is gone."""
