@@ -27,6 +27,7 @@ from django_ray.enqueueing import Checked, Enqueue, check_function, check_run_af
 from django_ray.hearing import is_heard
 from django_ray.naming import near
 from django_ray.options import OPTION_NAMES, Options
+from django_ray.progress import Progress, progress_of
 from django_ray.results import RayTaskResult, changed, import_task, missing_task, task_result
 from django_ray.rows import Row
 from django_ray.serialization import jsonable, storable
@@ -229,6 +230,10 @@ class RayTaskBackend(BaseTaskBackend):
             if not rows.filter(task_id=task_id).exists():
                 raise TaskResultDoesNotExist(result_id)
         return False
+
+    def progress(self, result_id: str) -> Progress | None:
+        """Return what the body of an execution has said last of how far it is; None for nothing."""
+        return progress_of(result_id)
 
     @override
     def check(self, **_: Any) -> list[CheckMessage]:

@@ -31,6 +31,15 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
     """The context of an attempt, for a body with takes_context=True; django_ray.current() returns the same one."""
 
     _completing: Callable[[], AbstractContextManager[Done]] = field(repr=False)
+    _report: Callable[[float | None, str], None] = field(repr=False)
+
+    def progress(self, fraction: float | None = None, message: str = "") -> None:
+        """Say how far the body is: a fraction of 0 to 1, a message of up to 1,000 characters, or both.
+
+        Any number of times a second: the latest is written twice a second at most, and the last one before the
+        execution ends. result.progress reads it, also of an attempt that failed.
+        """
+        self._report(fraction, message)
 
     def completing(self) -> AbstractContextManager[Done]:
         """Open a transaction on the database of the executions, in which this one ends SUCCESSFUL.

@@ -239,6 +239,7 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         chosen = self.filter(state__in=FINISHED).order_by("finished_at").select_for_update(skip_locked=True)
         with transaction.atomic(using=self.db):
             ids = list(chosen.values_list("pk", flat=True)[:most])
+            RayProgress._base_manager.using(self.db).filter(pk__in=ids)._raw_delete(self.db)  # noqa: SLF001
             doomed = self.model._base_manager.using(self.db).filter(pk__in=ids)  # noqa: SLF001
             # One DELETE: nothing refers to these rows.
             return doomed._raw_delete(doomed.db) if ids else 0  # noqa: SLF001
@@ -365,3 +366,29 @@ class RayTaskExecution(models.Model):
     def error_traceback(self) -> str | None:
         """The traceback of the last error, None without one."""
         return StoredError.all_of(self.errors)[-1].traceback if self.errors else None
+
+
+class RayProgress(models.Model):
+    """What the latest attempt of an execution that said how far it is has said last.
+
+    A narrow table of its own: the row of the execution is wide, and is not written anew for it. Nothing refers by a
+    constraint, which each execution would pay for; whoever deletes executions deletes these as well.
+    """
+
+    execution = models.OneToOneField(
+        RayTaskExecution, models.DO_NOTHING, primary_key=True, db_column="task_id", db_constraint=False,
+        related_name="+",
+    )  # fmt: skip
+    attempt = models.IntegerField()
+    fraction = models.FloatField(null=True)
+    message = models.TextField(db_default="")
+    at = moment_field(db_default=Now())
+
+    class Meta:
+        db_table = "django_ray_progress"
+        required_db_vendor = "postgresql"
+        default_permissions = ()
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.execution_id}: {self.fraction}"

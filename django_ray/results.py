@@ -20,6 +20,8 @@ from django_ray.driver import need_psycopg
 from django_ray.rows import Row, StoredError, supervisors_of
 
 if TYPE_CHECKING:
+    from django_ray.progress import Progress
+
     _TaskResult = TaskResult
 else:
 
@@ -85,6 +87,19 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         if not self.is_finished:
             raise TimeoutError(await sync_to_async(self._why_not)(timeout))
         return self
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the body has said last of how far it is, read now; None for nothing.
+
+        It is that of the latest attempt that said anything. Doubles keep none.
+        """
+        backend: Any = self.task.get_backend()
+        return backend.progress(self.id)  # type: ignore[no-any-return]
+
+    async def aprogress(self) -> Progress | None:
+        """Do what progress does."""
+        return await sync_to_async(lambda: self.progress)()
 
     @property
     def _pulse(self) -> float:

@@ -169,3 +169,8 @@ class Fence:
     def of(cls, columns: Mapping[str, Any]) -> Self:
         """Return the fence of a claim."""
         return cls(columns["task_id"], columns["attempt_number"], int(columns["worker_ids"][-1]))
+
+    @classmethod
+    def of_row(cls, row: ClaimedRow) -> Self:
+        """Return the fence of the row of a claim."""
+        return cls(row.task_id, row.attempt_number, int(row.worker_ids[-1]))

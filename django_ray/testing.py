@@ -41,6 +41,7 @@ from django_ray.retry import MOST_RELEASED
 from django_ray.rows import ClaimedRow
 from django_ray.runtime.entrypoint import invoke, run
 from django_ray.runtime.preparation import prepare
+from django_ray.runtime.reporting import in_this_thread
 
 __all__ = ["DummyBackend", "ImmediateBackend", "run_tasks"]
 
@@ -120,7 +121,7 @@ def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, opt
         return None
     claim = claim_of(row, options)
     errors: list[BaseException] = [TaskRefused(claim.unfit)] if claim.unfit else []
-    with _own_transactions():
+    with _own_transactions(), in_this_thread():
         envelope = None if claim.unfit else invoke(claim.payload, errors.append)
     if envelope is not None and envelope.get("is_settled"):
         return _Attempt(str(claim.task_id), None)
@@ -179,6 +180,10 @@ class _InMemory(RayTaskBackend):
             "worker_ids": [],
         }
         return ClaimedRow({**columns, **said})
+
+    @override
+    def progress(self, result_id: str) -> None:
+        """Nobody keeps it."""
 
     @override
     def check(self, **_: Any) -> list[CheckMessage]:

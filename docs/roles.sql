@@ -34,7 +34,7 @@ END
 $do$;
 
 -- What an earlier version of this file has granted, or somebody else. Nobody sees the moment in between.
-REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute
+REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute, django_ray_progress
 FROM django_ray_web, django_ray_operator, django_ray_supervisor;
 
 -- Functions run with the rights of their caller, django_ray_cancel alone excepted, and PostgreSQL lets everybody call the
@@ -50,6 +50,8 @@ GRANT SELECT -- a result is the whole row
     )
     , UPDATE (awaited) -- the mark of who waits
 ON django_ray_execution TO django_ray_web;
+
+GRANT SELECT ON django_ray_progress TO django_ray_web; -- result.progress
 
 GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
@@ -71,6 +73,8 @@ ON django_ray_queue TO django_ray_operator;
 
 GRANT SELECT ON django_ray_worker, django_ray_minute TO django_ray_operator;
 
+GRANT DELETE ON django_ray_progress TO django_ray_operator; -- delete, prune
+
 GRANT EXECUTE ON FUNCTION
     django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what is shown
     django_ray_session(int), -- who is here
@@ -87,6 +91,10 @@ GRANT DELETE -- PRUNE_AFTER
         cancel_requested_at -- a Ray worker that gives back what somebody wants cancelled
     )
 ON django_ray_execution TO django_ray_supervisor;
+
+GRANT DELETE -- PRUNE_AFTER
+    , INSERT (task_id, attempt, fraction, message, at), UPDATE (attempt, fraction, message, at) -- context.progress()
+ON django_ray_progress TO django_ray_supervisor;
 
 GRANT SELECT -- who is paused; only an operator pauses
 ON django_ray_queue TO django_ray_supervisor;

@@ -28,7 +28,7 @@ from django_ray.admin.history import history
 from django_ray.admin.lists import ReadOnly, rows_of
 from django_ray.bounds import shown
 from django_ray.locking import Locked
-from django_ray.models import FINISHED, RayTaskExecution, State
+from django_ray.models import FINISHED, RayProgress, RayTaskExecution, State
 from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
@@ -213,6 +213,7 @@ class ExecutionAdmin(ReadOnly):
             "original": row,
             "row": row,
             "events": history(row),
+            "progress": rows_of(RayProgress).filter(pk=row.pk).first(),
             "output": clean_text(row.output, MOST_SHOWN) if row.output else "",
             "payloads": [
                 (name, _pretty(value))

@@ -116,7 +116,7 @@ class Completion:
 
     @property
     def _fence(self) -> Fence:
-        return Fence(self._row.task_id, self._row.attempt_number, int(self._row.worker_ids[-1]))
+        return Fence.of_row(self._row)
 
     def __str__(self) -> str:
         return f"Attempt {self._row.attempt_number} of {self._row.callable_path} {self._row.task_id}"

@@ -26,7 +26,7 @@ from django_ray.hearing import is_heard
 from django_ray.options import Options
 from django_ray.results import import_task, task_result
 from django_ray.retry import RetryPolicy
-from django_ray.rows import ClaimedRow
+from django_ray.rows import ClaimedRow, Fence
 from django_ray.runtime.claimed import claimed_row
 from django_ray.runtime.completion import Completion, Result
 from django_ray.runtime.connections import Upkeep
@@ -34,6 +34,7 @@ from django_ray.runtime.foreign import begin_with_the_body, contained, described
 from django_ray.runtime.interrupt import interruptible, was_interrupted
 from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
+from django_ray.runtime.reporting import Reporter
 from django_ray.runtime.surroundings import apart, restored
 from django_ray.serialization import encode, jsonable
 from django_ray.tracing import consumer
@@ -74,8 +75,8 @@ class _Found:
     """What a row names, in the code that is here."""
 
     __slots__ = (
-        "_completion", "_context", "_result", "is_atomic", "is_start_heard", "keeps_rows", "options", "output", "row",
-        "sender", "task", "timeout", "unfit",
+        "_completion", "_context", "_reporter", "_result", "is_atomic", "is_start_heard", "keeps_rows", "options",
+        "output", "row", "sender", "task", "timeout", "unfit",
     )  # fmt: skip
 
     def __init__(self, row: ClaimedRow) -> None:
@@ -92,6 +93,7 @@ class _Found:
         self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
         self._completion: Completion | None = None
         self._context: RayTaskContext | None = None
+        self._reporter: Reporter | None = None
         self._result: TaskResult[..., Any] | None = None
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
@@ -119,8 +121,16 @@ class _Found:
     def context(self) -> RayTaskContext:
         """Return what the body can ask."""
         if self._context is None:
-            self._context = RayTaskContext(task_result=self.result, _completing=self.completion.block)
+            self._reporter = Reporter(Fence.of_row(self.row) if self.keeps_rows else None)
+            self._context = RayTaskContext(
+                task_result=self.result, _completing=self.completion.block, _report=self._reporter.report
+            )
         return self._context
+
+    def close(self) -> None:
+        """Have written what the body has said of its progress."""
+        if self._reporter is not None:
+            self._reporter.close()
 
     def checked(self, returned: Any) -> Result:
         """Return what the body returned as it is stored."""
@@ -196,8 +206,11 @@ def _run_atomically(found: _Found) -> Result:
 
 
 def _run_in_place(found: _Found) -> Any:
-    with restored(), marked(found.row.task_id, found.row.attempt_number):
-        return _run_body(found)
+    try:
+        with restored(), marked(found.row.task_id, found.row.attempt_number):
+            return _run_body(found)
+    finally:
+        found.close()
 
 
 def _missing(witness: Witness | None, error: BaseException) -> ErrorEnvelope:

@@ -6,6 +6,7 @@ it comes from here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -19,7 +20,7 @@ from django.utils.translation import gettext
 from django_ray.moments import for_machines
 from django_ray.status import MOST, Minute, Queue
 
-__all__ = ["ago", "bars", "count", "count_all", "duration", "machine_time"]
+__all__ = ["ago", "bars", "count", "count_all", "duration", "machine_time", "percent"]
 
 register = template.Library()
 
@@ -54,6 +55,12 @@ def ago(moment: datetime | None) -> str:
     now = timezone.now() if timezone.is_aware(moment) else datetime.now()  # noqa: DTZ005 - with USE_TZ = False
     seconds = (now - moment).total_seconds()
     return gettext("just now") if seconds < 1 else gettext("%(duration)s ago") % {"duration": duration(seconds)}
+
+
+@register.filter
+def percent(fraction: float) -> str:
+    """Return a fraction of 0 to 1 as whole percent: all of it is only said when it is."""
+    return f"{math.floor(fraction * 100)} %"
 
 
 @register.filter

@@ -6,5 +6,7 @@ WITH doomed AS MATERIALIZED (
     ORDER BY finished_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
+), of_progress AS (
+    DELETE FROM django_ray_progress WHERE task_id = ANY (ARRAY(SELECT task_id FROM doomed))
 )
 DELETE FROM django_ray_execution WHERE task_id = ANY (ARRAY(SELECT task_id FROM doomed))

@@ -1,0 +1,159 @@
+"""What a body says of its progress is written beside its execution: twice a second at most, and at the end.
+
+By one thread of the process, on a connection of its own, so that it is seen while the body's transaction is open; and
+fenced: who has lost the attempt writes nothing. The body only leaves the latest value. A database that does not answer
+holds up nobody: the last value is waited for a moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+
+from django.db import connections, router
+
+from django_ray.progress import checked
+from django_ray.rows import Fence
+
+__all__ = ["Reporter", "in_this_thread"]
+
+log = logging.getLogger("django_ray.progress")
+
+PAUSE_SECONDS = 0.5  # Between two writes of one attempt.
+LAST_SECONDS = 3.0  # That the end of an attempt waits for its last value.
+IDLE_SECONDS = 10.0  # That the connection is kept for the next attempt that says something.
+
+_WRITE = """
+INSERT INTO django_ray_progress AS progress (task_id, attempt, fraction, message, at)
+SELECT task_id, attempt_number, %s, %s, statement_timestamp() FROM django_ray_execution
+WHERE task_id = %s AND attempt_number = %s AND claimed_by_id = %s
+ON CONFLICT (task_id) DO UPDATE SET
+    attempt = excluded.attempt, fraction = excluded.fraction, message = excluded.message, at = excluded.at
+WHERE progress.attempt <= excluded.attempt
+"""
+
+_is_in_place = False
+
+
+@contextmanager
+def in_this_thread() -> Generator[None]:
+    """Have what is said within written at once, on the caller's connection: nobody else sees the rows of a test."""
+    global _is_in_place  # noqa: PLW0603 - of the process that tests
+    before, _is_in_place = _is_in_place, True
+    try:
+        yield
+    finally:
+        _is_in_place = before
+
+
+class Reporter:
+    """Of one attempt."""
+
+    def __init__(self, fence: Fence | None) -> None:
+        self._fence = fence  # None where nobody keeps rows.
+        self._latest: tuple[float | None, str] | None = None  # Not written yet.
+        self._is_added = False
+        self._has_ended = threading.Event()
+        self.is_over = False
+        self.due = 0.0  # When the next value may be written.
+
+    @property
+    def has_news(self) -> bool:
+        """Tell whether there is something to write."""
+        return self._latest is not None
+
+    def report(self, fraction: float | None = None, message: str = "") -> None:
+        """Leave what is to be written."""
+        self._latest = checked(fraction, message)
+        if self._is_added or self.is_over or self._fence is None:
+            return
+        if _is_in_place:
+            self.write()
+            return
+        self._is_added = True
+        _writer().add(self)
+
+    def write(self) -> None:
+        """Write the latest value."""
+        latest, self._latest = self._latest, None
+        if latest is None or self._fence is None:
+            return
+        fence = self._fence
+        with connections[_alias()].cursor() as cursor:
+            cursor.execute(_WRITE, [*latest, fence.task_id, fence.attempt_number, fence.worker])
+
+    def end(self) -> None:
+        """Say that no more can come."""
+        self._has_ended.set()
+
+    def close(self) -> None:
+        """Have the last value written before the execution ends: after that, the fence would refuse it."""
+        if self._is_added and not self.is_over:
+            self.is_over = True
+            _writer().look()
+            self._has_ended.wait(LAST_SECONDS)
+        self.is_over = True
+
+
+class _Writer:
+    """The thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._reporters: list[Reporter] = []
+
+    def add(self, reporter: Reporter) -> None:
+        """Write what this one says, until it is over."""
+        with self._changed:
+            self._reporters.append(reporter)
+            self._changed.notify()
+
+    def look(self) -> None:
+        """Somebody is over."""
+        with self._changed:
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Write for ever."""
+        while True:
+            for reporter in self._next():
+                try:
+                    reporter.write()
+                except Exception as error:  # noqa: BLE001 - what cannot be written is no matter of the body
+                    log.warning("The progress of a task could not be written: %s", error)
+                    connections.close_all()
+                reporter.due = time.monotonic() + PAUSE_SECONDS
+                if reporter.is_over and not reporter.has_news:
+                    with self._changed:
+                        self._reporters.remove(reporter)
+                    reporter.end()
+
+    def _next(self) -> list[Reporter]:
+        """Wait for those that have something to write, or are over."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                if ready := [one for one in self._reporters if one.is_over or (one.has_news and one.due <= now)]:
+                    return ready
+                if self._reporters:
+                    self._changed.wait(PAUSE_SECONDS / 2)
+                elif not self._changed.wait(IDLE_SECONDS):
+                    connections.close_all()
+                    self._changed.wait()
+
+
+@cache
+def _writer() -> _Writer:
+    writer = _Writer()
+    threading.Thread(target=writer.run, name="django-ray-progress", daemon=True).start()
+    return writer
+
+
+def _alias() -> str:
+    from django_ray.models import RayTaskExecution
+
+    return router.db_for_write(RayTaskExecution)

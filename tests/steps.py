@@ -1,0 +1,54 @@
+"""Tasks that say how far they are."""
+
+import time
+from pathlib import Path
+
+from django.db import connection
+
+from django_ray import Backoff, current, task
+
+
+@task(takes_context=True)
+def walk(context, number, seconds=0.0):
+    for step in range(1, number + 1):
+        context.progress(step / number, f"{step} of {number}")
+        time.sleep(seconds)
+    return number
+
+
+@task(takes_context=True)
+def hurry(context, seconds):
+    """As often as it can."""
+    end, times = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        times += 1
+        context.progress(None, f"{times}")
+    return times
+
+
+@task(atomic=True)
+def walk_in_a_transaction(path):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    current().progress(0.5, "half, and not committed")
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+@task(takes_context=True, backoff=Backoff(base=0))
+def stumble(context):
+    before = context.task_result.progress
+    if context.attempt == 1:
+        context.progress(0.25, "a quarter")
+        raise ValueError("The first attempt fails.")
+    return [before.fraction, before.message, before.attempt]
+
+
+@task(takes_context=True)
+async def walk_later(context):
+    context.progress(1)
+
+
+@task(takes_context=True)
+def misstep(context, fraction, message=""):
+    context.progress(fraction, message)
