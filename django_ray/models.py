@@ -391,4 +391,4 @@ class RayProgress(models.Model):
 
     @override
     def __str__(self) -> str:
-        return f"{self.execution_id}: {self.fraction}"
+        return f"{self.pk}: {self.fraction}"
