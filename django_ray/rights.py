@@ -30,6 +30,8 @@ SELECT current_user, ARRAY(
         UNION ALL
         SELECT 'UPDATE (awaited) ON django_ray_execution', has_column_privilege(our.table, 'awaited', 'UPDATE')
         UNION ALL
+        SELECT 'SELECT ON django_ray_progress', has_table_privilege(to_regclass('django_ray_progress'), 'SELECT')
+        UNION ALL
         SELECT format('EXECUTE ON FUNCTION %%s', name), has_function_privilege(to_regprocedure(name), 'EXECUTE')
         FROM unnest(%s::text[]) AS name
     ) AS needed WHERE NOT has

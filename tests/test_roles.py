@@ -1,6 +1,7 @@
 """docs/roles.sql: with its role each process can do all of its work and nothing else, and every right is needed."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -29,7 +30,9 @@ import django_ray.views
 from django_ray import streaming
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
+from django_ray.rows import Fence
 from django_ray.runtime.call import _write
+from django_ray.runtime.reporting import Reporter, in_this_thread
 from django_ray.status import status
 from django_ray_worker.core.judge import abandoned
 from django_ray_worker.core.policy import Succeed
@@ -648,6 +651,7 @@ def use_as_web():
     task_backends["default"].get_result(result.id)
     with pytest.raises(TimeoutError):
         result.wait(timeout=0)
+    assert result.progress is None
     assert result.cancel()
 
 
@@ -673,6 +677,8 @@ def use_as_supervisor():
     find_database()
     tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
     returned, unstarted = async_to_sync(use_as_store)(Database(connection))
+    with in_this_thread():
+        Reporter(Fence.of(json.loads(returned.payload))).report(0.5)
     _write([(returned.payload, {"kind": "returned", "result": "1", "output": "said"})], [unstarted.payload])
 
 
