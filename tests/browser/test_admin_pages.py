@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import expect
 
-from django_ray.models import RayMinute, RayQueue, RayTaskExecution, RayWorker, State
+from django_ray.models import RayMinute, RayProgress, RayQueue, RayTaskExecution, RayWorker, State
 from tests import tasks
 
 LIVE = "/admin/django_ray/rayqueue/"
@@ -233,3 +233,16 @@ def test_a_task_that_no_code_knows_says_so(log_in, connect, take):
     ).first.click()
     expect(page.get_by_text("no supervisor that took it could begin it")).to_be_visible()
     take(page, "execution-missing")
+
+
+def test_how_far_a_task_is_stands_on_its_page_and_stays_text(log_in, connect, take):
+    busy(connect)
+    row = RayTaskExecution.objects.filter(state=State.RUNNING).first()
+    RayProgress.objects.create(execution=row, attempt=1, fraction=0.4, message=f"40 of 100 {EVIL}")
+    page = log_in()
+    page.goto(f"{LIST}{row.pk}/change/")
+    expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
+    expect(page.locator(".dr-progress")).to_contain_text("40 %")
+    expect(page.locator(".dr-progress")).to_contain_text(EVIL)
+    assert page.evaluate("window.owned") is None
+    take(page, "execution-progress")
