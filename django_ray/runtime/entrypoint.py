@@ -74,10 +74,12 @@ type Witness = Callable[[BaseException], object]
 class _Found:
     """What a row names, in the code that is here."""
 
-    __slots__ = (
-        "_completion", "_context", "_reporter", "_result", "is_atomic", "is_start_heard", "keeps_rows", "options",
-        "output", "row", "sender", "task", "timeout", "unfit",
-    )  # fmt: skip
+    # Most attempts want none of these.
+    unfit: BaseException | None = None  # Why what the body returned cannot be stored.
+    _completion: Completion | None = None
+    _context: RayTaskContext | None = None
+    _reporter: Reporter | None = None
+    _result: TaskResult[..., Any] | None = None
 
     def __init__(self, row: ClaimedRow) -> None:
         self.row = row
@@ -89,12 +91,7 @@ class _Found:
         # Seconds that the body may run.
         self.timeout = None if self.options is None else self.options.timeout(row.queue_name, row.options)
         self.output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
-        self.unfit: BaseException | None = None  # Why what the body returned cannot be stored.
         self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
-        self._completion: Completion | None = None
-        self._context: RayTaskContext | None = None
-        self._reporter: Reporter | None = None
-        self._result: TaskResult[..., Any] | None = None
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
             _ = self.result  # made before the body begins: what is wrong with the row is found now

@@ -89,8 +89,10 @@ def keep_surroundings() -> None:
 def apart[**P, R](do: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call it in a context of its own: what it sets in context variables, the language among them, ends with it."""
     context = copy_context()
-    if any(variable.name == _DECIMAL for variable in context):
-        context.run(_copy_decimal)
+    for variable in context:
+        if variable.name == _DECIMAL:
+            context.run(_copy_decimal)
+            break
     return context.run(do, *args, **kwargs)
 
 
