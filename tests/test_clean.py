@@ -99,6 +99,7 @@ def watched(monkeypatch):
     connection.execute_wrappers.clear()
 
 
+LOCALLY = "SELECT set_config('statement_timeout', '5000', true)"
 SETS = [
     "SET search_path = pg_catalog",
     " set statement_timeout to 5000",
@@ -132,9 +133,21 @@ def test_an_isolation_level_that_psycopg_alone_was_told_ends_with_the_body():
     assert run("surroundings") == before
 
 
+def test_wrappers_of_the_project_stay():
+    """Of an instrumentation: it adds them when a connection is made."""
+
+    def mine(execute, *asked):
+        return execute(*asked)
+
+    run("plain_pid")
+    connections["default"].execute_wrappers.append(mine)
+    run("disturb", [])
+    assert connections["default"].execute_wrappers[1:] == [mine]
+
+
 def test_whoever_leaves_nothing_keeps_the_connection():
     pids = {run("plain_pid") for _ in range(3)}
-    run("disturb", ["SET LOCAL statement_timeout = 5", "SET TRANSACTION READ WRITE", "SELECT 'SET x = 1'"])
+    run("disturb", ["SET LOCAL statement_timeout = 5", "SET TRANSACTION READ WRITE", "SELECT 'SET x = 1'", LOCALLY])
     assert {run("plain_pid")} == pids == {run("plain_pid")}
 
 

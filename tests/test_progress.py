@@ -1,5 +1,7 @@
 """context.progress(): what a body says of how far it is, and what its result reads."""
 
+from uuid import uuid4
+
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
@@ -7,6 +9,9 @@ from django.test import override_settings
 from django.urls import reverse
 
 from django_ray.models import RayProgress, RayTaskExecution
+from django_ray.rows import Fence
+from django_ray.runtime import reporting
+from django_ray.runtime.reporting import Reporter, in_this_thread
 from django_ray.testing import run_tasks
 from tests import steps
 from tests.supervisors import until
@@ -55,6 +60,34 @@ def test_a_message_that_cannot_be_stored_is_cleaned_and_cut():
     assert result.progress.fraction is None
     assert result.progress.message.startswith("a\ufffdb")
     assert len(result.progress.message) <= 1100
+
+
+@pytest.mark.django_db
+def test_what_is_said_while_the_value_before_is_written_is_not_lost():
+    reporter = Reporter(Fence(str(uuid4()), 1, 1))
+    with (
+        connection.execute_wrapper(lambda execute, *asked: (reporter.report(0.9), execute(*asked))[1]),
+        in_this_thread(),
+    ):
+        reporter._is_added = True
+        reporter.report(0.5)
+        reporter.write()
+    assert reporter.has_news
+    reporter.write()
+    assert not reporter.has_news
+
+
+def test_the_thread_that_writes_goes_on_after_a_pause(monkeypatch):
+    monkeypatch.setattr(reporting, "IDLE_SECONDS", 0.001)
+    monkeypatch.setattr(Reporter, "write", lambda reporter: setattr(reporter, "_written", reporter._latest))
+    reporting._writer.cache_clear()
+    for _ in range(200):
+        reporter = Reporter(Fence(str(uuid4()), 1, 1))
+        reporter.report(0.5)
+        reporter.close()
+        assert reporter._has_ended.is_set()
+        assert not reporter.has_news
+    reporting._writer.cache_clear()
 
 
 @override_settings(TASKS={"default": {"BACKEND": "django_ray.testing.ImmediateBackend"}})

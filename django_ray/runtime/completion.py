@@ -11,13 +11,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections, router, transaction
+from django.db import connections, transaction
 from django.db.models.functions import Now
 
 from django_ray.exceptions import TaskSuperseded
 from django_ray.rows import ClaimedRow, Fence
 from django_ray.runtime.claimed import fenced
 from django_ray.runtime.output import Output
+from django_ray.tables import Tables
 
 if TYPE_CHECKING:
     from django_ray.context import Done
@@ -69,7 +70,7 @@ class Completion:
             nonlocal result
             result = self._checked(value)
 
-        alias, has_written = _alias(), False
+        alias, has_written = Tables().alias, False
         connection: Any = connections[alias]
         try:
             with transaction.atomic(using=alias, durable=self._keeps_rows):
@@ -120,12 +121,6 @@ class Completion:
 
     def __str__(self) -> str:
         return f"Attempt {self._row.attempt_number} of {self._row.callable_path} {self._row.task_id}"
-
-
-def _alias() -> str:
-    from django_ray.models import RayTaskExecution
-
-    return router.db_for_write(RayTaskExecution)
 
 
 @contextmanager

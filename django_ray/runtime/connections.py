@@ -19,7 +19,7 @@ from typing import Any
 from django.db import connections
 
 from django_ray.runtime.foreign import ends_process
-from django_ray.runtime.sessions import is_as_new
+from django_ray.runtime.sessions import is_as_new, keep_wrappers
 
 __all__ = ["Upkeep", "check_pools"]
 
@@ -40,6 +40,7 @@ class Upkeep:
         self._before: set[str] = set()
         for connection in _made():
             connection.queries_log.clear()
+            keep_wrappers(connection)
             if connection.in_atomic_block:
                 self._before.add(connection.alias)
             elif connection.connection is not None:

@@ -14,10 +14,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 
-from django.db import connections, router
+from django.db import connections
 
+from django_ray import locking
 from django_ray.progress import checked
 from django_ray.rows import Fence
+from django_ray.tables import Tables
 
 __all__ = ["Reporter", "in_this_thread"]
 
@@ -55,7 +57,10 @@ class Reporter:
 
     def __init__(self, fence: Fence | None) -> None:
         self._fence = fence  # None where nobody keeps rows.
-        self._latest: tuple[float | None, str] | None = None  # Not written yet.
+        # Each report is a tuple of its own: what is not the one that was written last is still to be written. To take
+        # it away when it is written would lose one that comes in that moment.
+        self._latest: tuple[float | None, str] | None = None
+        self._written: tuple[float | None, str] | None = None
         self._is_added = False
         self._has_ended = threading.Event()
         self.is_over = False
@@ -64,7 +69,7 @@ class Reporter:
     @property
     def has_news(self) -> bool:
         """Tell whether there is something to write."""
-        return self._latest is not None
+        return self._latest is not self._written
 
     def report(self, fraction: float | None = None, message: str = "") -> None:
         """Leave what is to be written."""
@@ -79,12 +84,15 @@ class Reporter:
 
     def write(self) -> None:
         """Write the latest value."""
-        latest, self._latest = self._latest, None
+        latest = self._written = self._latest
         if latest is None or self._fence is None:
             return
-        fence = self._fence
-        with connections[_alias()].cursor() as cursor:
+        fence, alias = self._fence, Tables().alias
+        # A row that somebody else has locked holds up no other attempt.
+        with locking.waiting_briefly(alias, LAST_SECONDS), connections[alias].cursor() as cursor:
             cursor.execute(_WRITE, [*latest, fence.task_id, fence.attempt_number, fence.worker])
+        if not connections[alias].get_autocommit() and not connections[alias].in_atomic_block:
+            connections[alias].commit()  # where AUTOCOMMIT is off, Django leaves that to us
 
     def end(self) -> None:
         """Say that no more can come."""
@@ -95,7 +103,8 @@ class Reporter:
         if self._is_added and not self.is_over:
             self.is_over = True
             _writer().look()
-            self._has_ended.wait(LAST_SECONDS)
+            if not self._has_ended.wait(LAST_SECONDS):
+                _writer.cache_clear()  # it hangs: the next attempt gets another thread and connection
         self.is_over = True
 
 
@@ -143,7 +152,8 @@ class _Writer:
                     self._changed.wait(PAUSE_SECONDS / 2)
                 elif not self._changed.wait(IDLE_SECONDS):
                     connections.close_all()
-                    self._changed.wait()
+                    if not self._reporters:  # one may have come between the end of the wait and this line
+                        self._changed.wait()
 
 
 @cache
@@ -151,9 +161,3 @@ def _writer() -> _Writer:
     writer = _Writer()
     threading.Thread(target=writer.run, name="django-ray-progress", daemon=True).start()
     return writer
-
-
-def _alias() -> str:
-    from django_ray.models import RayTaskExecution
-
-    return router.db_for_write(RayTaskExecution)

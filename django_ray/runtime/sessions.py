@@ -15,11 +15,11 @@ from typing import Any
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-__all__ = ["is_as_new", "watch_sessions"]
+__all__ = ["is_as_new", "keep_wrappers", "watch_sessions"]
 
 _LEAVES = re.compile(
     r"^\s*(?:SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)|RESET\b|LISTEN\b|CREATE\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP"
-    r"|DECLARE\b.*\bWITH\s+HOLD\b)|\bset_config\s*\(|\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(",
+    r"|DECLARE\b.*\bWITH\s+HOLD\b)|\bset_config\s*\((?![^()]*,\s*true\s*\))|\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -27,10 +27,11 @@ _LEAVES = re.compile(
 class _Watch:
     """Of one session: a wrapper around each statement."""
 
-    __slots__ = ("has_left",)
+    __slots__ = ("has_left", "wrappers")
 
     def __init__(self) -> None:
         self.has_left = False  # Something that outlives its statement and its transaction.
+        self.wrappers: list[Any] | None = None  # All of them before the body: the project may have some of its own.
 
     def __call__(self, execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
         # An object of psycopg's is not worth reading: they are rare.
@@ -54,12 +55,19 @@ def _watch_of(connection: Any) -> _Watch | None:
     return next((one for one in connection.execute_wrappers if type(one) is _Watch), None)
 
 
+def keep_wrappers(connection: Any) -> None:
+    """Remember what wraps the statements of a connection before a body."""
+    if (watch := _watch_of(connection)) is not None:
+        watch.wrappers = [*connection.execute_wrappers]
+
+
 def is_as_new(connection: Any) -> bool:
     """Tell whether the next body finds this wrapper and its session as if they had just been made."""
     watch = _watch_of(connection)
     if watch is None:
         return True
-    connection.execute_wrappers[:] = [watch]
+    if watch.wrappers is not None:
+        connection.execute_wrappers[:] = watch.wrappers
     isolation = getattr(connection.connection, "isolation_level", None)
     return (
         not watch.has_left
