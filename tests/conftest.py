@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import django
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from psycopg.rows import dict_row
 
 from django_ray.models import RayMinute, RayTaskExecution, RayWorker
@@ -145,6 +145,8 @@ def listen_for_all(django_db_setup, django_db_blocker):
         # What it said when it went: the tables were emptied before, after the last test.
         RayMinute.objects.all().delete()
         RayWorker.objects.all().delete()
+        # A body of an earlier module may have had its wrapper replaced: Django closes the first one alone at the end.
+        connections.close_all()
 
 
 @pytest.fixture(scope="module")
