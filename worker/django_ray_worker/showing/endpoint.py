@@ -58,12 +58,13 @@ class Endpoint:
         self._loop = asyncio.get_running_loop()
         self.observer.show(lambda: self._ask(monitor.figures), lambda: self._ask(monitor.obstacle))
         self._server.set_app(self._answer)
-        threading.Thread(target=self._server.run, name="django-ray-endpoint", daemon=True).start()
+        thread = threading.Thread(target=self._server.run, name="django-ray-endpoint", daemon=True)
+        thread.start()
         log.info("Metrics at port %d: /metrics, /healthz, /readyz.", self.port)
         try:
             yield
         finally:
-            self._server.end()
+            self._server.end(thread)
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
@@ -122,15 +123,16 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def run(self) -> None:
         """Serve until ended. Not serve_forever, which wakes up twice a second."""
-        with suppress(ValueError):  # closed before it is waited for
-            while not self._has_ended:
-                self.handle_request()
+        while not self._has_ended:
+            self.handle_request()
 
-    def end(self) -> None:
-        """Stop listening."""
+    def end(self, thread: threading.Thread) -> None:
+        """Stop listening; thread is the one of run."""
         self._has_ended = True
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # which ends the wait of run
+        # Closed only when nobody waits for it: a socket opened next would get its number, and be waited for instead.
+        thread.join(CLIENT_SECONDS)
         self.server_close()
 
 
