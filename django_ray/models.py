@@ -383,6 +383,10 @@ class RayProgress(models.Model):
     fraction = models.FloatField(null=True)
     message = models.TextField(db_default="")
     at = moment_field(db_default=Now())
+    number = models.IntegerField(db_default=1)  # How many values have been written.
+    # While somebody watches: the last lines that the body has written, and the number of the line after them.
+    output = models.TextField(db_default="")
+    lines = models.IntegerField(db_default=0)
 
     class Meta:
         db_table = "django_ray_progress"

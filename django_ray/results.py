@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -101,6 +101,22 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         """Do what progress does."""
         return await sync_to_async(lambda: self.progress)()
 
+    def updates(self) -> AsyncGenerator[Progress]:
+        """Yield what the body has said so far, and what it says from now on, until the execution is finished.
+
+            async for update in result.updates():
+                print(update.fraction, update.message, update.output)
+
+        Each value that is written is there once, in order; of what was said before, the last one. While somebody
+        watches, lines that a body writes after its first progress() come as well. Doubles yield nothing.
+        TransactionManagementError inside a transaction. Needs a direct or session-pooled connection to PostgreSQL.
+        """
+        need_psycopg("updates()")
+        from django_ray.progress import updates_of
+
+        backend: Any = self.task.get_backend()
+        return updates_of(UUID(self.id), self._pulse) if backend.keeps_rows else _nothing()
+
     @property
     def _pulse(self) -> float:
         backend: Any = self.task.get_backend()
@@ -124,6 +140,12 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
 
         reason = why(UUID(self.id))
         return f"{self.task.module_path} {self.id} is {self.status.value} after {timeout} s{reason and ': '}{reason}."
+
+
+async def _nothing() -> AsyncGenerator[Progress]:
+    nothing: tuple[Progress, ...] = ()
+    for update in nothing:
+        yield update
 
 
 def _check_timeout(timeout: float | None) -> None:

@@ -20,7 +20,7 @@ from django.http import StreamingHttpResponse
 from django.tasks import task_backends
 
 from django_ray.backends import RayTaskBackend
-from django_ray.waiting import connection_parameters
+from django_ray.ears import connection_parameters
 
 __all__ = ["stream"]
 

@@ -170,6 +170,17 @@ def finished(transactional_db):
     return _finished
 
 
+@pytest.fixture
+def pulse(settings):
+    """Waiters look so often."""
+
+    def change(seconds):
+        default = settings.TASKS["default"]
+        settings.TASKS = {**settings.TASKS, "default": {**default, "OPTIONS": {**default["OPTIONS"], "PULSE": seconds}}}
+
+    return change
+
+
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory):
     """A folder with what one would publish."""

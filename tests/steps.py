@@ -52,3 +52,22 @@ async def walk_later(context):
 @task(takes_context=True)
 def misstep(context, fraction, message=""):
     context.progress(fraction, message)
+
+
+@task(takes_context=True)
+def tell(context, directory, steps):
+    """A step for each file that somebody makes: "1", "2" and so on."""
+    for step in range(1, steps + 1):
+        while not (Path(directory) / str(step)).exists():
+            time.sleep(0.01)
+        context.progress(step / steps, f"step {step}")
+        print(f"line {step}")
+    return steps
+
+
+@task(takes_context=True)
+def tell_at_once(context, number):
+    """More lines than one notification holds."""
+    context.progress(0)
+    for line in range(number):
+        print(f"{line} {'é' * 900}")

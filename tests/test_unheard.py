@@ -8,7 +8,7 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 from django.utils import timezone
 
-from django_ray import waiting
+from django_ray import ears
 from django_ray.models import RayTaskExecution, State
 from tests import tasks
 from tests.supervisors import until
@@ -42,17 +42,6 @@ def elsewhere():
     yield start
     for thread in threads:
         thread.join()
-
-
-@pytest.fixture
-def pulse(settings):
-    """Waiters look so often."""
-
-    def change(seconds):
-        default = settings.TASKS["default"]
-        settings.TASKS = {**settings.TASKS, "default": {**default, "OPTIONS": {**default["OPTIONS"], "PULSE": seconds}}}
-
-    return change
 
 
 @pytest.fixture
@@ -99,8 +88,8 @@ def test_without_a_pulse_nobody_looks(  # noqa: PLR0917
     """I22."""
     pulse(0)
     looks = []
-    is_over = waiting._is_over
-    monkeypatch.setattr(waiting, "_is_over", lambda result_id: looks.append(result_id) or is_over(result_id))
+    is_over = ears.is_over
+    monkeypatch.setattr(ears, "is_over", lambda result_id: looks.append(result_id) or is_over(result_id))
     result = tasks.add.enqueue(3, 4)
     elsewhere(finish_when_awaited(connect, result))
     assert wait(result, how, timeout=2).return_value == 7
@@ -112,8 +101,8 @@ def test_who_waits_looks_once_per_pulse_and_leaves_the_row_as_it_is(how, pulse, 
     """I22: a look writes nothing, or each would ring."""
     pulse(0.1)
     looked = threading.Semaphore(0)
-    is_over = waiting._is_over
-    monkeypatch.setattr(waiting, "_is_over", lambda result_id: (looked.release(), is_over(result_id))[1])
+    is_over = ears.is_over
+    monkeypatch.setattr(ears, "is_over", lambda result_id: (looked.release(), is_over(result_id))[1])
     result = tasks.add.enqueue(3, 4)
     session, seen = connect(), []
 
@@ -147,15 +136,15 @@ def test_a_waiter_whose_row_is_locked_hears_of_its_end_all_the_same(how, connect
     stranger = connect(autocommit=False)
     stranger.execute("SELECT 1 FROM django_ray_execution FOR UPDATE")
     met = threading.Event()
-    mark = waiting._mark_awaited
+    mark = ears.mark_awaited
 
     def note(result_id):
         found = mark(result_id)
-        if found is waiting._Mark.LOCKED:
+        if found is ears.Mark.LOCKED:
             met.set()
         return found
 
-    monkeypatch.setattr(waiting, "_mark_awaited", note)
+    monkeypatch.setattr(ears, "mark_awaited", note)
 
     def free():
         assert met.wait(60)

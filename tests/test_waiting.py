@@ -126,19 +126,19 @@ def test_waiting_inside_a_transaction_is_refused_with_the_remedy():
 
 def test_an_end_that_is_written_before_the_mark_is_not_missed(elsewhere, monkeypatch):
     """The other order: the outcome commits between the caller's look and its mark."""
-    from django_ray import waiting
+    from django_ray import ears
 
     result = tasks.add.enqueue(3, 4)
-    mark = waiting._mark_awaited
+    mark = ears.mark_awaited
 
     def end_first(result_id):
         finish(result)
         return mark(result_id)
 
-    monkeypatch.setattr(waiting, "_mark_awaited", end_first)
+    monkeypatch.setattr(ears, "mark_awaited", end_first)
     assert result.wait(timeout=60).return_value == 7
     again = tasks.add.enqueue(3, 4)
-    monkeypatch.setattr(waiting, "_mark_awaited", lambda result_id: (finish(again), mark(result_id))[1])
+    monkeypatch.setattr(ears, "mark_awaited", lambda result_id: (finish(again), mark(result_id))[1])
     assert async_to_sync(again.await_result)(timeout=20).return_value == 7
 
 

@@ -118,7 +118,7 @@ class _Found:
     def context(self) -> RayTaskContext:
         """Return what the body can ask."""
         if self._context is None:
-            self._reporter = Reporter(Fence.of_row(self.row) if self.keeps_rows else None)
+            self._reporter = Reporter(Fence.of_row(self.row) if self.keeps_rows else None, self.output)
             self._context = RayTaskContext(
                 task_result=self.result, _completing=self.completion.block, _report=self._reporter.report
             )

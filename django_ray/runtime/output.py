@@ -30,7 +30,7 @@ NAMED = ":task_name:"  # With this begins a line that is for Ray, which shows th
 class Output:
     """What one attempt writes while it is entered, on whichever thread: bodies start threads, which write, too."""
 
-    __slots__ = ("_is_fresh", "_is_named", "_label", "_lines", "label")
+    __slots__ = ("_is_fresh", "_is_named", "_label", "_lines", "begun", "label")
 
     # The last one writes. There are several when a task runs another one in place, and when with --sync a cancelled
     # body runs on beside the next one.
@@ -39,7 +39,8 @@ class Output:
     def __init__(self, label: str) -> None:
         self.label = label
         self._label = f"[{label}] "
-        self._lines: deque[str] = deque(maxlen=MOST_LINES)
+        self._lines: deque[tuple[int, str]] = deque(maxlen=MOST_LINES)  # Each with its number.
+        self.begun = 0  # Lines.
         self._is_fresh = True  # The next character is the first of its line.
         self._is_named = False  # Ray labels the lines, in this process and in those that it starts.
 
@@ -57,8 +58,21 @@ class Output:
     @property
     def text(self) -> str:
         """The last lines."""
-        lines = [line.rstrip("\r") for line in self._lines]
-        return clean_text("\n".join(lines), MOST_LINES * (MOST_CHARACTERS + 1)) if lines else ""
+        return "\n".join(self.lines(0))
+
+    @property
+    def ended(self) -> int:
+        """How many lines have ended."""
+        begun = self.begun  # Read first: a line that begins now would be taken for one that has ended.
+        return begun if self._is_fresh else max(0, begun - 1)
+
+    def lines(self, first: int, end: int | None = None) -> list[str]:
+        """Return those that are kept of the lines from first until before end, as they can be stored."""
+        return [
+            clean_text(line.rstrip("\r"), 6 * MOST_CHARACTERS)  # one may become six
+            for number, line in self._lines.copy()  # other threads may write
+            if first <= number and (end is None or number < end)
+        ]
 
     def name(self) -> None:
         """Have Ray label what is written from now on."""
@@ -80,10 +94,13 @@ class Output:
         for piece in _pieces(text):
             if self._is_fresh:
                 labelled.append("" if self._is_named else self._label)
-                self._lines.append("")
+                self._lines.append((self.begun, ""))
+                self._is_fresh = False
+                self.begun += 1
             labelled.append(piece)
+            number, line = self._lines[-1]
+            self._lines[-1] = number, _overwritten(line + piece.removesuffix("\n"))
             self._is_fresh = piece.endswith("\n")
-            self._lines[-1] = _overwritten(self._lines[-1] + piece.removesuffix("\n"))
         return "".join(labelled)
 
 

@@ -3,22 +3,29 @@
 By one thread of the process, on a connection of its own, so that it is seen while the body's transaction is open; and
 fenced: who has lost the attempt writes nothing. The body only leaves the latest value. A database that does not answer
 holds up nobody: the last value is waited for a moment.
+
+Whoever watches has marked the execution as awaited. Then, and only then, each value is told on the channel `progress`,
+and the lines that the body has written are kept and told as well. Whether it is marked is asked after the value is
+committed: who has marked it later than that finds the value in its row.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
+from typing import Any
 
 from django.db import connections
 
 from django_ray import locking
-from django_ray.progress import checked
+from django_ray.progress import TOLD, checked
 from django_ray.rows import Fence
+from django_ray.runtime.output import MOST_LINES, Output
 from django_ray.tables import Tables
 
 __all__ = ["Reporter", "in_this_thread"]
@@ -34,9 +41,30 @@ INSERT INTO django_ray_progress AS progress (task_id, attempt, fraction, message
 SELECT task_id, attempt_number, %s, %s, statement_timestamp() FROM django_ray_execution
 WHERE task_id = %s AND attempt_number = %s AND claimed_by_id = %s
 ON CONFLICT (task_id) DO UPDATE SET
-    attempt = excluded.attempt, fraction = excluded.fraction, message = excluded.message, at = excluded.at
+    attempt = excluded.attempt, fraction = excluded.fraction, message = excluded.message, at = excluded.at,
+    number = progress.number + 1,
+    -- The lines of the attempt before are not those of this one.
+    output = CASE WHEN progress.attempt = excluded.attempt THEN progress.output ELSE '' END,
+    lines = CASE WHEN progress.attempt = excluded.attempt THEN progress.lines ELSE 0 END
 WHERE progress.attempt <= excluded.attempt
 """
+_TELL = f"""
+SELECT pg_notify(django_ray_channel('progress'), progress.task_id || {TOLD}::text)
+FROM django_ray_progress AS progress JOIN django_ray_execution AS execution USING (task_id)
+WHERE task_id = %s AND awaited
+"""  # noqa: S608 - a constant
+_SHOW = """
+WITH shown AS (
+    UPDATE django_ray_progress AS progress SET output = %s, lines = %s
+    FROM django_ray_execution AS execution
+    WHERE progress.task_id = execution.task_id AND progress.attempt = attempt_number AND awaited
+        AND execution.task_id = %s AND attempt_number = %s AND claimed_by_id = %s
+    RETURNING progress.task_id
+)
+SELECT pg_notify(django_ray_channel('progress'), task_id || told)
+FROM shown CROSS JOIN unnest(%s::text[]) WITH ORDINALITY AS piece(told, place) ORDER BY place
+"""
+_MOST_BYTES = 7000  # Of lines in one notification, which holds 8,000.
 
 _is_in_place = False
 
@@ -55,8 +83,11 @@ def in_this_thread() -> Generator[None]:
 class Reporter:
     """Of one attempt."""
 
-    def __init__(self, fence: Fence | None) -> None:
+    def __init__(self, fence: Fence | None, output: Output) -> None:
         self._fence = fence  # None where nobody keeps rows.
+        self._output = output
+        self._shown = 0  # Lines that were told.
+        self._looked = 0  # Lines that there were when it was asked last whether somebody watches.
         # Each report is a tuple of its own: what is not the one that was written last is still to be written. To take
         # it away when it is written would lose one that comes in that moment.
         self._latest: tuple[float | None, str] | None = None
@@ -69,7 +100,12 @@ class Reporter:
     @property
     def has_news(self) -> bool:
         """Tell whether there is something to write."""
-        return self._latest is not self._written
+        return self._latest is not self._written or self._lines > self._looked
+
+    @property
+    def _lines(self) -> int:
+        """How many lines can be told: also the one that has not ended, when no more can come."""
+        return self._output.ended if not self.is_over else self._output.begun
 
     def report(self, fraction: float | None = None, message: str = "") -> None:
         """Leave what is to be written."""
@@ -84,15 +120,18 @@ class Reporter:
 
     def write(self) -> None:
         """Write the latest value."""
-        latest = self._written = self._latest
-        if latest is None or self._fence is None:
+        if self._fence is None:
             return
-        fence, alias = self._fence, Tables().alias
-        # A row that somebody else has locked holds up no other attempt.
-        with locking.waiting_briefly(alias, LAST_SECONDS), connections[alias].cursor() as cursor:
-            cursor.execute(_WRITE, [*latest, fence.task_id, fence.attempt_number, fence.worker])
-        if not connections[alias].get_autocommit() and not connections[alias].in_atomic_block:
-            connections[alias].commit()  # where AUTOCOMMIT is off, Django leaves that to us
+        attempt = [self._fence.task_id, self._fence.attempt_number, self._fence.worker]
+        is_new, latest, lines = self._latest is not self._written, self._latest, self._lines
+        self._written, self._looked = latest, lines
+        if is_new and latest is not None:
+            _execute(_WRITE, [*latest, *attempt])
+            _execute(_TELL, [self._fence.task_id], writes=False)
+        if lines > self._shown:
+            text, pieces = "\n".join(self._output.lines(0, lines)), _pieces(self._output, self._shown, lines)
+            if _execute(_SHOW, [text, lines, *attempt, pieces]):
+                self._shown = lines
 
     def end(self) -> None:
         """Say that no more can come."""
@@ -106,6 +145,34 @@ class Reporter:
             if not self._has_ended.wait(LAST_SECONDS):
                 _writer.cache_clear()  # it hangs: the next attempt gets another thread and connection
         self.is_over = True
+
+
+def _execute(statement: str, parameters: Sequence[Any], *, writes: bool = True) -> int:
+    """Commit it; return how many rows it has."""
+    alias = Tables().alias
+    # A row that somebody else has locked holds up no other attempt.
+    brief = locking.waiting_briefly(alias, LAST_SECONDS) if writes else nullcontext()
+    with brief, connections[alias].cursor() as cursor:
+        cursor.execute(statement, parameters)
+        rows: int = cursor.rowcount
+    if not connections[alias].get_autocommit() and not connections[alias].in_atomic_block:
+        connections[alias].commit()  # where AUTOCOMMIT is off, Django leaves that to us
+    return rows
+
+
+def _pieces(output: Output, first: int, end: int) -> list[str]:
+    """Return what notifications say of the lines from first until before end: as many as fit into each."""
+    first = max(first, end - MOST_LINES)
+    pieces: list[tuple[int, list[str]]] = []
+    size = _MOST_BYTES
+    for number, line in enumerate(output.lines(first, end), start=first):
+        bytes_ = len(json.dumps(line, ensure_ascii=False).encode()) + 2
+        if size + bytes_ > _MOST_BYTES:
+            pieces.append((number, []))
+            size = 0
+        size += bytes_
+        pieces[-1][1].append(line)
+    return [json.dumps({"first": number, "lines": lines}, ensure_ascii=False) for number, lines in pieces]
 
 
 class _Writer:

@@ -64,7 +64,7 @@ class Command(BaseCommand):
         need_psycopg("--watch")
         import psycopg
 
-        from django_ray.waiting import connection_parameters
+        from django_ray.ears import connection_parameters
 
         aliases = [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
         try:

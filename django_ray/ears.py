@@ -1,0 +1,287 @@
+"""What those who wait for executions share: the mark on the row, the look at it, and sessions that hear of it.
+
+The database tells of an execution only when its row is marked as awaited: of its end (channel `results`), and of what
+its body says meanwhile (channel `progress`). Results that nobody waits for cost nothing. Nothing is missed: mark and
+outcome are written to the same row, one after the other. If the outcome came first, the mark finds the row finished; if
+the mark came first, the outcome notifies, and the session listens since before the mark.
+
+A threaded caller listens on Django's own connection; all waiters of one event loop share one session of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import selectors
+import socket
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import Enum, auto
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import psycopg
+from asgiref.sync import sync_to_async
+from django.db import Error, InterfaceError, OperationalError, connections, router
+from django.db.transaction import TransactionManagementError
+
+from django_ray.clock import seconds
+
+__all__ = [
+    "TRANSIENT", "Mark", "amark", "answering", "close", "connection", "connection_parameters", "hearing", "is_over",
+    "listening", "mark_awaited", "pause",
+]  # fmt: skip
+
+_MARK = """
+UPDATE django_ray_execution SET awaited = true WHERE task_id = (
+    SELECT task_id FROM django_ray_execution WHERE task_id = %s AND finished_at IS NULL FOR NO KEY UPDATE SKIP LOCKED
+)
+"""
+_LONGEST_SELECT = 86_400.0  # Seconds; the operating system wants a number.
+_ANSWER_SECONDS = 10.0  # For the answer to a statement, or to connect: later, the connection is given up.
+_ID_LENGTH = 36  # A notification begins with the id of its execution.
+# Worth another try: the database is restarting, or another transaction was faster (40001, 40P01).
+TRANSIENT = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
+
+
+class Mark(Enum):
+    """What became of the wish to be told of an execution."""
+
+    SET = auto()
+    NOT_NEEDED = auto()  # It is finished, or gone.
+    LOCKED = auto()  # Somebody else has locked the row, perhaps to finish it.
+
+
+def pause(tries: int, longest: float = 5.0) -> float:
+    """Return how many seconds to wait before the next try."""
+    return min(longest, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + random.random() / 2)  # noqa: S311 - spreads reconnects
+
+
+def connection() -> Any:
+    """Return Django's connection to the database of the executions."""
+    from django_ray.models import RayTaskExecution
+
+    return connections[router.db_for_write(RayTaskExecution)]
+
+
+def close() -> None:
+    """Close Django's connection: it has failed."""
+    connection().close()
+
+
+def connection_parameters() -> dict[str, Any]:
+    """Return how Django connects, without what is its cursors' alone."""
+    own = ("context", "cursor_factory", "prepare_threshold")
+    return {name: value for name, value in connection().get_connection_params().items() if name not in own}
+
+
+def mark_awaited(result_id: UUID) -> Mark:
+    """Ask to be told of an execution. Waits for nobody: in a coroutine's thread that would hold up all others."""
+    ours = connection()
+    _refuse_transaction(ours)
+    with answering(ours) as cursor:
+        cursor.execute(_MARK, [result_id])
+        if cursor.rowcount:
+            return Mark.SET
+    return Mark.NOT_NEEDED if is_over(result_id) else Mark.LOCKED
+
+
+async def amark(result_id: UUID) -> bool:
+    """Ask until it is known whether there is anything to wait for."""
+    looks = 0
+    while (mark := await sync_to_async(mark_awaited)(result_id)) is Mark.LOCKED:
+        await asyncio.sleep(pause(looks, 0.5))
+        looks += 1
+    return mark is Mark.SET
+
+
+def is_over(result_id: UUID) -> bool:
+    """Look whether there is nothing to wait for."""
+    with answering(connection()) as cursor:
+        cursor.execute("SELECT 1 FROM django_ray_execution WHERE task_id = %s AND finished_at IS NULL", [result_id])
+        return not cursor.rowcount
+
+
+@contextmanager
+def answering(ours: Any) -> Generator[Any]:
+    """Yield a cursor whose statements are answered in time, or end in an OperationalError."""
+    with ours.cursor() as cursor:
+        deadline = threading.Timer(_ANSWER_SECONDS, _hang_up, [ours.connection])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            yield cursor
+        finally:
+            deadline.cancel()
+
+
+def _hang_up(session: psycopg.Connection[Any]) -> None:
+    """Shut the socket down: nothing else ends the wait of another thread."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(session.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def _refuse_transaction(ours: Any) -> None:
+    if not ours.get_autocommit():
+        raise TransactionManagementError(
+            "Waiting for a task inside a transaction could last for ever: what the transaction enqueued is not "
+            "committed yet. Wait after the atomic block; in a test, call django_ray.testing.run_tasks() before."
+        )
+
+
+def _channels(bells: tuple[str, ...]) -> tuple[str, ...]:
+    """Return where it is told of the executions in our tables, as SQL names it."""
+    with answering(connection()) as cursor:
+        cursor.execute("SELECT quote_ident(django_ray_channel(bell)) FROM unnest(%s::text[]) AS bell", [list(bells)])
+        return tuple(channel for (channel,) in cursor.fetchall())
+
+
+@contextmanager
+def listening(ours: Any) -> Generator[Callable[[str, float], bool]]:
+    """Listen for ends on Django's connection; yields what tells whether an id is heard by a moment of our clock."""
+    _refuse_transaction(ours)
+    (channel,) = _channels(("results",))
+    session: psycopg.Connection[Any] = ours.connection
+    heard: set[str] = set()
+
+    def note(notification: psycopg.Notify) -> None:
+        heard.add(notification.payload)
+
+    def hear(result_id: str, end: float) -> bool:
+        # psycopg's own notifies() would wake up ten times a second.
+        with selectors.DefaultSelector() as selector:
+            selector.register(session.fileno(), selectors.EVENT_READ)
+            while result_id not in heard and (left := end - seconds()) > 0:
+                if selector.select(min(left, _LONGEST_SELECT)):
+                    _drain(session.pgconn, heard.add)
+        return result_id in heard
+
+    session.add_notify_handler(note)
+    try:
+        with answering(ours) as cursor:
+            cursor.execute(f"LISTEN {channel}")
+        yield hear
+    finally:
+        session.remove_notify_handler(note)
+        try:
+            with answering(ours) as cursor:
+                cursor.execute(f"UNLISTEN {channel}")
+        except Error:
+            ours.close()
+
+
+def _drain(pgconn: Any, note: Callable[[str], None]) -> None:
+    try:
+        pgconn.consume_input()
+    finally:
+        # What came before the end of the connection counts.
+        while notification := pgconn.notifies():
+            note(notification.extra.decode())
+
+
+class _Hearing:
+    """What one waiter hears of one execution, in order."""
+
+    def __init__(self, ear: _Ear) -> None:
+        self._ear = ear
+        self._heard: asyncio.Queue[str | psycopg.Error] = asyncio.Queue()
+        self.put = self._heard.put_nowait
+
+    async def next(self, longest: float) -> str | None:
+        """Return what a notification says after the id, "" for the end; None when longest seconds (0 is ever) are over.
+
+        psycopg.Error when the session has failed.
+        """
+        try:
+            async with asyncio.timeout(longest or None):
+                heard = await self._heard.get()
+        except TimeoutError:
+            return None
+        if isinstance(heard, psycopg.Error):
+            raise heard
+        return heard
+
+    def renew(self) -> None:
+        """Have all who wait listen on a new session: this one is deaf."""
+        self._ear.fail(psycopg.OperationalError("the session does not hear"))
+
+
+class _Ear:
+    """The listening session of one event loop: open while anybody waits there."""
+
+    def __init__(self, channels: tuple[str, ...]) -> None:
+        self._channels = channels
+        self.waiting: dict[str, set[_Hearing]] = {}
+        self._opening = asyncio.Lock()
+        self._session: psycopg.AsyncConnection[Any] | None = None
+        self._socket = -1
+
+    async def open(self) -> None:
+        async with self._opening:
+            if self._session is not None:
+                return
+            parameters = await sync_to_async(connection_parameters)()
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    session = await self._connect(parameters)
+            except TimeoutError:
+                raise psycopg.OperationalError(f"no answer within {_ANSWER_SECONDS:g} s") from None
+            self._session, self._socket = session, session.fileno()
+            asyncio.get_running_loop().add_reader(self._socket, self._read, session)
+
+    async def _connect(self, parameters: dict[str, Any]) -> psycopg.AsyncConnection[Any]:
+        session = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
+        try:
+            for channel in self._channels:
+                await session.execute(f"LISTEN {channel}".encode())
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    def close(self) -> None:
+        if self._session is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._session.pgconn.finish()
+            self._session = None
+
+    def _read(self, session: psycopg.AsyncConnection[Any]) -> None:
+        try:
+            _drain(session.pgconn, self._heard)
+        except psycopg.Error as error:
+            self.fail(error)
+
+    def fail(self, error: psycopg.Error) -> None:
+        """Tell all who wait."""
+        self.close()
+        for one in [one for several in self.waiting.values() for one in several]:
+            one.put(error)
+
+    def _heard(self, payload: str) -> None:
+        for one in self.waiting.get(payload[:_ID_LENGTH], ()):
+            one.put(payload[_ID_LENGTH:])
+
+
+# By channels: a project that changes its search_path has tables in more than one schema.
+_ears: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, ...], _Ear]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def hearing(result_id: UUID, *bells: str) -> AsyncGenerator[_Hearing]:
+    """Yield who hears what is told of an execution on `results`, `progress` or both."""
+    channels = await sync_to_async(_channels)(bells)
+    ear = _ears.setdefault(asyncio.get_running_loop(), {}).setdefault(channels, _Ear(channels))
+    one, name = _Hearing(ear), str(result_id)
+    ear.waiting.setdefault(name, set()).add(one)
+    try:
+        await ear.open()
+        yield one
+    finally:
+        ear.waiting[name].discard(one)
+        if not ear.waiting[name]:
+            del ear.waiting[name]
+        if not ear.waiting:
+            ear.close()
