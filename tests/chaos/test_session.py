@@ -195,7 +195,8 @@ def test_an_idle_supervisor_sends_three_statements_per_pulse_and_no_claim(superv
     at = pulse_and_look(statements, SIGN_OF_LIFE)
     between = statements[at[first] : at[first + pulses]]
     assert not [text for text in between if text.startswith("-- Take up to limit rows")]
-    assert len(between) <= 3 * pulses
+    # What follows a peer's sign that came just before the first counted one may come after that.
+    assert len(between) <= 3 * pulses + 2 * peers
 
 
 @pytest.mark.parametrize("what", ["claiming", "recording"])
