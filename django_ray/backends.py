@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from django_ray import locking
 from django_ray.bounds import shown
+from django_ray.carrying import CONTEXT, captured
 from django_ray.enqueueing import Checked, Enqueue, check_function, check_run_after, checked, insert
 from django_ray.hearing import is_heard
 from django_ray.naming import near
@@ -34,6 +35,7 @@ from django_ray.serialization import jsonable, storable
 from django_ray.signature import check_arguments
 from django_ray.tables import Tables, execution_model
 from django_ray.tasks import RayTask
+from django_ray.tracing import Carrier
 
 __all__ = ["RayTaskBackend"]
 
@@ -112,7 +114,8 @@ class RayTaskBackend(BaseTaskBackend):
     def enqueue[**P, R](self, task: Task[P, R], args: Any, kwargs: Any) -> RayTaskResult[P, R]:
         """Insert the execution in the caller's transaction and return its result, READY.
 
-        InvalidTask, TypeError and ValueError are raised before any SQL, so that an atomic block survives them.
+        InvalidTask, TypeError and ValueError are raised before any SQL, so that an atomic block survives them. So is
+        RuntimeError, when a class of CONTEXT cannot capture.
         """
         (result,) = self.enqueue_many([(task, args, kwargs)])
         return cast("RayTaskResult[P, R]", result)
@@ -130,7 +133,9 @@ class RayTaskBackend(BaseTaskBackend):
         for task, args, kwargs in given:
             enqueues.append((self._check(task), args, kwargs))
             check_arguments(task, args, kwargs)
-        results = self._store(enqueues)
+        # Once for all of them, and after what else may be refused.
+        context = captured(self.settings.context) if self.settings.context and enqueues else None
+        results = self._store(enqueues, {CONTEXT: context} if context else None)
         if is_heard(task_enqueued):
             for result in results:
                 task_enqueued.send_robust(type(self), task_result=result)
@@ -165,8 +170,8 @@ class RayTaskBackend(BaseTaskBackend):
             },
         )
 
-    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
-        rows = insert(self.alias, enqueues)
+    def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
+        rows = insert(self.alias, enqueues, carrier)
         return [
             RayTaskResult(
                 task=changed(one.task, run_after=row.run_after, backend=self.alias),

@@ -50,14 +50,19 @@ class Inserted(NamedTuple):
     run_after: datetime | None
 
 
-def insert(backend: str, enqueues: Sequence[Enqueue]) -> list[Inserted]:
-    """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order."""
+def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = None) -> list[Inserted]:
+    """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order.
+
+    The carrier is what travels with them, beside the context of a trace.
+    """
     tables, inserted = Tables(), list[Inserted]()
     block = (
         transaction.atomic(using=tables.alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
     )
     cursor_of = connections[tables.alias].cursor
-    with producer([checked.task for checked, *_ in enqueues]) as carrier, tables, block, cursor_of() as cursor:
+    with producer([checked.task for checked, *_ in enqueues]) as trace, tables, block, cursor_of() as cursor:
+        if trace:
+            carrier = {**trace, **carrier} if carrier else trace
         for start in range(0, len(enqueues), ROWS_PER_INSERT):
             cursor.execute(_ENQUEUE, [backend, _rows(enqueues[start : start + ROWS_PER_INSERT], carrier)])
             inserted += map(Inserted._make, cursor.fetchall())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID
@@ -43,10 +43,11 @@ _STATUS: Mapping[str, TaskResultStatus] = {
 }
 
 
-class RayTaskResult[**P, R](_TaskResult[P, R]):
+@dataclass(frozen=True, slots=True, kw_only=True)  # pyright: ignore[reportGeneralTypeIssues]
+class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is frozen
     """Django's TaskResult, which can be waited for."""
 
-    __slots__ = ()
+    _carrier: Any = field(init=False, default=None, repr=False, compare=False)  # Of the row: what travels with it.
 
     def wait(self, timeout: float | None = None) -> Self:
         """Sleep until the execution is finished, for at most timeout seconds; return self, refreshed.
@@ -185,7 +186,7 @@ def _with(kind: type[Task[..., Any]], **values: Any) -> Any:
 
 @cache
 def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+    return tuple(one.name for one in fields(kind))
 
 
 def task_result[**P, R](task: Task[P, R], row: Row) -> RayTaskResult[P, R]:
@@ -208,4 +209,5 @@ def task_result[**P, R](task: Task[P, R], row: Row) -> RayTaskResult[P, R]:
         worker_ids=supervisors_of(row.worker_ids),
     )
     object.__setattr__(result, "_return_value", row.result)
+    object.__setattr__(result, "_carrier", row.carrier)
     return result

@@ -42,6 +42,7 @@ from django_ray.rows import ClaimedRow
 from django_ray.runtime.entrypoint import invoke, run
 from django_ray.runtime.preparation import prepare
 from django_ray.runtime.reporting import in_this_thread
+from django_ray.tracing import Carrier
 
 __all__ = ["DummyBackend", "ImmediateBackend", "run_tasks"]
 
@@ -157,10 +158,10 @@ class _InMemory(RayTaskBackend):
     keeps_rows = False
 
     @override
-    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
+    def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
         now = timezone.now()
         return [
-            task_result(checked.task, self._row(checked.task, args, kwargs, enqueued_at=now))
+            task_result(checked.task, self._row(checked.task, args, kwargs, enqueued_at=now, carrier=carrier))
             for checked, args, kwargs in enqueues
         ]
 
@@ -208,7 +209,7 @@ class ImmediateBackend(_InMemory):
         row = self._row(
             ready.task, ready.args, ready.kwargs, task_id=ready.id, state="RUNNING", enqueued_at=ready.enqueued_at,
             started_at=now, last_attempted_at=now, attempt_number=1, worker_ids=["immediate"],
-            options={"retry": {"max_attempts": 1}},
+            options={"retry": {"max_attempts": 1}}, carrier=getattr(ready, "_carrier"),  # noqa: B009 - for the type checkers
         )  # fmt: skip
         envelope = run(row)
         row.finished_at = timezone.now()
@@ -242,8 +243,8 @@ class DummyBackend(_InMemory):
         self.results.clear()
 
     @override
-    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
-        results = super()._store(enqueues)
+    def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
+        results = super()._store(enqueues, carrier)
         self.results += results
         return deepcopy(results)
 

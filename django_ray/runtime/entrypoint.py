@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from inspect import iscoroutinefunction
 from typing import Any, Literal, NotRequired, TypedDict
@@ -20,6 +21,7 @@ from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 
+from django_ray.carrying import carried
 from django_ray.context import RayTaskContext, running
 from django_ray.exceptions import InvalidResult, TaskSuperseded
 from django_ray.hearing import is_heard
@@ -91,6 +93,9 @@ class _Found:
         # Seconds that the body may run.
         self.timeout = None if self.options is None else self.options.timeout(row.queue_name, row.options)
         self.output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
+        self.carried = (
+            carried(row.carrier, () if self.options is None else self.options.context) if row.carrier else None
+        )
         self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
@@ -165,7 +170,25 @@ def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
         return found
     # What the body sets in context variables, the language and the time zone among them, ends with it. What modules
     # set when they are imported has been set outside.
-    return apart(_run, found, witness)
+    return apart(_run if found.carried is None else _run_restored, found, witness)
+
+
+def _run_restored(found: _Found, witness: Witness | None) -> Envelope:
+    """Run it with what it was enqueued with in place, for its signals too."""
+    assert found.carried is not None  # noqa: S101
+    stack = ExitStack()
+    try:
+        found.carried.restore(stack)
+    except BaseException as error:
+        if ends_process(error):
+            raise
+        if witness is not None:
+            witness(error)
+        return _failed(found, "raised", error)
+    else:
+        return _run(found, witness)
+    finally:
+        contained(stack.close, ignored("The end of what a class of CONTEXT had restored"))
 
 
 def _run(found: _Found, witness: Witness | None) -> Envelope:
