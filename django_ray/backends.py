@@ -26,6 +26,7 @@ from django_ray.bounds import shown
 from django_ray.carrying import CONTEXT, captured
 from django_ray.enqueueing import Checked, Enqueue, check_function, check_run_after, checked, insert
 from django_ray.hearing import is_heard
+from django_ray.metadata import with_metadata
 from django_ray.naming import near
 from django_ray.options import OPTION_NAMES, Options
 from django_ray.progress import Progress, progress_of
@@ -148,7 +149,7 @@ class RayTaskBackend(BaseTaskBackend):
             self.validate_task(task)
             found = checked(task)
             # Made for one enqueue, most of them; and what a naive moment means depends on the time zone of the moment.
-            if task.run_after is None:
+            if task.run_after is None and not found.metadata:
                 if len(self._checked) >= MOST_CHECKED:
                     self._checked.clear()
                 self._checked[id(task)] = found
@@ -172,7 +173,7 @@ class RayTaskBackend(BaseTaskBackend):
 
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
         rows = insert(self.alias, enqueues, carrier)
-        return [
+        results: list[RayTaskResult[..., Any]] = [
             RayTaskResult(
                 task=changed(one.task, run_after=row.run_after, backend=self.alias),
                 id=str(row.task_id),
@@ -189,6 +190,10 @@ class RayTaskBackend(BaseTaskBackend):
             )
             for (one, args, kwargs), row in zip(enqueues, rows, strict=True)
         ]
+        for (one, *_), result in zip(enqueues, results, strict=True):
+            if one.metadata:
+                object.__setattr__(result, "_carrier", with_metadata(None, one.metadata))
+        return results
 
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:

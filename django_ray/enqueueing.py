@@ -7,7 +7,7 @@ counts from the INSERT, however wrong the clock of the web server is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from django.tasks import Task
 from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
+from django_ray.metadata import with_metadata
 from django_ray.moments import held
 from django_ray.serialization import encode
 from django_ray.tables import Tables
@@ -32,6 +33,7 @@ class Checked(NamedTuple):
 
     task: Task[..., Any]
     head: str
+    metadata: Mapping[str, Any] | None = None
 
 
 # With arguments that JSON can hold.
@@ -79,13 +81,21 @@ def checked(task: Task[..., Any]) -> Checked:
         "options": task.row_options() if isinstance(task, RayTask) else None,
         **_due(task.run_after),
     }
-    return Checked(task, encode(row).removesuffix("}"))
+    return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None))
 
 
 def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
-    tail = f', "carrier": {encode(carrier)}}}' if carrier else "}"
-    rows = (f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{tail}' for one, args, kwargs in enqueues)
+    tail = _tail(carrier)
+    rows = (
+        f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}'
+        f"{_tail(with_metadata(carrier, one.metadata)) if one.metadata else tail}"
+        for one, args, kwargs in enqueues
+    )
     return f"[{','.join(rows)}]"
+
+
+def _tail(carrier: Carrier | None) -> str:
+    return f', "carrier": {encode(carrier)}}}' if carrier else "}"
 
 
 def _due(run_after: datetime | timedelta | None) -> dict[str, str]:

@@ -7,16 +7,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, cast, override
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.tasks import Task, TaskResult, TaskResultStatus
-from django.tasks.base import TaskError
+from django.tasks.base import TASK_REFRESH_ATTRS, TaskError
 from django.utils.module_loading import import_string
 
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, is_number, shown
 from django_ray.driver import need_psycopg
+from django_ray.metadata import metadata_of
 from django_ray.rows import Row, StoredError, supervisors_of
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ _STATUS: Mapping[str, TaskResultStatus] = {
     "FAILED": TaskResultStatus.FAILED,
     "CANCELLED": TaskResultStatus.FAILED,
 }
+
+_REFRESHED = (*TASK_REFRESH_ATTRS, "_carrier")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)  # pyright: ignore[reportGeneralTypeIssues]
@@ -88,6 +92,23 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
         if not self.is_finished:
             raise TimeoutError(await sync_to_async(self._why_not)(timeout))
         return self
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What using(metadata=...) gave it, or its body has saved, when this result was read; empty for nothing."""
+        return MappingProxyType(metadata_of(self._carrier))
+
+    @override
+    def refresh(self) -> None:
+        self._take_from(self.task.get_backend().get_result(self.id))
+
+    @override
+    async def arefresh(self) -> None:
+        self._take_from(await self.task.get_backend().aget_result(self.id))
+
+    def _take_from(self, refreshed: Any) -> None:
+        for name in _REFRESHED:
+            object.__setattr__(self, name, getattr(refreshed, name))
 
     @property
     def progress(self) -> Progress | None:

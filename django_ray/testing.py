@@ -34,8 +34,9 @@ from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST
-from django_ray.enqueueing import Enqueue
+from django_ray.enqueueing import Checked, Enqueue
 from django_ray.exceptions import TaskRefused
+from django_ray.metadata import with_metadata
 from django_ray.results import RayTaskResult, task_result
 from django_ray.retry import MOST_RELEASED
 from django_ray.rows import ClaimedRow
@@ -161,8 +162,8 @@ class _InMemory(RayTaskBackend):
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
         now = timezone.now()
         return [
-            task_result(checked.task, self._row(checked.task, args, kwargs, enqueued_at=now, carrier=carrier))
-            for checked, args, kwargs in enqueues
+            task_result(one.task, self._row(one.task, args, kwargs, enqueued_at=now, carrier=_carrier(one, carrier)))
+            for one, args, kwargs in enqueues
         ]
 
     def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], **said: Any) -> ClaimedRow:
@@ -189,6 +190,10 @@ class _InMemory(RayTaskBackend):
     @override
     def check(self, **_: Any) -> list[CheckMessage]:
         return []
+
+
+def _carrier(checked: Checked, carrier: Carrier | None) -> Carrier | None:
+    return with_metadata(carrier, checked.metadata) if checked.metadata else carrier
 
 
 class ImmediateBackend(_InMemory):

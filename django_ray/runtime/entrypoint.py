@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from functools import cache, partial
 from inspect import iscoroutinefunction
 from typing import Any, Literal, NotRequired, TypedDict
@@ -25,6 +26,8 @@ from django_ray.carrying import carried
 from django_ray.context import RayTaskContext, running
 from django_ray.exceptions import InvalidResult, TaskSuperseded
 from django_ray.hearing import is_heard
+from django_ray.metadata import checked as checked_metadata
+from django_ray.metadata import metadata_of, with_metadata
 from django_ray.options import Options
 from django_ray.results import import_task, task_result
 from django_ray.retry import RetryPolicy
@@ -36,7 +39,7 @@ from django_ray.runtime.foreign import begin_with_the_body, contained, described
 from django_ray.runtime.interrupt import interruptible, was_interrupted
 from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
-from django_ray.runtime.reporting import Reporter
+from django_ray.runtime.reporting import Reporter, save_metadata
 from django_ray.runtime.surroundings import apart, restored
 from django_ray.serialization import encode, jsonable
 from django_ray.tracing import consumer
@@ -125,9 +128,21 @@ class _Found:
         if self._context is None:
             self._reporter = Reporter(Fence.of_row(self.row) if self.keeps_rows else None)
             self._context = RayTaskContext(
-                task_result=self.result, _completing=self.completion.block, _report=self._reporter.report
+                task_result=self.result,
+                _completing=self.completion.block,
+                _report=self._reporter.report,
+                _save=self.save,
+                metadata=deepcopy(metadata_of(self.row.carrier)),
             )
         return self._context
+
+    def save(self, metadata: Any) -> None:
+        """Store the metadata."""
+        plain = checked_metadata(metadata, "save_metadata()")
+        if self.keeps_rows:
+            save_metadata(Fence.of_row(self.row), plain)
+        self.row.carrier = with_metadata(self.row.carrier, plain)
+        object.__setattr__(self.result, "_carrier", self.row.carrier)  # for receivers of task_finished
 
     def close(self) -> None:
         """Have written what the body has said of its progress."""

@@ -1,5 +1,7 @@
 """What a body says of its progress is written beside its execution: twice a second at most, and at the end.
 
+And the metadata that it saves is written into its row, at once: the body waits for that.
+
 By one thread of the process, on a connection of its own, so that it is seen while the body's transaction is open; and
 fenced: who has lost the attempt writes nothing. The body only leaves the latest value. A database that does not answer
 holds up nobody: the last value is waited for a moment.
@@ -13,21 +15,26 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from django.db import connections
 
 from django_ray import locking
+from django_ray.exceptions import TaskSuperseded
 from django_ray.progress import checked
 from django_ray.rows import Fence
+from django_ray.serialization import encode
 from django_ray.tables import Tables
 
-__all__ = ["Reporter", "in_this_thread"]
+__all__ = ["Reporter", "in_this_thread", "save_metadata"]
 
 log = logging.getLogger("django_ray.progress")
 
 PAUSE_SECONDS = 0.5  # Between two writes of one attempt.
 LAST_SECONDS = 3.0  # That the end of an attempt waits for its last value.
 IDLE_SECONDS = 10.0  # That the connection is kept for the next attempt that says something.
+SAVE_SECONDS = 10.0  # That a body waits until its metadata is written.
+SAVE_LOCK_SECONDS = 5.0  # That a row which somebody else has locked is waited for then.
 
 _WRITE = """
 INSERT INTO django_ray_progress AS progress (task_id, attempt, fraction, message, at)
@@ -36,6 +43,13 @@ WHERE task_id = %s AND attempt_number = %s AND claimed_by_id = %s
 ON CONFLICT (task_id) DO UPDATE SET
     attempt = excluded.attempt, fraction = excluded.fraction, message = excluded.message, at = excluded.at
 WHERE progress.attempt <= excluded.attempt
+"""
+
+_SAVE = """
+UPDATE django_ray_execution
+SET carrier =
+    CASE jsonb_typeof(carrier) WHEN 'object' THEN carrier ELSE '{}' END || jsonb_build_object('metadata', %s::jsonb)
+WHERE task_id = %s AND attempt_number = %s AND claimed_by_id = %s
 """
 
 _is_in_place = False
@@ -91,8 +105,7 @@ class Reporter:
         # A row that somebody else has locked holds up no other attempt.
         with locking.waiting_briefly(alias, LAST_SECONDS), connections[alias].cursor() as cursor:
             cursor.execute(_WRITE, [*latest, fence.task_id, fence.attempt_number, fence.worker])
-        if not connections[alias].get_autocommit() and not connections[alias].in_atomic_block:
-            connections[alias].commit()  # where AUTOCOMMIT is off, Django leaves that to us
+        _commit(alias)
 
     def end(self) -> None:
         """Say that no more can come."""
@@ -108,12 +121,75 @@ class Reporter:
         self.is_over = True
 
 
+def save_metadata(fence: Fence, metadata: dict[str, Any]) -> None:
+    """Write the metadata of an attempt, and wait for that. TaskSuperseded, TimeoutError or one of the database."""
+    save = _Save(fence, metadata)
+    if _is_in_place:
+        save.write()
+        return
+    _writer().save(save)
+    if not save.has_ended.wait(SAVE_SECONDS):
+        save.is_given_up = True
+        _writer.cache_clear()  # it hangs: what comes next gets another thread and connection
+        raise TimeoutError(f"The database has not answered for {SAVE_SECONDS:g} s: the metadata may not be saved.")
+    if save.error is not None:
+        raise save.error
+
+
+class _Save:
+    """Metadata to be written."""
+
+    def __init__(self, fence: Fence, metadata: dict[str, Any]) -> None:
+        self._fence = fence
+        self._metadata = encode(metadata)
+        self.has_ended = threading.Event()
+        self.error: Exception | None = None
+        self.is_given_up = False
+
+    def write(self) -> None:
+        """Write it."""
+        fence, alias = self._fence, Tables().alias
+        with locking.waiting_briefly(alias, SAVE_LOCK_SECONDS), connections[alias].cursor() as cursor:
+            cursor.execute(_SAVE, [self._metadata, fence.task_id, fence.attempt_number, fence.worker])
+            is_written = cursor.rowcount
+        _commit(alias)
+        if not is_written:
+            raise TaskSuperseded(
+                f"Attempt {fence.attempt_number} of {fence.task_id} has ended, or is not this process's any more: its "
+                "metadata is not saved."
+            )
+
+    def end(self) -> None:
+        """Write it, unless nobody waits any more."""
+        if self.is_given_up:
+            return
+        try:
+            self.write()
+        except Exception as error:  # noqa: BLE001 - it is the body's to know
+            self.error = error
+            connections.close_all()
+        self.has_ended.set()
+
+
+def _commit(alias: str) -> None:
+    """Commit where AUTOCOMMIT is off: Django leaves that to us."""
+    if not connections[alias].get_autocommit() and not connections[alias].in_atomic_block:
+        connections[alias].commit()
+
+
 class _Writer:
     """The thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._reporters: list[Reporter] = []
+        self._saves: list[_Save] = []
+
+    def save(self, save: _Save) -> None:
+        """Write it at once."""
+        with self._changed:
+            self._saves.append(save)
+            self._changed.notify()
 
     def add(self, reporter: Reporter) -> None:
         """Write what this one says, until it is over."""
@@ -129,7 +205,10 @@ class _Writer:
     def run(self) -> None:
         """Write for ever."""
         while True:
-            for reporter in self._next():
+            saves, reporters = self._next()
+            for save in saves:
+                save.end()
+            for reporter in reporters:
                 try:
                     reporter.write()
                 except Exception as error:  # noqa: BLE001 - what cannot be written is no matter of the body
@@ -141,18 +220,21 @@ class _Writer:
                         self._reporters.remove(reporter)
                     reporter.end()
 
-    def _next(self) -> list[Reporter]:
+    def _next(self) -> tuple[list[_Save], list[Reporter]]:
         """Wait for those that have something to write, or are over."""
         with self._changed:
             while True:
                 now = time.monotonic()
-                if ready := [one for one in self._reporters if one.is_over or (one.has_news and one.due <= now)]:
-                    return ready
+                ready = [one for one in self._reporters if one.is_over or (one.has_news and one.due <= now)]
+                if ready or self._saves:
+                    saves, self._saves = self._saves, []
+                    return saves, ready
                 if self._reporters:
                     self._changed.wait(PAUSE_SECONDS / 2)
                 elif not self._changed.wait(IDLE_SECONDS):
                     connections.close_all()
-                    if not self._reporters:  # one may have come between the end of the wait and this line
+                    # One may have come between the end of the wait and this line.
+                    if not self._reporters and not self._saves:
                         self._changed.wait()
 
 
