@@ -23,8 +23,10 @@ from django.utils import timezone
 
 from django_ray import locking
 from django_ray.bounds import shown
+from django_ray.carrying import CONTEXT, captured
 from django_ray.enqueueing import Checked, Enqueue, check_function, check_run_after, checked, insert
 from django_ray.hearing import is_heard
+from django_ray.metadata import with_metadata
 from django_ray.naming import near
 from django_ray.options import OPTION_NAMES, Options
 from django_ray.progress import Progress, progress_of
@@ -34,6 +36,7 @@ from django_ray.serialization import jsonable, storable
 from django_ray.signature import check_arguments
 from django_ray.tables import Tables, execution_model
 from django_ray.tasks import RayTask
+from django_ray.tracing import Carrier
 
 __all__ = ["RayTaskBackend"]
 
@@ -112,7 +115,8 @@ class RayTaskBackend(BaseTaskBackend):
     def enqueue[**P, R](self, task: Task[P, R], args: Any, kwargs: Any) -> RayTaskResult[P, R]:
         """Insert the execution in the caller's transaction and return its result, READY.
 
-        InvalidTask, TypeError and ValueError are raised before any SQL, so that an atomic block survives them.
+        InvalidTask, TypeError and ValueError are raised before any SQL, so that an atomic block survives them. So is
+        RuntimeError, when a class of CONTEXT cannot capture.
         """
         (result,) = self.enqueue_many([(task, args, kwargs)])
         return cast("RayTaskResult[P, R]", result)
@@ -130,7 +134,9 @@ class RayTaskBackend(BaseTaskBackend):
         for task, args, kwargs in given:
             enqueues.append((self._check(task), args, kwargs))
             check_arguments(task, args, kwargs)
-        results = self._store(enqueues)
+        # Once for all of them, and after what else may be refused.
+        context = captured(self.settings.context) if self.settings.context and enqueues else None
+        results = self._store(enqueues, {CONTEXT: context} if context else None)
         if is_heard(task_enqueued):
             for result in results:
                 task_enqueued.send_robust(type(self), task_result=result)
@@ -143,7 +149,7 @@ class RayTaskBackend(BaseTaskBackend):
             self.validate_task(task)
             found = checked(task)
             # Made for one enqueue, most of them; and what a naive moment means depends on the time zone of the moment.
-            if task.run_after is None:
+            if task.run_after is None and not found.metadata:
                 if len(self._checked) >= MOST_CHECKED:
                     self._checked.clear()
                 self._checked[id(task)] = found
@@ -165,9 +171,9 @@ class RayTaskBackend(BaseTaskBackend):
             },
         )
 
-    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
-        rows = insert(self.alias, enqueues)
-        return [
+    def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
+        rows = insert(self.alias, enqueues, carrier)
+        results: list[RayTaskResult[..., Any]] = [
             RayTaskResult(
                 task=changed(one.task, run_after=row.run_after, backend=self.alias),
                 id=str(row.task_id),
@@ -184,6 +190,10 @@ class RayTaskBackend(BaseTaskBackend):
             )
             for (one, args, kwargs), row in zip(enqueues, rows, strict=True)
         ]
+        for (one, *_), result in zip(enqueues, results, strict=True):
+            if one.metadata:
+                object.__setattr__(result, "_carrier", with_metadata(None, one.metadata))
+        return results
 
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:

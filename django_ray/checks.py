@@ -18,7 +18,9 @@ from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
+from django_ray.carrying import traveller
 from django_ray.driver import obstacle
+from django_ray.options import Options
 from django_ray.tables import missing_tables
 from django_ray.tasks import RayTask
 
@@ -36,8 +38,8 @@ TRIGGERS = {
 }
 
 __all__ = [
-    "TRIGGERS", "check_atomic", "check_database", "check_distribution", "check_driver", "check_tasks", "check_triggers",
-    "missing_triggers",
+    "TRIGGERS", "check_atomic", "check_context", "check_database", "check_distribution", "check_driver", "check_tasks",
+    "check_triggers", "missing_triggers",
 ]  # fmt: skip
 
 
@@ -115,6 +117,26 @@ def check_atomic(**_: Any) -> list[CheckMessage]:
             id="django_ray.W006",
         )
     ]
+
+
+@register()
+def check_context(**_: Any) -> list[CheckMessage]:
+    """E005: what CONTEXT names can be imported, capture and restore."""
+    errors: list[CheckMessage] = []
+    for backend in task_backends.all():
+        settings = getattr(backend, "settings", None)
+        for path in settings.context if isinstance(settings, Options) else ():
+            try:
+                traveller(path)
+            except Exception as error:  # noqa: BLE001 - of the project's
+                errors.append(
+                    Error(
+                        f'TASKS["{backend.alias}"]["OPTIONS"]["CONTEXT"] names {path!r}, which cannot be used: {error}',
+                        hint="It must be a class with capture(self) and restore(self, value): docs/context.md.",
+                        id="django_ray.E005",
+                    )
+                )
+    return errors
 
 
 def _is_there(name: str) -> bool:

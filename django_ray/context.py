@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from asgiref.sync import sync_to_async
 from django.tasks import TaskContext
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
 
     _completing: Callable[[], AbstractContextManager[Done]] = field(repr=False)
     _report: Callable[[float | None, str], None] = field(repr=False)
+    _save: Callable[[Any], None] = field(repr=False)
+    # What using(metadata=...) gave the execution, or an attempt has saved: a copy, for the body to change.
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def progress(self, fraction: float | None = None, message: str = "") -> None:
         """Say how far the body is: a fraction of 0 to 1, a message of up to 1,000 characters, or both.
@@ -40,6 +44,20 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
         execution ends. result.progress reads it, also of an attempt that failed.
         """
         self._report(fraction, message)
+
+    def save_metadata(self) -> None:
+        """Store metadata as it is now, for result.metadata and for later attempts.
+
+        It is written at once, by a connection of its own: also while a transaction of the body is open, and it stays
+        when that is rolled back. TypeError or ValueError when it is not JSON, or more than 65,536 bytes of it;
+        TaskSuperseded when the attempt is not this process's any more; TimeoutError when the database does not answer
+        within 10 s, and django_ray.locking.Locked when another transaction has locked the row for 5 s.
+        """
+        self._save(self.metadata)
+
+    async def asave_metadata(self) -> None:
+        """Do what save_metadata does."""
+        await sync_to_async(self.save_metadata)()
 
     def completing(self) -> AbstractContextManager[Done]:
         """Open a transaction on the database of the executions, in which this one ends SUCCESSFUL.

@@ -7,7 +7,7 @@ counts from the INSERT, however wrong the clock of the web server is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from django.tasks import Task
 from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
+from django_ray.metadata import with_metadata
 from django_ray.moments import held
 from django_ray.serialization import encode
 from django_ray.tables import Tables
@@ -32,6 +33,7 @@ class Checked(NamedTuple):
 
     task: Task[..., Any]
     head: str
+    metadata: Mapping[str, Any] | None = None
 
 
 # With arguments that JSON can hold.
@@ -50,14 +52,19 @@ class Inserted(NamedTuple):
     run_after: datetime | None
 
 
-def insert(backend: str, enqueues: Sequence[Enqueue]) -> list[Inserted]:
-    """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order."""
+def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = None) -> list[Inserted]:
+    """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order.
+
+    The carrier is what travels with them, beside the context of a trace.
+    """
     tables, inserted = Tables(), list[Inserted]()
     block = (
         transaction.atomic(using=tables.alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
     )
     cursor_of = connections[tables.alias].cursor
-    with producer([checked.task for checked, *_ in enqueues]) as carrier, tables, block, cursor_of() as cursor:
+    with producer([checked.task for checked, *_ in enqueues]) as trace, tables, block, cursor_of() as cursor:
+        if trace:
+            carrier = {**trace, **carrier} if carrier else trace
         for start in range(0, len(enqueues), ROWS_PER_INSERT):
             cursor.execute(_ENQUEUE, [backend, _rows(enqueues[start : start + ROWS_PER_INSERT], carrier)])
             inserted += map(Inserted._make, cursor.fetchall())
@@ -74,13 +81,21 @@ def checked(task: Task[..., Any]) -> Checked:
         "options": task.row_options() if isinstance(task, RayTask) else None,
         **_due(task.run_after),
     }
-    return Checked(task, encode(row).removesuffix("}"))
+    return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None))
 
 
 def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
-    tail = f', "carrier": {encode(carrier)}}}' if carrier else "}"
-    rows = (f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{tail}' for one, args, kwargs in enqueues)
+    tail = _tail(carrier)
+    rows = (
+        f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}'
+        f"{_tail(with_metadata(carrier, one.metadata)) if one.metadata else tail}"
+        for one, args, kwargs in enqueues
+    )
     return f"[{','.join(rows)}]"
+
+
+def _tail(carrier: Carrier | None) -> str:
+    return f', "carrier": {encode(carrier)}}}' if carrier else "}"
 
 
 def _due(run_after: datetime | timedelta | None) -> dict[str, str]:

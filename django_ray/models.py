@@ -224,11 +224,14 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         self._for_write = True
         # One statement that names these columns alone: nobody needs a right to write the others.
         try:
-            rows, parameters = self.values_list(*columns).query.get_compiler(self.db).as_sql()
+            # The body needs what it was enqueued with; of the trace of then, it is no part.
+            kept = Case(When(carrier__has_key="context", then=JSONObject(context=F("carrier__context"))))
+            chosen = self.values_list(*columns, kept)
+            rows, parameters = chosen.query.get_compiler(self.db).as_sql()
         except EmptyResultSet:
             return 0
         with connections[self.db].cursor() as cursor:
-            cursor.execute(f"INSERT INTO django_ray_execution ({', '.join(columns)}) {rows}", parameters)
+            cursor.execute(f"INSERT INTO django_ray_execution ({', '.join(columns)}, carrier) {rows}", parameters)
             return int(cursor.rowcount)
 
     def prune(self, most: int = 1000) -> int:
@@ -260,7 +263,7 @@ class RayTaskExecution(models.Model):
     args = json_field(db_default=models.Value([], models.JSONField()))
     kwargs = json_field(db_default=models.Value({}, models.JSONField()))
     options = json_field(null=True)  # See Requirements; null is as configured.
-    carrier = json_field(null=True)  # The trace context of the enqueue, for OpenTelemetry.
+    carrier = json_field(null=True)  # The trace context of the enqueue, and what travels with it: carrying.py.
 
     state = models.CharField(max_length=10, choices=State, db_default=State.READY)
     enqueued_at = moment_field(db_default=Now())

@@ -33,6 +33,8 @@ _ARGUMENTS: Mapping[str, str] = {
     "min_backoff": "backoff={'base': milliseconds / 1000}",
     "max_backoff": "backoff={'cap': milliseconds / 1000}",
     "delay": "run_after=timedelta(...)",
+    "headers": "metadata={...}, or take it along with a class in OPTIONS['CONTEXT']",
+    "meta": "metadata={...}",
     "max_calls": "fresh_process=True",
     "num_retries": "max_attempts=N",
 }

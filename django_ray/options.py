@@ -5,7 +5,7 @@ Every message names the setting, the value and the fix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -31,6 +31,7 @@ class Options:
     pulse: float = 60.0  # PULSE: seconds between two signs of life of a supervisor; 0 is none.
     max_result_bytes: int = 8_000_000  # MAX_RESULT_BYTES: of the JSON of one result.
     prune_after: float | None = None  # PRUNE_AFTER: seconds that finished executions are kept; None is for ever.
+    context: tuple[str, ...] = ()  # CONTEXT: paths of the classes whose values travel from an enqueue to its body.
     defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES, IMPORT_GRACE.
     queue_defaults: Mapping[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])  # QUEUE_DEFAULTS.
 
@@ -98,6 +99,19 @@ def _age(value: Any) -> float | None:
     return float(age)
 
 
+def _paths(value: Any) -> tuple[str, ...]:
+    fix = 'it must be a list of import paths of classes, such as ["shop.tenancy.Tenant"].'
+    if not isinstance(value, list | tuple):
+        raise TypeError(fix)
+    given = cast("Sequence[Any]", value)
+    for path in given:
+        if not isinstance(path, str) or not all(map(str.isidentifier, path.split("."))) or "." not in path:
+            raise ValueError(f"{shown(path)}: {fix}")
+        if given.count(path) > 1:
+            raise ValueError(f"{path!r} stands there twice: once is enough.")
+    return tuple(given)
+
+
 def _queue_defaults(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError("it must be a dictionary: queue name -> dictionary of task options.")
@@ -123,6 +137,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "BACKOFF": ("backoff", backoff),
     "MAX_LOSSES": ("max_losses", partial(whole, 0)),
     "IMPORT_GRACE": ("import_grace", seconds),
+    "CONTEXT": ("context", _paths),
     "QUEUE_DEFAULTS": ("queue_defaults", _queue_defaults),
 }
 OPTION_NAMES = tuple(_READERS)

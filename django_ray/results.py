@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, cast, override
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.tasks import Task, TaskResult, TaskResultStatus
-from django.tasks.base import TaskError
+from django.tasks.base import TASK_REFRESH_ATTRS, TaskError
 from django.utils.module_loading import import_string
 
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, is_number, shown
 from django_ray.driver import need_psycopg
+from django_ray.metadata import metadata_of
 from django_ray.rows import Row, StoredError, supervisors_of
 
 if TYPE_CHECKING:
@@ -42,11 +44,14 @@ _STATUS: Mapping[str, TaskResultStatus] = {
     "CANCELLED": TaskResultStatus.FAILED,
 }
 
+_REFRESHED = (*TASK_REFRESH_ATTRS, "_carrier")
 
-class RayTaskResult[**P, R](_TaskResult[P, R]):
+
+@dataclass(frozen=True, slots=True, kw_only=True)  # pyright: ignore[reportGeneralTypeIssues]
+class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is frozen
     """Django's TaskResult, which can be waited for."""
 
-    __slots__ = ()
+    _carrier: Any = field(init=False, default=None, repr=False, compare=False)  # Of the row: what travels with it.
 
     def wait(self, timeout: float | None = None) -> Self:
         """Sleep until the execution is finished, for at most timeout seconds; return self, refreshed.
@@ -87,6 +92,23 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):
         if not self.is_finished:
             raise TimeoutError(await sync_to_async(self._why_not)(timeout))
         return self
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What using(metadata=...) gave it, or its body has saved, when this result was read; empty for nothing."""
+        return MappingProxyType(metadata_of(self._carrier))
+
+    @override
+    def refresh(self) -> None:
+        self._take_from(self.task.get_backend().get_result(self.id))
+
+    @override
+    async def arefresh(self) -> None:
+        self._take_from(await self.task.get_backend().aget_result(self.id))
+
+    def _take_from(self, refreshed: Any) -> None:
+        for name in _REFRESHED:
+            object.__setattr__(self, name, getattr(refreshed, name))
 
     @property
     def progress(self) -> Progress | None:
@@ -207,7 +229,7 @@ def _with(kind: type[Task[..., Any]], **values: Any) -> Any:
 
 @cache
 def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+    return tuple(one.name for one in fields(kind))
 
 
 def task_result[**P, R](task: Task[P, R], row: Row) -> RayTaskResult[P, R]:
@@ -230,4 +252,5 @@ def task_result[**P, R](task: Task[P, R], row: Row) -> RayTaskResult[P, R]:
         worker_ids=supervisors_of(row.worker_ids),
     )
     object.__setattr__(result, "_return_value", row.result)
+    object.__setattr__(result, "_carrier", row.carrier)
     return result

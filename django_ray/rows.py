@@ -29,6 +29,7 @@ class Row(Protocol):
     finished_at: datetime | None
     args: list[Any]
     kwargs: dict[str, Any]
+    carrier: Any
     result: Any
     errors: list[dict[str, Any]]
     worker_ids: list[str]
@@ -131,7 +132,7 @@ class ClaimedRow:
         self.options: dict[str, Any] | None = say("options")
         self.failures: int = say("failures", 0)
         self.errors: list[dict[str, Any]] = say("errors", [])
-        self.carrier: dict[str, str] | None = say("carrier")
+        self.carrier: dict[str, Any] | None = say("carrier")
         self.finished_at: datetime | None = None
         self.result: Any = None
         self._said = said

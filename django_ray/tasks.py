@@ -6,7 +6,7 @@ They are keyword arguments of @task and of using(), and end up in the row's opti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
@@ -18,6 +18,7 @@ from django.tasks.exceptions import InvalidTask
 
 from django_ray.bounds import shown
 from django_ray.context import RayTaskContext
+from django_ray.metadata import checked
 from django_ray.naming import foreign, foreign_method
 from django_ray.requirements import REQUIREMENTS, Requirements, stored
 from django_ray.results import RayTaskResult, import_task
@@ -70,6 +71,8 @@ class RayTask[**P, R](_Task[P, R]):
     # What the body writes in the database of the executions, and that it has succeeded, are one transaction.
     # This is of the code, not of an enqueue: no row says it.
     atomic: bool = False
+    # Kept with each execution; None, as an empty one, is none.
+    metadata: Mapping[str, Any] | None = field(default=None, hash=False)
     # A timedelta counts from each enqueue, by the database's clock.
     run_after: datetime | timedelta | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -93,6 +96,11 @@ class RayTask[**P, R](_Task[P, R]):
                 f"The task {self.name!r}: atomic is not for coroutines: Django's transactions belong to a thread. "
                 "Make it a function; async_to_sync() calls a coroutine from there."
             )
+        if self.metadata is not None:
+            try:
+                object.__setattr__(self, "metadata", checked(self.metadata, f"The task {self.name!r}"))
+            except (TypeError, ValueError) as error:
+                raise InvalidTask(str(error)) from None
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
         for name in REQUIREMENTS:
             if isinstance(value := getattr(self, name), list):
@@ -106,14 +114,20 @@ class RayTask[**P, R](_Task[P, R]):
         queue_name: str | None = None,
         run_after: datetime | timedelta | None = None,
         backend: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
         **options: Unpack[Requirements],
     ) -> Self:
-        """Return the task with some of its attributes changed; those that are None stay as they are."""
+        """Return the task with some of its attributes changed; those that are None stay as they are.
+
+        metadata is a dictionary of JSON that is kept with the execution, of up to 65,536 bytes; it replaces what the
+        task had.
+        """
         changes = {
             "priority": priority,
             "queue_name": queue_name,
             "run_after": run_after,
             "backend": backend,
+            "metadata": metadata,
             **options,
         }
         return replace(self, **cast("Any", {name: value for name, value in changes.items() if value is not None}))

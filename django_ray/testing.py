@@ -34,14 +34,16 @@ from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST
-from django_ray.enqueueing import Enqueue
+from django_ray.enqueueing import Checked, Enqueue
 from django_ray.exceptions import TaskRefused
+from django_ray.metadata import with_metadata
 from django_ray.results import RayTaskResult, task_result
 from django_ray.retry import MOST_RELEASED
 from django_ray.rows import ClaimedRow
 from django_ray.runtime.entrypoint import invoke, run
 from django_ray.runtime.preparation import prepare
 from django_ray.runtime.reporting import in_this_thread
+from django_ray.tracing import Carrier
 
 __all__ = ["DummyBackend", "ImmediateBackend", "run_tasks"]
 
@@ -157,11 +159,11 @@ class _InMemory(RayTaskBackend):
     keeps_rows = False
 
     @override
-    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
+    def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
         now = timezone.now()
         return [
-            task_result(checked.task, self._row(checked.task, args, kwargs, enqueued_at=now))
-            for checked, args, kwargs in enqueues
+            task_result(one.task, self._row(one.task, args, kwargs, enqueued_at=now, carrier=_carrier(one, carrier)))
+            for one, args, kwargs in enqueues
         ]
 
     def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], **said: Any) -> ClaimedRow:
@@ -190,6 +192,10 @@ class _InMemory(RayTaskBackend):
         return []
 
 
+def _carrier(checked: Checked, carrier: Carrier | None) -> Carrier | None:
+    return with_metadata(carrier, checked.metadata) if checked.metadata else carrier
+
+
 class ImmediateBackend(_InMemory):
     """Runs each task inside enqueue(), once; its result is finished. As Django's of that name, with our options."""
 
@@ -208,7 +214,7 @@ class ImmediateBackend(_InMemory):
         row = self._row(
             ready.task, ready.args, ready.kwargs, task_id=ready.id, state="RUNNING", enqueued_at=ready.enqueued_at,
             started_at=now, last_attempted_at=now, attempt_number=1, worker_ids=["immediate"],
-            options={"retry": {"max_attempts": 1}},
+            options={"retry": {"max_attempts": 1}}, carrier=getattr(ready, "_carrier"),  # noqa: B009 - for the type checkers
         )  # fmt: skip
         envelope = run(row)
         row.finished_at = timezone.now()
@@ -242,8 +248,8 @@ class DummyBackend(_InMemory):
         self.results.clear()
 
     @override
-    def _store(self, enqueues: list[Enqueue]) -> list[RayTaskResult[..., Any]]:
-        results = super()._store(enqueues)
+    def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
+        results = super()._store(enqueues, carrier)
         self.results += results
         return deepcopy(results)
 

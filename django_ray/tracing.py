@@ -30,7 +30,7 @@ if TYPE_CHECKING or IS_INSTALLED:
 
 __all__ = ["Carrier", "consumer", "producer"]
 
-type Carrier = dict[str, str]
+type Carrier = dict[str, Any]
 
 SYSTEM = {"messaging.system": "django_ray"}
 

@@ -88,6 +88,7 @@ GRANT DELETE -- PRUNE_AFTER
     , UPDATE (
         state, due_at, attempt_number, failures, losses, worker_ids, claimed_by_id, started_at, last_attempted_at, -- claim
         finished_at, result, output, errors, missing_since, released, -- record
+        carrier, -- context.save_metadata()
         cancel_requested_at -- a Ray worker that gives back what somebody wants cancelled
     )
 ON django_ray_execution TO django_ray_supervisor;

@@ -10,7 +10,11 @@ TASKS = {
     "default": {
         "BACKEND": "django_ray.backends.RayTaskBackend",
         "QUEUES": ["default", "mail", "reports"],
-        "OPTIONS": {"PULSE": 1, "QUEUE_DEFAULTS": {"reports": {"timeout": 600, "max_attempts": 1}}},
+        "OPTIONS": {
+            "PULSE": 1,
+            "CONTEXT": ["library.travel.Language", "library.travel.RequestId"],
+            "QUEUE_DEFAULTS": {"reports": {"timeout": 600, "max_attempts": 1}},
+        },
     },
 }
 # A storage that the Ray workers and the tests share.

@@ -23,6 +23,7 @@ import pytest
 from django.core.management import load_command_class
 from django.utils.module_loading import import_string
 
+from django_ray.carrying import traveller
 from django_ray.models import RayWorker
 from django_ray.options import _READERS as SETTINGS
 from django_ray.requirements import Requirements
@@ -154,6 +155,7 @@ def importable(project, settings, monkeypatch):
     yield
     for module in [module for module in sys.modules if (project / module.partition(".")[0]).is_dir()]:
         del sys.modules[module]
+    traveller.cache_clear()
 
 
 def build_backends(block):

@@ -90,7 +90,8 @@ def test_a_connection_that_is_fit_is_not_asked(start, asked):
     pid = process.run(untidy.backend)
     process.run(untidy.query)  # now it has answered
     before = len(asked(pid))
-    process.call(*[untidy.query] * 3)
+    for _ in range(3):
+        process.run(untidy.query)
     process.run(untidy.pid)
     assert asked(pid)[before:] == ["SELECT 41 + 1"] * 3
 

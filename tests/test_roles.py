@@ -32,7 +32,7 @@ from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.rows import Fence
 from django_ray.runtime.call import _write
-from django_ray.runtime.reporting import Reporter, in_this_thread
+from django_ray.runtime.reporting import Reporter, in_this_thread, save_metadata
 from django_ray.status import status
 from django_ray_worker.core.judge import abandoned
 from django_ray_worker.core.policy import Succeed
@@ -679,6 +679,7 @@ def use_as_supervisor():
     returned, unstarted = async_to_sync(use_as_store)(Database(connection))
     with in_this_thread():
         Reporter(Fence.of(json.loads(returned.payload))).report(0.5)
+        save_metadata(Fence.of(json.loads(returned.payload)), {"a": 1})
     _write([(returned.payload, {"kind": "returned", "result": "1", "output": "said"})], [unstarted.payload])
 
 

@@ -28,6 +28,7 @@ from django_ray.admin.history import history
 from django_ray.admin.lists import ReadOnly, rows_of
 from django_ray.bounds import shown
 from django_ray.locking import Locked
+from django_ray.metadata import metadata_of
 from django_ray.models import FINISHED, RayProgress, RayTaskExecution, State
 from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
@@ -221,6 +222,7 @@ class ExecutionAdmin(ReadOnly):
                     (_("Arguments"), row.args),
                     (_("Keyword arguments"), row.kwargs),
                     (_("Options"), row.options),
+                    (_("Metadata"), metadata_of(row.carrier)),
                 )
                 if value
             ],

@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 from functools import cache
 from typing import Any
 
+from django_ray.carrying import carrying
 from django_ray.runtime.output import Output
 from django_ray.runtime.preparation import prepare
 from django_ray.runtime.rayworker import MAX_CALLS, end_after_answer, is_on_ray
@@ -119,7 +120,7 @@ def _spread[Result](
     ray = _ray()
     remote = _remote().options(num_cpus=num_cpus, num_gpus=num_gpus)
     label = Output.entered[-1].label if Output.entered else ""
-    shared, window = ray.put((_Prepared(), func, kwargs, label)), max_concurrency or 2 * get_total_cpus()
+    shared, window = ray.put((_Prepared(), carrying(func), kwargs, label)), max_concurrency or 2 * get_total_cpus()
     results: dict[int, Result] = {}
     pending: dict[Any, int] = {}
     try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
 from functools import cache, partial
 from inspect import iscoroutinefunction
 from typing import Any, Literal, NotRequired, TypedDict
@@ -20,9 +22,12 @@ from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 
+from django_ray.carrying import carried
 from django_ray.context import RayTaskContext, running
 from django_ray.exceptions import InvalidResult, TaskSuperseded
 from django_ray.hearing import is_heard
+from django_ray.metadata import checked as checked_metadata
+from django_ray.metadata import metadata_of, with_metadata
 from django_ray.options import Options
 from django_ray.results import import_task, task_result
 from django_ray.retry import RetryPolicy
@@ -34,7 +39,7 @@ from django_ray.runtime.foreign import begin_with_the_body, contained, described
 from django_ray.runtime.interrupt import interruptible, was_interrupted
 from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
-from django_ray.runtime.reporting import Reporter
+from django_ray.runtime.reporting import Reporter, save_metadata
 from django_ray.runtime.surroundings import apart, restored
 from django_ray.serialization import encode, jsonable
 from django_ray.tracing import consumer
@@ -91,6 +96,9 @@ class _Found:
         # Seconds that the body may run.
         self.timeout = None if self.options is None else self.options.timeout(row.queue_name, row.options)
         self.output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
+        self.carried = (
+            carried(row.carrier, () if self.options is None else self.options.context) if row.carrier else None
+        )
         self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
@@ -120,9 +128,21 @@ class _Found:
         if self._context is None:
             self._reporter = Reporter(Fence.of_row(self.row) if self.keeps_rows else None, self.output)
             self._context = RayTaskContext(
-                task_result=self.result, _completing=self.completion.block, _report=self._reporter.report
+                task_result=self.result,
+                _completing=self.completion.block,
+                _report=self._reporter.report,
+                _save=self.save,
+                metadata=deepcopy(metadata_of(self.row.carrier)),
             )
         return self._context
+
+    def save(self, metadata: Any) -> None:
+        """Store the metadata."""
+        plain = checked_metadata(metadata, "save_metadata()")
+        if self.keeps_rows:
+            save_metadata(Fence.of_row(self.row), plain)
+        self.row.carrier = with_metadata(self.row.carrier, plain)
+        object.__setattr__(self.result, "_carrier", self.row.carrier)  # for receivers of task_finished
 
     def close(self) -> None:
         """Have written what the body has said of its progress."""
@@ -165,7 +185,25 @@ def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
         return found
     # What the body sets in context variables, the language and the time zone among them, ends with it. What modules
     # set when they are imported has been set outside.
-    return apart(_run, found, witness)
+    return apart(_run if found.carried is None else _run_restored, found, witness)
+
+
+def _run_restored(found: _Found, witness: Witness | None) -> Envelope:
+    """Run it with what it was enqueued with in place, for its signals too."""
+    assert found.carried is not None  # noqa: S101
+    stack = ExitStack()
+    try:
+        found.carried.restore(stack)
+    except BaseException as error:
+        if ends_process(error):
+            raise
+        if witness is not None:
+            witness(error)
+        return _failed(found, "raised", error)
+    else:
+        return _run(found, witness)
+    finally:
+        contained(stack.close, ignored("The end of what a class of CONTEXT had restored"))
 
 
 def _run(found: _Found, witness: Witness | None) -> Envelope:

@@ -1,5 +1,7 @@
 """What a body says of its progress is written beside its execution: twice a second at most, and at the end.
 
+And the metadata that it saves is written into its row, at once: the body waits for that.
+
 By one thread of the process, on a connection of its own, so that it is seen while the body's transaction is open; and
 fenced: who has lost the attempt writes nothing. The body only leaves the latest value. A database that does not answer
 holds up nobody: the last value is waited for a moment.
@@ -23,18 +25,22 @@ from typing import Any
 from django.db import connections
 
 from django_ray import locking
+from django_ray.exceptions import TaskSuperseded
 from django_ray.progress import TOLD, checked
 from django_ray.rows import Fence
 from django_ray.runtime.output import MOST_LINES, Output
+from django_ray.serialization import encode
 from django_ray.tables import Tables
 
-__all__ = ["Reporter", "in_this_thread"]
+__all__ = ["Reporter", "in_this_thread", "save_metadata"]
 
 log = logging.getLogger("django_ray.progress")
 
 PAUSE_SECONDS = 0.5  # Between two writes of one attempt.
 LAST_SECONDS = 3.0  # That the end of an attempt waits for its last value.
 IDLE_SECONDS = 10.0  # That the connection is kept for the next attempt that says something.
+SAVE_SECONDS = 10.0  # That a body waits until its metadata is written.
+SAVE_LOCK_SECONDS = 5.0  # That a row which somebody else has locked is waited for then.
 
 _WRITE = """
 INSERT INTO django_ray_progress AS progress (task_id, attempt, fraction, message, at)
@@ -65,6 +71,13 @@ SELECT pg_notify(django_ray_channel('progress'), task_id || told)
 FROM shown CROSS JOIN unnest(%s::text[]) WITH ORDINALITY AS piece(told, place) ORDER BY place
 """
 _MOST_BYTES = 7000  # Of lines in one notification, which holds 8,000.
+
+_SAVE = """
+UPDATE django_ray_execution
+SET carrier =
+    CASE jsonb_typeof(carrier) WHEN 'object' THEN carrier ELSE '{}' END || jsonb_build_object('metadata', %s::jsonb)
+WHERE task_id = %s AND attempt_number = %s AND claimed_by_id = %s
+"""
 
 _is_in_place = False
 
@@ -125,12 +138,13 @@ class Reporter:
         attempt = [self._fence.task_id, self._fence.attempt_number, self._fence.worker]
         is_new, latest, lines = self._latest is not self._written, self._latest, self._lines
         self._written, self._looked = latest, lines
+        is_watched: int = True  # as far as it is known
         if is_new and latest is not None:
-            _execute(_WRITE, [*latest, *attempt])
-            _execute(_TELL, [self._fence.task_id], writes=False)
-        if lines > self._shown:
+            _execute(_WRITE, [*latest, *attempt], LAST_SECONDS)
+            is_watched = _execute(_TELL, [self._fence.task_id])
+        if is_watched and lines > self._shown:
             text, pieces = "\n".join(self._output.lines(0, lines)), _pieces(self._output, self._shown, lines)
-            if _execute(_SHOW, [text, lines, *attempt, pieces]):
+            if _execute(_SHOW, [text, lines, *attempt, pieces], LAST_SECONDS):
                 self._shown = lines
 
     def end(self) -> None:
@@ -147,11 +161,10 @@ class Reporter:
         self.is_over = True
 
 
-def _execute(statement: str, parameters: Sequence[Any], *, writes: bool = True) -> int:
-    """Commit it; return how many rows it has."""
+def _execute(statement: str, parameters: Sequence[Any], lock_seconds: float | None = None) -> int:
+    """Commit it; return how many rows it has. A row that somebody else has locked is not waited for any longer."""
     alias = Tables().alias
-    # A row that somebody else has locked holds up no other attempt.
-    brief = locking.waiting_briefly(alias, LAST_SECONDS) if writes else nullcontext()
+    brief = nullcontext() if lock_seconds is None else locking.waiting_briefly(alias, lock_seconds)
     with brief, connections[alias].cursor() as cursor:
         cursor.execute(statement, parameters)
         rows: int = cursor.rowcount
@@ -175,12 +188,66 @@ def _pieces(output: Output, first: int, end: int) -> list[str]:
     return [json.dumps({"first": number, "lines": lines}, ensure_ascii=False) for number, lines in pieces]
 
 
+def save_metadata(fence: Fence, metadata: dict[str, Any]) -> None:
+    """Write the metadata of an attempt, and wait for that. TaskSuperseded, TimeoutError or one of the database."""
+    save = _Save(fence, metadata)
+    if _is_in_place:
+        save.write()
+        return
+    _writer().save(save)
+    if not save.has_ended.wait(SAVE_SECONDS):
+        save.is_given_up = True
+        _writer.cache_clear()  # it hangs: what comes next gets another thread and connection
+        raise TimeoutError(f"The database has not answered for {SAVE_SECONDS:g} s: the metadata may not be saved.")
+    if save.error is not None:
+        raise save.error
+
+
+class _Save:
+    """Metadata to be written."""
+
+    def __init__(self, fence: Fence, metadata: dict[str, Any]) -> None:
+        self._fence = fence
+        self._metadata = encode(metadata)
+        self.has_ended = threading.Event()
+        self.error: Exception | None = None
+        self.is_given_up = False
+
+    def write(self) -> None:
+        """Write it."""
+        fence = self._fence
+        parameters = [self._metadata, fence.task_id, fence.attempt_number, fence.worker]
+        if not _execute(_SAVE, parameters, SAVE_LOCK_SECONDS):
+            raise TaskSuperseded(
+                f"Attempt {fence.attempt_number} of {fence.task_id} has ended, or is not this process's any more: its "
+                "metadata is not saved."
+            )
+
+    def end(self) -> None:
+        """Write it, unless nobody waits any more."""
+        if self.is_given_up:
+            return
+        try:
+            self.write()
+        except Exception as error:  # noqa: BLE001 - it is the body's to know
+            self.error = error
+            connections.close_all()
+        self.has_ended.set()
+
+
 class _Writer:
     """The thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._reporters: list[Reporter] = []
+        self._saves: list[_Save] = []
+
+    def save(self, save: _Save) -> None:
+        """Write it at once."""
+        with self._changed:
+            self._saves.append(save)
+            self._changed.notify()
 
     def add(self, reporter: Reporter) -> None:
         """Write what this one says, until it is over."""
@@ -196,7 +263,10 @@ class _Writer:
     def run(self) -> None:
         """Write for ever."""
         while True:
-            for reporter in self._next():
+            saves, reporters = self._next()
+            for save in saves:
+                save.end()
+            for reporter in reporters:
                 try:
                     reporter.write()
                 except Exception as error:  # noqa: BLE001 - what cannot be written is no matter of the body
@@ -208,18 +278,21 @@ class _Writer:
                         self._reporters.remove(reporter)
                     reporter.end()
 
-    def _next(self) -> list[Reporter]:
+    def _next(self) -> tuple[list[_Save], list[Reporter]]:
         """Wait for those that have something to write, or are over."""
         with self._changed:
             while True:
                 now = time.monotonic()
-                if ready := [one for one in self._reporters if one.is_over or (one.has_news and one.due <= now)]:
-                    return ready
+                ready = [one for one in self._reporters if one.is_over or (one.has_news and one.due <= now)]
+                if ready or self._saves:
+                    saves, self._saves = self._saves, []
+                    return saves, ready
                 if self._reporters:
                     self._changed.wait(PAUSE_SECONDS / 2)
                 elif not self._changed.wait(IDLE_SECONDS):
                     connections.close_all()
-                    if not self._reporters:  # one may have come between the end of the wait and this line
+                    # One may have come between the end of the wait and this line.
+                    if not self._reporters and not self._saves:
                         self._changed.wait()
 
 

@@ -3,6 +3,7 @@
 Checked by mypy and pyright in `make lint`; an ignored error that is none is an error.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -32,6 +33,8 @@ def with_context(context: TaskContext[Any, Any], number: int) -> int:
 
 @task(atomic=True, takes_context=True)
 def once(context: RayTaskContext, number: int) -> int:
+    context.metadata["number"] = number
+    context.save_metadata()
     with current().completing() as done:
         done(context.attempt)
     return number
@@ -67,6 +70,7 @@ async def use(backend: RayTaskBackend) -> None:
     assert_type(parallel_map(str, [1, 2], num_cpus=0.5), list[str])
     assert_type(parallel_starmap(pair, [(1, 2)]), list[tuple[int, int]])
     assert_type(scatter_gather(str, [1, 2], len), int)
+    assert_type(plain.using(metadata={"by": 5}).enqueue(1).metadata, Mapping[str, Any])
     below.enqueue(1)
     await later.aenqueue(2)
 
@@ -75,6 +79,7 @@ def misuse() -> None:
     plain.enqueue("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.using(timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.using(metadata=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.using(time_out=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.using(retry_on=[3])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     task(max_attempts="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
