@@ -113,9 +113,9 @@ def test_a_body_that_says_no_more_is_interrupted_where_it_waits(process, tmp_pat
 
 @pytest.mark.parametrize("task", [steps.report_until, steps.report_in_a_thread])
 def test_a_body_that_goes_on_to_report_goes_on(process, tmp_path, task):
-    """It says the same each time."""
+    """L19: it says the same each time."""
     path = tmp_path / "go"
-    process.begin(told(task, str(path), stall_timeout=1.5))
+    process.begin(told(task, str(path), stall_timeout=3))
     threading.Timer(4, path.touch).start()
     report = process.end()
     assert (report.envelopes[0]["result"], report.overran) == ('"reported"', None)
@@ -160,7 +160,7 @@ async def test_with_sync_it_is_recorded_and_the_body_runs_on(tmp_path):
 
 async def test_with_sync_a_body_that_reports_goes_on(tmp_path):
     path = tmp_path / "go"
-    options = TaskOptions(stall_timeout=1.5)
+    options = TaskOptions(stall_timeout=2)
     claim = replace(CLAIM, options=options, payload=untidy.payload(steps.report_until, str(path)))
     threading.Timer(3, path.touch).start()
     answer = await InProcessExecutor().run([claim])
@@ -173,6 +173,7 @@ def row(result):
 
 @pytest.mark.parametrize("task", [steps.report_and_stop, steps.report_and_stop_later, tasks.block, tasks.loop_async])
 def test_on_ray_a_body_that_says_no_more_fails_with_what_to_do(on_ray, finished, tmp_path, task):
+    """L19."""
     result = finished(task.using(stall_timeout=1, max_attempts=1).enqueue(str(tmp_path / "started")))
     (error,) = result.errors
     assert error.exception_class_path == TIMEOUT
@@ -191,7 +192,7 @@ def test_on_ray_it_is_tried_again_as_after_any_failure(on_ray, finished):
 
 @pytest.mark.parametrize("task", [steps.report_and_swallow, processes.hold_the_gil, tasks.touch_and_swallow])
 def test_on_ray_what_cannot_be_reached_is_ended_with_its_process(on_ray, finished, tmp_path, task):
-    """It knows no interrupt, never returns to Python, or reports on when it should have ended."""
+    """L19: it knows no interrupt, never returns to Python, or reports on when it should have ended."""
     path = tmp_path / "started"
     result = task.using(stall_timeout=1, max_attempts=1).enqueue(str(path))
     until(lambda: path.exists() and path.read_text(), what="the start")
@@ -204,8 +205,8 @@ def test_on_ray_what_cannot_be_reached_is_ended_with_its_process(on_ray, finishe
 
 
 def test_on_ray_many_signs_a_second_keep_a_body_alive(on_ray, finished):
-    """Longer than its limit and the grace, so that its supervisor has looked as well."""
-    result = finished(steps.hurry.using(stall_timeout=1.5, max_attempts=1).enqueue(6.0))
+    """L19: longer than its limit and the grace, so that its supervisor has looked as well."""
+    result = finished(steps.hurry.using(stall_timeout=4, max_attempts=1).enqueue(7.0))
     assert result.status == TaskResultStatus.SUCCESSFUL, result.errors
     assert result.return_value > 10_000
     assert result.attempts == 1
