@@ -82,7 +82,7 @@ def test_after_the_end_a_thread_that_is_left_says_nothing_of_the_next_body(clock
     assert limits.overrun is None
 
 
-def test_a_report_says_it_so_that_an_older_supervisor_takes_it_for_a_timeout():
+def test_a_report_says_that_it_has_stalled_beside_what_it_says_of_a_timeout():
     raised = {"kind": "raised", "exception_class_path": "builtins.KeyboardInterrupt", "message": "", "traceback": ""}
     report = {"envelopes": [raised], "seconds": [1.0], "is_interrupted": True, "overran": 60.0}
     assert answer_of(report).outcomes == [TimedOut(60.0)]

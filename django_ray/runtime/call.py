@@ -131,7 +131,6 @@ class _Call:
             self._is_over = True
             self._report["is_interrupted"] = was_interrupted()
             if (overrun := overran()) is not None:
-                # Who does not know that one can stall says that it ran too long.
                 self._report["overran"], self._report["has_stalled"] = overrun
             # Perhaps they are READY, and run elsewhere by now: what is not, a reconciliation finds.
             self._report["is_rest_ready"] |= not has_settled
