@@ -41,7 +41,8 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
         """Say how far the body is: a fraction of 0 to 1, a message of up to 1,000 characters, or both.
 
         Any number of times a second: the latest is written twice a second at most, and the last one before the
-        execution ends. result.progress reads it, also of an attempt that failed.
+        execution ends. result.progress reads it, also of an attempt that failed. Each call is a sign of life, by which
+        stall_timeout is counted, also one that says the same again.
         """
         self._report(fraction, message)
 

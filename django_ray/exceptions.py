@@ -2,7 +2,7 @@
 
 
 class TaskTimeout(Exception):  # noqa: N818 - named for what happened, as in DESIGN's field
-    """The task ran longer than its timeout and was stopped."""
+    """The task ran longer than its timeout, or without a sign of life than its stall_timeout, and was stopped."""
 
 
 class TaskLost(Exception):  # noqa: N818

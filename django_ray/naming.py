@@ -37,6 +37,8 @@ _ARGUMENTS: Mapping[str, str] = {
     "meta": "metadata={...}",
     "max_calls": "fresh_process=True",
     "num_retries": "max_attempts=N",
+    # Temporal
+    "heartbeat_timeout": "stall_timeout=seconds, and context.progress() in its body",
 }
 _METHODS: Mapping[str, str] = {
     "delay": "enqueue(...)",

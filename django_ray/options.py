@@ -39,10 +39,16 @@ class Options:
         """Return what an execution requires: its row's options over its queue's over these; ValueError if unfit."""
         return self.queue_defaults.get(queue_name, self.defaults).changed(row)
 
-    def timeout(self, queue_name: str, row: Mapping[str, Any] | None) -> float | None:
-        """Return the timeout alone: each attempt asks for it. As of() has it, of a row whose options fit."""
-        said = row.get("timeout") if row else None
-        return self.queue_defaults.get(queue_name, self.defaults).timeout if said is None else float(said)
+    def timeouts(self, queue_name: str, row: Mapping[str, Any] | None) -> tuple[float | None, float | None]:
+        """Return timeout and stall_timeout, for which each attempt asks. As of() has them, of a row that fits."""
+        defaults = self.queue_defaults.get(queue_name, self.defaults)
+        if not row:
+            return defaults.timeout, defaults.stall_timeout
+        timeout, stall_timeout = row.get("timeout"), row.get("stall_timeout")
+        return (
+            defaults.timeout if timeout is None else float(timeout),
+            defaults.stall_timeout if stall_timeout is None else float(stall_timeout),
+        )
 
     @classmethod
     def parse(cls, alias: str, raw: Any) -> Self:

@@ -50,6 +50,8 @@ class Requirements(TypedDict, total=False):
     # A new Ray worker process for each attempt: Ray counts the calls of a process, and 0 is no limit.
     fresh_process: Annotated[bool | None, Place("ray", readers.flag, "max_calls", partial(whole, 0))]
     timeout: Annotated[float | None, Place("", readers.timeout)]  # Seconds that an attempt may run.
+    # Seconds that it may run without a sign of life, which is a call of context.progress().
+    stall_timeout: Annotated[float | None, Place("", readers.timeout)]
     max_attempts: Annotated[int | None, Place("retry", partial(whole, 1))]
     backoff: Annotated[Backoff | Mapping[str, float] | None, Place("retry", readers.backoff_fields)]
     # Only these classes and what derives from them.
@@ -84,6 +86,7 @@ class TaskOptions:
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout: float | None = None  # Seconds that an attempt may run; None is no limit.
+    stall_timeout: float | None = None  # Seconds that it may run without a sign of life; None is no limit.
     ray: Mapping[str, Any] = field(default_factory=dict[str, Any])  # Keyword arguments of Ray's .options().
 
     def changed(self, row: Any) -> Self:

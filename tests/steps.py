@@ -1,6 +1,10 @@
 """Tasks that say how far they are."""
 
+import asyncio
+import os
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from django.db import connection
@@ -71,3 +75,67 @@ def tell_at_once(context, number):
     context.progress(0)
     for line in range(number):
         print(f"{line} {'é' * 900}")
+
+
+@task(takes_context=True, max_attempts=1)
+def report_until(context, path):
+    """The same again and again, until there is a file."""
+    while not Path(path).exists():
+        context.progress(0.5)
+        time.sleep(0.001)
+    return "reported"
+
+
+@task(takes_context=True, max_attempts=1)
+def report_and_stop(context, path):
+    context.progress(0.5)
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@task(takes_context=True, max_attempts=1)
+async def report_and_stop_later(context, path):
+    context.progress(0.5)
+    Path(path).touch()  # noqa: ASYNC240 - only once
+    await asyncio.sleep(600)
+
+
+@task(max_attempts=1)
+def report_from_below_and_stop(path):
+    for _ in range(3):
+        current().progress(0.5)
+    Path(path).touch()
+    threading.Event().wait()
+
+
+@task(takes_context=True, max_attempts=1)
+def report_and_swallow(context, path):
+    """A body that does not let itself be ended, and goes on to report."""
+    Path(path).write_text(str(os.getpid()))
+    with suppress(BaseException):
+        time.sleep(600)
+    while True:
+        context.progress(0.5)
+        time.sleep(0.001)
+
+
+@task(takes_context=True, max_attempts=1)
+def report_in_a_thread(context, path):
+    """The body waits for the one who works."""
+
+    def work():
+        while not Path(path).exists():
+            context.progress(0.5)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return "reported"
+
+
+@task(takes_context=True, max_attempts=2, backoff=Backoff(base=0))
+def stall_once(context):
+    if context.attempt == 1:
+        time.sleep(600)
+    return context.attempt

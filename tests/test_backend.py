@@ -127,11 +127,14 @@ def test_run_after_priority_and_queue_are_in_the_row():
 def test_task_options_are_in_the_row_and_none_when_default():
     plain = RayTaskExecution.objects.get(task_id=tasks.add.enqueue(1, 2).id)
     assert plain.options is None
-    task = tasks.add.using(num_cpus=0.5, timeout=3, max_attempts=5, retry_on=(ValueError,), fresh_process=True)
+    task = tasks.add.using(
+        num_cpus=0.5, timeout=3, stall_timeout=2, max_attempts=5, retry_on=(ValueError,), fresh_process=True
+    )
     row = RayTaskExecution.objects.get(task_id=task.enqueue(1, 2).id)
     assert row.options == {
         "retry": {"max_attempts": 5, "retry_on": ["builtins.ValueError"]},
         "timeout": 3,
+        "stall_timeout": 2,
         "ray": {"num_cpus": 0.5, "max_calls": 1},
     }
 
@@ -154,6 +157,10 @@ def test_task_options_are_in_the_row_and_none_when_default():
         ({"timeout": 0}, "above 0"),
         ({"timeout": "soon"}, "above 0"),
         ({"timeout": math.nan}, "above 0"),
+        ({"stall_timeout": 0}, "stall_timeout is 0: it must be a number of seconds above 0"),
+        ({"stall_timeout": "soon"}, "above 0"),
+        ({"stall_timeout": math.inf}, "above 0"),
+        ({"stall_timeout": True}, "above 0"),
         ({"num_cpus": -1}, "at least 0"),
         ({"num_cpus": "2"}, "at least 0"),
         ({"num_cpus": math.inf}, "at least 0"),
@@ -421,6 +428,18 @@ def test_defaults_of_a_queue_stand_between_the_backend_and_the_task():
     assert (own.retry.max_attempts, own.timeout, own.ray) == (1, 1, {"num_cpus": 2, "num_gpus": 1})
 
 
+def test_a_ray_worker_finds_both_timeouts_as_the_supervisor_does():
+    defaults = {"reports": {"timeout": 60, "stall_timeout": 5}}
+    options = RayTaskBackend(
+        "work", {"QUEUES": ["default", "reports"], "OPTIONS": {"QUEUE_DEFAULTS": defaults}}
+    ).settings
+    for queue_name in ("default", "reports"):
+        for said in ({}, {"timeout": 1}, {"stall_timeout": 2}, {"timeout": 1, "stall_timeout": 2}, {"num_cpus": 1}):
+            row = tasks.add.using(**said).row_options()
+            whole = options.of(queue_name, row)
+            assert options.timeouts(queue_name, row) == (whole.timeout, whole.stall_timeout)
+
+
 def test_the_options_below_the_decorator_are_those_of_the_task():
     @task_options(timeout=3)
     def below():
@@ -479,6 +498,7 @@ class InATestCase(TestCase):
         ({"OPTIONS": {"QUEUE_DEFAULTS": {"default": 3}}}, "dictionary of task options"),
         ({"OPTIONS": {"QUEUE_DEFAULTS": {"default": {"timeot": 3}}}}, "timeout"),
         ({"OPTIONS": {"QUEUE_DEFAULTS": {"default": {"timeout": -3}}}}, "above 0"),
+        ({"OPTIONS": {"QUEUE_DEFAULTS": {"default": {"stall_timeout": -3}}}}, "stall_timeout is -3: it must be"),
         ({"OPTIONS": {"QUEUE_DEFAULTS": {"elsewhere": {"timeout": 3}}}}, 'not in its "QUEUES"'),
     ],
 )

@@ -110,12 +110,13 @@ def test_who_waits_for_a_long_body_in_its_call_can_be_cancelled(trusted, tmp_pat
     assert RayTaskExecution.objects.filter(args__0="hold", state=State.SUCCESSFUL).count() == 2
 
 
-def test_a_timeout_in_a_call_strikes_the_body_that_runs(trusted, tmp_path):
+@pytest.mark.parametrize("limit", ["timeout", "stall_timeout"])
+def test_a_timeout_in_a_call_strikes_the_body_that_runs(trusted, tmp_path, limit):
     enqueue(
         *["quick"] * 20,
         ("hold", str(tmp_path / "a")),
         *["quick"] * 20,
-        task=tasks.play.using(timeout=1, max_attempts=1),
+        task=tasks.play.using(max_attempts=1, **{limit: 1}),
     )
     wait_for_all()
     failed = RayTaskExecution.objects.filter(state=State.FAILED).get()

@@ -17,6 +17,7 @@ from django_ray.results import import_task, task_result
 from django_ray.retry import MOST_RELEASED, Backoff, RetryPolicy
 from django_ray.serialization import clean_text, encode, jsonable
 from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.limits import overrun
 from django_ray_worker.core.outcome import (
     Cancelled,
     Error,
@@ -28,6 +29,7 @@ from django_ray_worker.core.outcome import (
     Raised,
     Refused,
     Returned,
+    Stalled,
     TimedOut,
     Unplaced,
     Unprepared,
@@ -92,6 +94,7 @@ outcomes = st.sampled_from(
         Raised(ERROR),
         Refused(ERROR),
         TimedOut(1.0),
+        Stalled(1.0),
         Cancelled(),
         Lost("died"),
         Interrupted(),
@@ -162,11 +165,34 @@ def test_a_failure_is_retried_until_max_attempts():
     assert kinds == [Retry, Retry, Fail, Fail]
 
 
-def test_a_timeout_counts_as_a_failure_with_its_own_class():
-    verdict = decide(CLAIM, TimedOut(1.5), 0)
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [(TimedOut(1.5), "ran longer than 1.5 s"), (Stalled(60.0), "stalled: no progress() for 60 s. If it was at work")],
+)
+def test_a_timeout_counts_as_a_failure_with_its_own_class(outcome, says):
+    verdict = decide(CLAIM, outcome, 0)
     assert isinstance(verdict, Retry)
     assert verdict.failures == 1
     assert verdict.error.exception_class_path == "django_ray.exceptions.TaskTimeout"
+    assert says in verdict.error.message
+
+
+@pytest.mark.parametrize(
+    ("timeout", "stall_timeout", "ran", "quiet", "outcome"),
+    [
+        (None, None, 1e9, 1e9, None),
+        (10, None, 9, 9, None),
+        (10, None, 10, 0, TimedOut(10)),
+        (None, 5, 1000, 4, None),
+        (None, 5, 5, 5, Stalled(5)),
+        (10, 5, 9, 6, Stalled(5)),
+        (10, 5, 11, 4, TimedOut(10)),
+        (10, 5, 20, 6, TimedOut(10)),  # it was over nine seconds before the silence
+        (10, 5, 11, 11, Stalled(5)),
+    ],
+)
+def test_of_two_limits_the_one_that_came_first_counts(timeout, stall_timeout, ran, quiet, outcome):
+    assert overrun(TaskOptions(timeout=timeout, stall_timeout=stall_timeout), ran, quiet) == outcome
 
 
 @pytest.mark.parametrize(

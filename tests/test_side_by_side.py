@@ -155,3 +155,16 @@ async def test_a_supervisor_of_0_1_0_understands_todays_nodes(pair, open_store, 
     old, new = pair
     report = new.run("-c", ON_A_NODE, await _claimed(open_store, insert))
     assert old.run("-c", IN_A_SUPERVISOR_OF_0_1_0, report) == "['Returned']"
+
+
+def test_for_a_supervisor_of_0_1_0_what_has_stalled_at_a_newer_node_is_a_failure(pair):
+    """K4: it has not asked for it; only the defaults of a queue there can."""
+    old, _ = pair
+    report = {**REPORT, "envelopes": [RAISED], "seconds": [60.1], "is_interrupted": True, "overran": 60.0}
+    assert old.run("-c", IN_A_SUPERVISOR_OF_0_1_0, json.dumps({**report, "has_stalled": True})) == "['Raised']"
+
+
+def test_a_node_that_knows_no_stall_timeout_runs_what_has_one():
+    """K4: what is unknown in the options is passed by there; here, what comes next is."""
+    said = json.loads(payload("tests.tasks.add", 2, 3, options={"stall_timeout": 60, "from_the_future": 1}))
+    assert invoke(json.dumps(said))["result"] == "5"

@@ -366,8 +366,11 @@ class Process:
         self._lines = os.fdopen(self._in)
 
     def begin(self, *bodies):
-        """Begin a call of bodies, each a task or a tuple of a task and its arguments."""
-        rows = [payload(*body) if isinstance(body, tuple) else payload(body) for body in bodies]
+        """Begin a call of bodies, each a task, a tuple of a task and its arguments, or a payload."""
+        rows = [
+            body if isinstance(body, str) else payload(*body) if isinstance(body, tuple) else payload(body)
+            for body in bodies
+        ]
         os.write(self._out, (json.dumps(rows) + "\n").encode())
 
     def end(self, timeout=60):

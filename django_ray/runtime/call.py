@@ -56,7 +56,8 @@ class Report(TypedDict):
     envelopes: list[Envelope]  # Of those that were run, in order; the others were not started.
     seconds: list[float]  # How long each took.
     is_interrupted: bool  # The last of them was stopped, or the next one would have been.
-    overran: float | None  # It was stopped at its timeout, of so many seconds.
+    overran: float | None  # It was stopped at its timeout, of so many seconds,
+    has_stalled: NotRequired[bool]  # or at its stall_timeout.
     settled: list[int]  # Which of them are recorded already.
     is_rest_ready: bool  # Those that were not started are READY already, or will be found by a reconciliation.
     locked: NotRequired[list[int]]  # Which of those are not: somebody else has locked their rows.
@@ -129,7 +130,8 @@ class _Call:
         with self._lock:
             self._is_over = True
             self._report["is_interrupted"] = was_interrupted()
-            self._report["overran"] = overran()
+            if (overrun := overran()) is not None:
+                self._report["overran"], self._report["has_stalled"] = overrun
             # Perhaps they are READY, and run elsewhere by now: what is not, a reconciliation finds.
             self._report["is_rest_ready"] |= not has_settled
             self._report["settled"] += [

@@ -37,6 +37,7 @@ from django_ray.runtime.completion import Completion, Result
 from django_ray.runtime.connections import Upkeep
 from django_ray.runtime.foreign import begin_with_the_body, contained, described, ends_process, ignored
 from django_ray.runtime.interrupt import interruptible, was_interrupted
+from django_ray.runtime.limits import Limits
 from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, save_metadata
@@ -86,15 +87,14 @@ class _Found:
     _reporter: Reporter | None = None
     _result: TaskResult[..., Any] | None = None
 
-    def __init__(self, row: ClaimedRow) -> None:
+    def __init__(self, row: ClaimedRow, limits: Limits | None) -> None:
         self.row = row
         self.task = import_task(row.callable_path)
         self.is_atomic: bool = getattr(self.task, "atomic", False)
         backend = task_backends[row.backend]
         self.sender: type[Any] = type(backend)
         self.options: Options | None = getattr(backend, "settings", None)  # None for a backend that is not ours.
-        # Seconds that the body may run.
-        self.timeout = None if self.options is None else self.options.timeout(row.queue_name, row.options)
+        self.limits = limits or self._limits()
         self.output = Output(f"{row.callable_path} {row.task_id} #{row.attempt_number} {row.queue_name}")
         self.carried = (
             carried(row.carrier, () if self.options is None else self.options.context) if row.carrier else None
@@ -130,7 +130,7 @@ class _Found:
             self._context = RayTaskContext(
                 task_result=self.result,
                 _completing=self.completion.block,
-                _report=self._reporter.report,
+                _report=self._report(self._reporter.report),
                 _save=self.save,
                 metadata=deepcopy(metadata_of(self.row.carrier)),
             )
@@ -143,6 +143,24 @@ class _Found:
             save_metadata(Fence.of_row(self.row), plain)
         self.row.carrier = with_metadata(self.row.carrier, plain)
         object.__setattr__(self.result, "_carrier", self.row.carrier)  # for receivers of task_finished
+
+    def _report(self, report: Callable[[float | None, str], None]) -> Callable[[float | None, str], None]:
+        """Have what is said count as a sign of life, where that matters."""
+        limits = self.limits
+        if limits is None or not limits.wants_signs:
+            return report
+
+        def report_alive(fraction: float | None, message: str) -> None:
+            report(fraction, message)
+            limits.note()
+
+        return report_alive
+
+    def _limits(self) -> Limits | None:
+        if self.options is None:
+            return None
+        timeouts = self.options.timeouts(self.row.queue_name, self.row.options)
+        return None if timeouts == (None, None) else Limits(*timeouts)
 
     def close(self) -> None:
         """Have written what the body has said of its progress."""
@@ -159,14 +177,17 @@ class _Found:
             raise
 
 
-def invoke(payload: str, witness: Witness | None = None) -> Envelope:
-    """Run one attempt; payload is the JSON of the claim. The witness is shown what the envelope describes."""
+def invoke(payload: str, witness: Witness | None = None, limits: Limits | None = None) -> Envelope:
+    """Run one attempt; payload is the JSON of the claim. The witness is shown what the envelope describes.
+
+    Who watches the limits passes them; else they are as the row and the settings say, and watched here.
+    """
     kept: Envelope | None = None
 
     def attempt() -> Envelope:
         nonlocal kept
         with Upkeep():
-            kept = run(claimed_row(payload), witness)
+            kept = run(claimed_row(payload), witness, limits)
         return kept
 
     def otherwise(error: BaseException) -> Envelope:
@@ -178,9 +199,9 @@ def invoke(payload: str, witness: Witness | None = None) -> Envelope:
     return contained(attempt, otherwise)
 
 
-def run(row: ClaimedRow, witness: Witness | None = None) -> Envelope:
+def run(row: ClaimedRow, witness: Witness | None = None, limits: Limits | None = None) -> Envelope:
     """Run one attempt. Raises nothing, but what Ray ends this process with."""
-    found = contained(lambda: _Found(row), partial(_missing, witness))
+    found = contained(lambda: _Found(row, limits), partial(_missing, witness))
     if not isinstance(found, _Found):
         return found
     # What the body sets in context variables, the language and the time zone among them, ends with it. What modules
@@ -273,19 +294,19 @@ def _run_body(found: _Found) -> Any:
         args = [found.context(), *args]
     if _is_coroutine_function(function):
         # Through async_to_sync, which keeps database connections with this thread.
-        return async_to_sync(_awaited)(function(*args, **kwargs), found.timeout)
-    with interruptible(timeout=found.timeout):
+        return async_to_sync(_awaited)(function(*args, **kwargs), found.limits)
+    with interruptible(limits=found.limits):
         return function(*args, **kwargs)
 
 
 _is_coroutine_function = cache(iscoroutinefunction)  # asked at every attempt
 
 
-async def _awaited(body: Coroutine[Any, Any, Any], timeout: float | None) -> Any:  # noqa: ASYNC109 - of the body
+async def _awaited(body: Coroutine[Any, Any, Any], limits: Limits | None) -> Any:
     """Await the body in a task that an interrupt cancels."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101
-    with interruptible(lambda: loop.call_soon_threadsafe(task.cancel), timeout):
+    with interruptible(lambda: loop.call_soon_threadsafe(task.cancel), limits):
         return await body
 
 

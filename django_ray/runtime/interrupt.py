@@ -6,7 +6,8 @@ thread reads it and sends the main thread a real signal, which does. A coroutine
 A body is interrupted once; what swallows that is ended by killing its process, which the supervisor does. What comes
 before and after the body is not interrupted: it leaves the process fit for the next one.
 
-A timeout counts from the moment in which the body begins, which is known here alone; so it ends here, in the same way.
+A timeout counts from the moment in which the body begins, and a stall_timeout from its last sign of life. Both are
+known here alone; so they end it here, in the same way.
 
 In a Ray that a supervisor started, a SIGTERM comes from a service manager that tells all processes of its unit to end,
 or from the supervisor when all is over: it does not concern a body, and ends a process that runs none, after what the
@@ -18,11 +19,9 @@ A body that has signal handlers of its own is interrupted by these, or killed. T
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -32,6 +31,7 @@ from django_ray.runtime import mark
 from django_ray.runtime.alarm import Alarm
 from django_ray.runtime.foreign import ends_process
 from django_ray.runtime.handlers import Handlers, spare_children
+from django_ray.runtime.limits import Limits, Overrun
 from django_ray.runtime.rayworker import is_cancelled
 
 __all__ = [
@@ -53,15 +53,14 @@ _WAKE = signal.SIGURG
 class _Attempt:
     """What the main thread is at."""
 
-    __slots__ = ("ends", "is_interrupted", "may_be_cancelled", "overran", "stop", "timeout")
+    __slots__ = ("is_interrupted", "limits", "may_be_cancelled", "overran", "stop")
 
     def __init__(self) -> None:
         self.is_interrupted = False
         self.may_be_cancelled = False  # The body has not returned; whether it was told to end, Ray knows.
-        self.overran: float | None = None  # The timeout, in seconds, by which it was.
+        self.limits: Limits | None = None  # Of the body that runs.
+        self.overran: Overrun | None = None  # By which it was.
         self.stop: Callable[[], object] | None = None  # Set while the body runs.
-        self.timeout: float | None = None  # Of the body that runs.
-        self.ends = math.inf  # When that is over, by time.monotonic().
 
 
 _attempt: _Attempt | None = None
@@ -98,8 +97,8 @@ def was_interrupted() -> bool:
     return attempt.is_interrupted
 
 
-def overran() -> float | None:
-    """Return the timeout, in seconds, at which the attempt was interrupted; None when it was not, or not by that."""
+def overran() -> Overrun | None:
+    """Return the limit at which the attempt was interrupted; None when it was not, or not by one."""
     return None if _attempt is None else _attempt.overran
 
 
@@ -107,42 +106,43 @@ def _raise() -> None:
     raise KeyboardInterrupt
 
 
-def interruptible(stop: Callable[[], object] = _raise, timeout: float | None = None) -> _Interruptible:
-    """Bracket the body: an interrupt calls stop, on the main thread; so does the end of the timeout, in seconds.
+def interruptible(stop: Callable[[], object] = _raise, limits: Limits | None = None) -> _Interruptible:
+    """Bracket the body: an interrupt calls stop, on the main thread; so does whoever overruns its limits.
 
     Outside of protected() nothing is changed.
     """
-    return _Interruptible(stop, timeout)
+    return _Interruptible(stop, limits)
 
 
 class _Interruptible:
-    __slots__ = ("_attempt", "_outer", "_stop", "_timeout")
+    __slots__ = ("_attempt", "_limits", "_outer", "_stop")
 
-    def __init__(self, stop: Callable[[], object], timeout: float | None) -> None:
-        self._stop, self._timeout = stop, timeout
+    def __init__(self, stop: Callable[[], object], limits: Limits | None) -> None:
+        self._stop, self._limits = stop, limits
         self._attempt = _attempt
 
     def __enter__(self) -> None:
         attempt = self._attempt
         if attempt is None:
             return
-        self._outer = attempt.stop, attempt.timeout, attempt.ends  # of a body that runs this one in place
+        self._outer = attempt.stop, attempt.limits  # of a body that runs this one in place
         attempt.may_be_cancelled = True
         attempt.stop = self._stop
         if attempt.is_interrupted:
             raise KeyboardInterrupt  # once: what stays of this is never called
-        if self._timeout is not None:
-            attempt.timeout, attempt.ends = self._timeout, time.monotonic() + self._timeout
-            _alarm().set(attempt.ends)
+        if self._limits is not None:
+            self._limits.begin()
+            attempt.limits = self._limits
+            _alarm().set(attempt.limits)
 
     def __exit__(self, kind: object, *exception: object) -> None:
         attempt = self._attempt
         if attempt is None:
             return
-        attempt.stop, attempt.timeout, ends = self._outer
-        if self._timeout is not None:
-            attempt.ends = ends
-            _alarm().set(ends)
+        attempt.stop, attempt.limits = self._outer
+        if self._limits is not None:
+            self._limits.end()
+            _alarm().set(attempt.limits)
         attempt.may_be_cancelled = kind is not None
 
 
@@ -207,13 +207,13 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _wake(number: int, frame: Any) -> None:
-    """Let the main thread look at what it was woken for: a signal that is marked, or the end of a timeout."""
+    """Let the main thread look at what it was woken for: a signal that is marked, or limits that are overrun."""
     attempt = _attempt
-    if attempt is not None and attempt.stop is not None and attempt.ends <= time.monotonic():
-        attempt.ends = math.inf
-        if not attempt.is_interrupted:
-            attempt.overran = attempt.timeout
-            _interrupt(number, frame)
+    if attempt is None or attempt.stop is None or attempt.limits is None or attempt.limits.overrun is None:
+        return
+    if not attempt.is_interrupted:
+        attempt.overran = attempt.limits.overrun
+        _interrupt(number, frame)
 
 
 def _ignore(number: int, frame: Any) -> None:

@@ -18,19 +18,25 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PROCESSES", "Attempt", "install", "kill", "marked", "marked_processes", "running"]
+__all__ = ["PROCESSES", "Attempt", "Running", "alive", "install", "kill", "marked", "marked_processes", "running"]
 
 type Attempt = tuple[str, int]  # task_id and attempt number.
+# For how many seconds its body has been running, and how many have passed since it gave a sign of life.
+type Running = tuple[float, float]
 
 PROCESSES = Path("/proc")
 _NAME = "django-ray-mark"
-# The process, because a child that a body forks has the same memory; the attempt; when it began, by the host's clock.
-_LAYOUT = struct.Struct("=I36sId")
+# The process, because a child that a body forks has the same memory; the attempt; when it began, by the host's clock;
+# and its last sign of life, which is written alone, in one piece, where it stands.
+_LAYOUT = struct.Struct("=I36sId4xd")
+_SIGN = struct.Struct("@d")
+_SIGN_AT = _LAYOUT.size - _SIGN.size
 
 
 class _Mark(NamedTuple):
     attempt: Attempt
     began: float
+    sign: float
 
 
 _memory: mmap.mmap | None = None
@@ -58,16 +64,23 @@ class marked:  # noqa: N801 - a context manager, as others are
     def __enter__(self) -> None:
         if _memory is not None:
             self._before = _memory[:]  # of a body that runs another one in place
-            _LAYOUT.pack_into(_memory, 0, os.getpid(), self._task_id.encode(), self._number, time.monotonic())
+            now = time.monotonic()
+            _LAYOUT.pack_into(_memory, 0, os.getpid(), self._task_id.encode(), self._number, now, now)
 
     def __exit__(self, *exception: object) -> None:
         if _memory is not None:
             _memory[:] = self._before
 
 
-def running() -> list[tuple[Attempt, float]]:
-    """Return the attempts whose bodies run on this host, and for how many seconds."""
-    return [(mark.attempt, time.monotonic() - mark.began) for _, mark in _marks()]
+def alive(now: float) -> None:
+    """Note that the body which runs has given a sign of life."""
+    if _memory is not None:
+        _SIGN.pack_into(_memory, _SIGN_AT, now)
+
+
+def running() -> list[tuple[Attempt, Running]]:
+    """Return the attempts whose bodies run on this host, and since when."""
+    return [(mark.attempt, ((now := time.monotonic()) - mark.began, now - mark.sign)) for _, mark in _marks()]
 
 
 def kill(attempts: Sequence[Attempt]) -> bool:
@@ -118,10 +131,10 @@ def _ours(folder: Path) -> list[Path]:
 def _read(path: Path) -> _Mark | None:
     try:
         with path.open("rb") as file:
-            pid, task_id, number, began = _LAYOUT.unpack(file.read(_LAYOUT.size))
+            pid, task_id, number, began, sign = _LAYOUT.unpack(file.read(_LAYOUT.size))
     except (OSError, struct.error):
         return None
-    return _Mark((task_id.decode(errors="replace"), number), began) if pid == _pid_of(path) else None
+    return _Mark((task_id.decode(errors="replace"), number), began, sign) if pid == _pid_of(path) else None
 
 
 def _pid_of(path: Path) -> int:

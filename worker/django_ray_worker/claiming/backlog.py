@@ -126,11 +126,11 @@ class Backlog:
 
 def _fits(first: Claim, other: Claim) -> bool:
     """Tell whether both may run in one call: a fresh process is for one, and a timeout for all or none."""
-    timeout = first.options.timeout
+    timeouts = first.options.timeout, first.options.stall_timeout
     return (
         first.options.ray == other.options.ray
-        and timeout == other.options.timeout
-        and (timeout is None or timeout >= SHORTEST_SHARED_TIMEOUT)
+        and timeouts == (other.options.timeout, other.options.stall_timeout)
+        and all(timeout is None or timeout >= SHORTEST_SHARED_TIMEOUT for timeout in timeouts)
         and not first.options.ray.get("max_calls")
         and not (first.unfit or other.unfit)
     )

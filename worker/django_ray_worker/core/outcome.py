@@ -16,6 +16,7 @@ __all__ = [
     "Raised",
     "Refused",
     "Returned",
+    "Stalled",
     "TimedOut",
     "Unplaced",
     "Unprepared",
@@ -76,6 +77,13 @@ class TimedOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """The body was stopped because it had given no sign of life for so long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The body was stopped because somebody asked for it."""
 
@@ -123,6 +131,7 @@ type Outcome = (
     | Missing
     | Unprepared
     | TimedOut
+    | Stalled
     | Cancelled
     | Lost
     | OutOfMemory

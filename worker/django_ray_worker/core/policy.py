@@ -19,6 +19,7 @@ from django_ray_worker.core.outcome import (
     Raised,
     Refused,
     Returned,
+    Stalled,
     TimedOut,
     Unplaced,
     Unprepared,
@@ -112,6 +113,8 @@ def decide(claim: Claim, outcome: Outcome, chance: float) -> Verdict:
             return _failed(claim, error, chance)
         case TimedOut(seconds):
             return _failed(claim, _error("TaskTimeout", f"The attempt ran longer than {seconds:g} s."), chance)
+        case Stalled(seconds):
+            return _failed(claim, _error("TaskTimeout", STALLED.format(seconds)), chance)
         case Refused(error):
             return Fail(error=error, failures=1)
         case Missing(error) | Unprepared(error):
@@ -191,4 +194,8 @@ def _error(name: str, message: str) -> Error:
     )
 
 
+STALLED = (
+    "The attempt has stalled: no progress() for {:g} s. If it was at work, let its body call context.progress() more "
+    "often, or raise its stall_timeout."
+)
 CANCELLED = _error("TaskCancelled", "The execution was cancelled.")

@@ -13,6 +13,7 @@ from django_ray_worker.core.outcome import (
     Raised,
     Refused,
     Returned,
+    Stalled,
     TimedOut,
     Unprepared,
 )
@@ -61,7 +62,7 @@ def answer_of(report: Any) -> Answer:
     envelopes: list[dict[str, Any]] = [one if isinstance(one, dict) else {} for one in said.get("envelopes", ())]
     outcomes = [outcome_of(envelope, is_unprepared=said.get("is_unprepared", False)) for envelope in envelopes]
     if (overran := said.get("overran")) is not None and outcomes and not isinstance(outcomes[-1], Returned):
-        outcomes[-1] = TimedOut(overran)
+        outcomes[-1] = Stalled(overran) if said.get("has_stalled") else TimedOut(overran)
     seconds = [*said.get("seconds", ()), *[0.0] * len(envelopes)]
     return Answer(
         outcomes=outcomes,

@@ -22,6 +22,7 @@ from django_ray_worker.core.outcome import (
     Missing,
     Outcome,
     OutOfMemory,
+    Stalled,
     TimedOut,
     Unprepared,
     Unstarted,
@@ -156,10 +157,10 @@ class Call:
 
     def _give_up(self, outcome: Outcome) -> None:
         """Release all. How far they came is not known, so nobody is charged; next time each runs alone."""
-        if isinstance(outcome, Lost | OutOfMemory | TimedOut | Unprepared):
+        if isinstance(outcome, Lost | OutOfMemory | TimedOut | Stalled | Unprepared):
             for claim in self._left:
                 self._pace.distrust(claim)
-        self._report_left(Interrupted() if isinstance(outcome, Lost | TimedOut) else outcome)
+        self._report_left(Interrupted() if isinstance(outcome, Lost | TimedOut | Stalled) else outcome)
 
     def _report_next(self, outcome: Outcome, output: str = "") -> None:
         self._report(self._left.popleft(), outcome, output)

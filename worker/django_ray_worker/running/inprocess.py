@@ -6,13 +6,16 @@ it returns or the process ends.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from anyio import current_time, move_on_after, sleep_forever, to_thread
+from anyio import CancelScope, create_task_group, current_time, sleep, sleep_forever, to_thread
 
+from django_ray.clock import seconds as clock
 from django_ray.runtime.entrypoint import Envelope, envelope_of, invoke
+from django_ray.runtime.limits import Limits
 from django_ray.runtime.preparation import settle_in
-from django_ray_worker.core.outcome import TimedOut
+from django_ray_worker.core.outcome import Stalled, TimedOut
 from django_ray_worker.running.answer import Answer, NoAnswer, outcome_of
 
 if TYPE_CHECKING:
@@ -58,21 +61,34 @@ class InProcessExecutor:
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claim in a thread."""
         (claim,) = claims
-        began, timeout = current_time(), claim.options.timeout
-        with move_on_after(timeout):
-            envelope = await to_thread.run_sync(_invoke, claim.payload, abandon_on_cancel=True)
+        began, limits = current_time(), Limits(claim.options.timeout, claim.options.stall_timeout)
+        limits.begin()
+        async with create_task_group() as race:
+            race.start_soon(_watch, limits, race.cancel_scope)
+            envelope = await to_thread.run_sync(_invoke, claim.payload, limits, abandon_on_cancel=True)
+            race.cancel_scope.cancel()
             return Answer(
                 outcomes=[outcome_of(envelope)],
                 seconds=[current_time() - began],
                 outputs=[envelope["output"]],
                 settled=frozenset({0} if envelope.get("is_settled") else ()),
             )
-        assert timeout is not None  # noqa: S101
-        return NoAnswer(TimedOut(timeout))
+        assert limits.overrun is not None  # noqa: S101
+        seconds, has_stalled = limits.overrun
+        return NoAnswer(Stalled(seconds) if has_stalled else TimedOut(seconds))
 
 
-def _invoke(payload: str) -> Envelope:
+async def _watch(limits: Limits, running: CancelScope) -> None:
+    """Cancel what runs when it has overrun its limits."""
+    while limits.due() < math.inf:
+        if limits.overrun is not None:
+            running.cancel()
+            return
+        await sleep(max(0, limits.due() - clock()))
+
+
+def _invoke(payload: str, limits: Limits) -> Envelope:
     try:
-        return invoke(payload)
+        return invoke(payload, limits=limits)
     except BaseException as error:  # noqa: BLE001 - what would end a Ray worker is no stop of ours
         return envelope_of("raised", error)

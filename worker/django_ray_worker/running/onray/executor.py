@@ -7,6 +7,7 @@ What Ray's exceptions mean stands in one function at the end.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from anyio import CancelScope, create_task_group, current_time, get_cancelled_ex
 from ray import exceptions
 
 from django_ray_worker.core.exceptions import Misconfigured, Stuck
+from django_ray_worker.core.limits import has_limits, left, overrun
 from django_ray_worker.core.outcome import (
     Gone,
     Interrupted,
@@ -23,7 +25,6 @@ from django_ray_worker.core.outcome import (
     Outcome,
     OutOfMemory,
     Refused,
-    TimedOut,
     Unprepared,
     Unstarted,
 )
@@ -43,7 +44,7 @@ log = logging.getLogger("django_ray.executor")
 
 COOPERATE_SECONDS = 2.0  # That a body gets to end which is to be stopped, before its process is killed.
 BEGIN_SECONDS = 600.0  # That a call with a timeout waits for a process or a CPU; Ray's own limit for an environment.
-LOOK_AGAIN_SECONDS = 60.0  # At most, until it is looked again whether such a call has begun.
+LOOK_AGAIN_SECONDS = 60.0  # At most, until it is looked again whether such a call has begun, or gone quiet.
 MOST_PER_CALL = 250  # Claims; more gain nothing.
 INLINE_CHARACTERS = 50_000  # Larger payloads go by way of the raylet, which may stand still.
 ENDED_PROCESSES = 50  # After so many, what they have left is removed.
@@ -178,7 +179,7 @@ class RayExecutor:
         return NoAnswer(Gone("Ray is gone"))
 
     async def _run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
-        options, timeout = claims[0].options.ray, claims[0].options.timeout
+        options = claims[0].options.ray
         try:
             ref = await self._submit(claims)
         except (TypeError, ValueError) as error:
@@ -187,8 +188,8 @@ class RayExecutor:
             log.warning("%s was not begun: %s", claims[0], error, extra=claims[0].log_fields)
             return NoAnswer(Unstarted())
         try:
-            if timeout is not None:
-                return await self._within(timeout, ref, claims)
+            if has_limits(claims[0].options):
+                return await self._within_limits(ref, claims)
             return answer_of(await ref)
         except exceptions.RayError as error:
             self._has_ended()
@@ -211,32 +212,38 @@ class RayExecutor:
         submitting.then(ray.cancel)
         raise TimeoutError("The raylet of this host does not answer.")
 
-    async def _within(self, timeout: float, ref: Any, claims: Sequence[Claim]) -> Answer | NoAnswer:  # noqa: ASYNC109
-        """Await a call whose bodies have a timeout: the Ray worker heeds it, and knows when each has begun.
+    async def _within_limits(self, ref: Any, claims: Sequence[Claim]) -> Answer | NoAnswer:
+        """Await a call whose bodies have limits: the Ray worker heeds them, and knows when each has begun.
 
-        Only what that does not reach is ended from here; so is what has not begun for a long time.
+        Only what that does not reach is ended from here; so is what has not begun for a long time. Who gives signs of
+        life is looked at more and more seldom.
         """
-        longest = timeout + COOPERATE_SECONDS
-        submitted, patience = current_time(), longest
+        options = claims[0].options
+        of_time, of_silence = left(options)
+        submitted, patience = current_time(), min(of_time, of_silence) + COOPERATE_SECONDS
+        # Who has no timeout may wait for ever.
+        begins_by = math.inf if options.timeout is None else max(BEGIN_SECONDS, of_time + COOPERATE_SECONDS)
         while True:
             with move_on_after(patience):
                 return answer_of(await ref)
-            ran = await self._hosts.find(claims)
-            if ran is None and current_time() - submitted < BEGIN_SECONDS:
-                patience = min(2 * patience, LOOK_AGAIN_SECONDS)
-            elif ran is None:
+            found = await self._hosts.find(claims)
+            later = min(2 * patience, LOOK_AGAIN_SECONDS)
+            if found is None and current_time() - submitted < begins_by:
+                patience = later
+            elif found is None:
                 log.warning(
                     "%s was not begun: no process or CPU for it within %g s.",
                     claims[0], BEGIN_SECONDS, extra=claims[0].log_fields,
                 )  # fmt: skip
                 answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)
                 return NoAnswer(Unstarted()) if answer is None else answer.with_stopped_as(Interrupted())
-            elif ran < longest:
-                patience = longest - ran
             else:
-                answer = await self._end(ref, claims, FORCE, KILL)
-                outcome = TimedOut(timeout)
-                return NoAnswer(outcome) if answer is None else answer.with_stopped_as(outcome)
+                ran, quiet = (seconds - COOPERATE_SECONDS for seconds in found)
+                if (outcome := overrun(options, ran, quiet)) is not None:
+                    answer = await self._end(ref, claims, FORCE, KILL)
+                    return NoAnswer(outcome) if answer is None else answer.with_stopped_as(outcome)
+                of_time, of_silence = left(options, ran, quiet)
+                patience = min(of_time, of_silence if of_silence < COOPERATE_SECONDS else max(of_silence, later))
 
     async def _end(self, ref: Any, claims: Sequence[Claim], *ways: Way) -> Answer | None:
         """End what runs, in these ways one after the other; return what a body answered all the same."""

@@ -35,17 +35,20 @@ class Hosts:
         self._cluster = cluster
         self._looking = Lock()
         self._looked = -FRESH_SECONDS
-        self._running: dict[mark.Attempt, float] = {}  # What ran then, and for how many seconds.
+        self._running: dict[mark.Attempt, mark.Running] = {}  # What ran then, and since when.
 
-    async def find(self, claims: Sequence[Claim]) -> float | None:
-        """Return for how many seconds the body of one of these has been running; None when none is found."""
+    async def find(self, claims: Sequence[Claim]) -> mark.Running | None:
+        """Return since when the body of one of these has been running, and quiet; None when none is found."""
         async with self._looking:
             if current_time() - self._looked > FRESH_SECONDS:
-                self._running = {attempt: seconds for reply in await self._look() for attempt, seconds in reply}
+                self._running = {attempt: since for reply in await self._look() for attempt, since in reply}
                 self._looked = current_time()
-        since = current_time() - self._looked
+        later = current_time() - self._looked
         found = [self._running[attempt] for attempt in _attempts(claims) if attempt in self._running]
-        return max(found) + since if found else None
+        if not found:
+            return None
+        ran, quiet = max(found)
+        return ran + later, quiet + later
 
     async def kill(self, claims: Sequence[Claim]) -> None:
         """End the process that runs one of these, whatever it does."""
@@ -55,7 +58,7 @@ class Hosts:
         else:
             await _ask_nodes(lambda node: functions.killing(node).remote(attempts))
 
-    async def _look(self) -> list[list[tuple[mark.Attempt, float]]]:
+    async def _look(self) -> list[list[tuple[mark.Attempt, mark.Running]]]:
         if self._cluster.is_local:
             return [await ask(mark.running)]
         return await _ask_nodes(lambda node: functions.finding(node).remote())
