@@ -31,13 +31,23 @@ from django.db.transaction import TransactionManagementError
 from django_ray.clock import seconds
 
 __all__ = [
-    "TRANSIENT", "Mark", "amark", "answering", "close", "connection", "connection_parameters", "hearing", "is_over",
-    "listening", "mark_awaited", "pause",
+    "MARK_REPORTING", "TRANSIENT", "Mark", "amark", "answering", "close", "connection", "connection_parameters",
+    "hearing", "is_over", "listening", "mark_awaited", "pause",
 ]  # fmt: skip
 
 _MARK = """
 UPDATE django_ray_execution SET awaited = true WHERE task_id = (
     SELECT task_id FROM django_ray_execution WHERE task_id = %s AND finished_at IS NULL FOR NO KEY UPDATE SKIP LOCKED
+)
+"""
+# For who watches all that runs and says how far it is. Waits for nobody.
+MARK_REPORTING = """
+UPDATE django_ray_execution SET awaited = true WHERE task_id IN (
+    SELECT task_id FROM django_ray_execution AS execution
+    WHERE state = 'RUNNING' AND NOT awaited AND EXISTS (
+        SELECT FROM django_ray_progress AS progress WHERE progress.task_id = execution.task_id
+    )
+    FOR NO KEY UPDATE SKIP LOCKED
 )
 """
 _LONGEST_SELECT = 86_400.0  # Seconds; the operating system wants a number.

@@ -27,8 +27,13 @@ __all__ = ["RayMinute", "RayQueue", "RayTaskExecution", "RayWorker", "State"]
 
 
 class State(models.TextChoices):
-    """Where an execution stands. CANCELLED is FAILED to Django's Tasks API, which has no such state."""
+    """Where an execution stands.
 
+    WAITING is for something else than time, which makes it READY. Django's Tasks API has neither that nor CANCELLED:
+    they are READY and FAILED to it.
+    """
+
+    WAITING = "WAITING", _("Blocked")
     READY = "READY", _("Ready")
     RUNNING = "RUNNING", _("Running")
     SUCCESSFUL = "SUCCESSFUL", _("Successful")
@@ -169,11 +174,11 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
     def cancel(self) -> int:
         """Cancel those that are not finished; return how many.
 
-        READY ones are CANCELLED at once. RUNNING ones are stopped by their supervisor, and are CANCELLED when they have
-        ended; one that returns in that moment is SUCCESSFUL. Those that another transaction has locked come last:
-        Locked, an OperationalError, when one of them stays so for 10 s, and the others are cancelled.
+        WAITING and READY ones are CANCELLED at once. RUNNING ones are stopped by their supervisor, and are CANCELLED
+        when they have ended; one that returns in that moment is SUCCESSFUL. Those that another transaction has locked
+        come last: Locked, an OperationalError, when one of them stays so for 10 s, and the others are cancelled.
         """
-        is_ready = Q(state=State.READY)
+        is_unclaimed = Q(state__in=(State.WAITING, State.READY))
         now = Now()
         error = {
             "exception_class_path": Value("django_ray.exceptions.TaskCancelled"),
@@ -186,13 +191,13 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         # One statement, so that none slips from one state to the other between two.
         return locking.update(
             self,
-            (State.READY, State.RUNNING),
+            (State.WAITING, State.READY, State.RUNNING),
             Q(state=State.RUNNING, cancel_requested_at__isnull=False),
             {
-                "state": Case(When(is_ready, then=Value(State.CANCELLED)), default=F("state")),
-                "finished_at": Case(When(is_ready, then=now), default=F("finished_at")),
+                "state": Case(When(is_unclaimed, then=Value(State.CANCELLED)), default=F("state")),
+                "finished_at": Case(When(is_unclaimed, then=now), default=F("finished_at")),
                 "due_at": None,
-                "errors": Case(When(is_ready, then=_Appended("errors", **error)), default=F("errors")),
+                "errors": Case(When(is_unclaimed, then=_Appended("errors", **error)), default=F("errors")),
                 "cancel_requested_at": now,
             },
         )
@@ -318,6 +323,7 @@ class RayTaskExecution(models.Model):
                 "backend", F("due_at").asc(nulls_first=True),
                 name="django_ray_scheduled", condition=Q(state=State.READY, due_at__isnull=False),
             ),
+            models.Index("backend", "queue_name", name="django_ray_waiting", condition=Q(state=State.WAITING)),
             models.Index("claimed_by", name="django_ray_running", condition=Q(state=State.RUNNING)),
             models.Index("finished_at", name="django_ray_finished", condition=Q(finished_at__isnull=False)),
             models.Index("finished_at", name="django_ray_failed", condition=Q(state=State.FAILED)),

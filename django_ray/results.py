@@ -37,6 +37,7 @@ else:
 __all__ = ["RayTaskResult", "Row", "changed", "import_task", "missing_task", "task_of", "task_result"]
 
 _STATUS: Mapping[str, TaskResultStatus] = {
+    "WAITING": TaskResultStatus.READY,
     "READY": TaskResultStatus.READY,
     "RUNNING": TaskResultStatus.RUNNING,
     "SUCCESSFUL": TaskResultStatus.SUCCESSFUL,

@@ -14,12 +14,13 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connections, router, transaction
+from django.db.models import OuterRef, Subquery
 from django.db.models.fields.json import KT
 from django.tasks import task_backends
 from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
-from django_ray.models import RayTaskExecution, RayWorker, State
+from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.moments import held_sql
 from django_ray.rows import queues_of
 
@@ -55,6 +56,7 @@ class Queue:
     name: str
     waiting: int  # Claimable, up to MOST + 1.
     scheduled: int  # Not due yet, up to MOST + 1.
+    blocked: int  # WAITING for something else than time, up to MOST + 1.
     oldest: float | None  # Seconds that the oldest claimable one has been waiting; None when paused or empty.
     running: int
     paused_at: datetime | None
@@ -105,7 +107,9 @@ class Status:
 
     at: datetime
     queues: Sequence[Queue]
-    running: Sequence[RayTaskExecution]  # The longest running ones first.
+    running: Sequence[
+        RayTaskExecution
+    ]  # The longest running ones first; fraction and said are their progress, or None.
     failures: Sequence[RayTaskExecution]  # The last ones first; error_text is the message.
     supervisors: Sequence[Supervisor]
 
@@ -117,7 +121,7 @@ def status() -> Status:
         return Status(
             at=timezone.now(),
             queues=[queue for alias in _aliases() for queue in _queues(alias)],
-            running=list(_few().filter(state=State.RUNNING).order_by("last_attempted_at")[:_FEW]),
+            running=list(_running().order_by("last_attempted_at")[:_FEW]),
             failures=list(failures.order_by("-finished_at")[:_FEW]),
             supervisors=_supervisors(),
         )
@@ -156,6 +160,12 @@ def _few() -> Any:
     return rows.defer("args", "kwargs", "options", "carrier", "result", "errors")
 
 
+def _running() -> Any:
+    progress: Any = RayProgress._base_manager.filter(pk=OuterRef("pk"))  # noqa: SLF001
+    said = {"fraction": Subquery(progress.values("fraction")), "said": Subquery(progress.values("message"))}
+    return _few().filter(state=State.RUNNING).annotate(**said)
+
+
 def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
     with connections[_database()].cursor() as cursor:
         cursor.execute(sql, parameters)
@@ -165,13 +175,23 @@ def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
 
 # Ordered by due_at, or the planner may take the index of all queues, and read past the others.
 _QUEUES = f"""
-WITH running AS MATERIALIZED (
+WITH RECURSIVE running AS MATERIALIZED (
     SELECT queue_name, count(*) AS number FROM django_ray_execution
     WHERE state = 'RUNNING' AND backend = %(backend)s GROUP BY queue_name
+), blocked(name) AS (
+    -- One index probe per queue.
+    (SELECT queue_name::text FROM django_ray_execution
+     WHERE backend = %(backend)s AND state = 'WAITING' ORDER BY queue_name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT queue_name::text FROM django_ray_execution
+            WHERE backend = %(backend)s AND state = 'WAITING' AND queue_name > blocked.name COLLATE "C"
+            ORDER BY queue_name LIMIT 1)
+    FROM blocked WHERE blocked.name IS NOT NULL
 ), queue(name) AS MATERIALIZED (
     SELECT unnest(%(configured)s::text[])
     UNION SELECT django_ray_filled_queues(%(backend)s)
     UNION SELECT queue_name FROM running
+    UNION SELECT name FROM blocked WHERE name IS NOT NULL
     UNION SELECT name FROM django_ray_queue WHERE backend = %(backend)s AND paused_at IS NOT NULL
     UNION SELECT queue_name FROM django_ray_minute
         WHERE minute > statement_timestamp() - interval '1 hour' AND backend = %(backend)s
@@ -191,6 +211,10 @@ SELECT
         WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at > statement_timestamp()
         ORDER BY due_at LIMIT %(most)s + 1
     ) AS later) AS scheduled,
+    (SELECT count(*) FROM (
+        SELECT FROM django_ray_execution
+        WHERE backend = %(backend)s AND queue_name = name AND state = 'WAITING' LIMIT %(most)s + 1
+    ) AS waits) AS blocked,
     (
         SELECT least(greatest(
             extract(epoch FROM statement_timestamp()) - extract(epoch FROM since), 0

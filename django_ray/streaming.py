@@ -1,6 +1,7 @@
 """The live page's event stream: the page is sent again when something has happened. Needs psycopg 3.
 
-It is fed by a session that LISTENs: supervisors say that something is new to show, queues ring when somebody enqueues.
+It is fed by a session that LISTENs: supervisors say that something is new to show, queues ring when somebody enqueues,
+bodies tell how far they are.
 A bell that rings costs the enqueuers, so a viewer announces itself on it no more than once a second; besides that, the
 page is sent every REFRESH_SECONDS, which shows what nobody tells of.
 """
@@ -20,7 +21,7 @@ from django.http import StreamingHttpResponse
 from django.tasks import task_backends
 
 from django_ray.backends import RayTaskBackend
-from django_ray.ears import connection_parameters
+from django_ray.ears import MARK_REPORTING, connection_parameters
 
 __all__ = ["stream"]
 
@@ -76,13 +77,15 @@ class _Bell:
 
     async def listen(self) -> None:
         """Hear what supervisors tell and enqueuers ring."""
-        for bell in [*self._bells, *(bell.replace("queues:", "activity:", 1) for bell in self._bells)]:
+        activities = [bell.replace("queues:", "activity:", 1) for bell in self._bells]
+        for bell in [*self._bells, *activities, "progress"]:
             cursor = await self._session.execute("SELECT quote_ident(django_ray_channel(%s))", [bell])
             (channel,) = await cursor.fetchone() or ("",)
             await self._session.execute(f"LISTEN {channel}".encode())
 
     async def announce(self) -> None:
-        """Have enqueuers ring."""
+        """Have enqueuers ring, and bodies tell how far they are."""
+        await self._session.execute(MARK_REPORTING)
         for bell in self._bells:
             await self._session.execute("SELECT django_ray_announce(%s)", [bell])
 

@@ -18,6 +18,7 @@ __all__ = ["metrics"]
 _GAUGES = {
     "depth": "Claimable executions, counted up to 10001.",
     "scheduled": "Executions for later, counted up to 10001.",
+    "blocked": "Executions for which something else has to happen first, counted up to 10001.",
     "running": "Executions that run.",
     "oldest_wait_seconds": "How long the oldest claimable execution has been waiting.",
     "paused": "1 when the queue is paused.",
@@ -33,7 +34,7 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         (
             f'{{backend="{_escaped(queue.backend)}",queue="{_escaped(queue.name)}"}}',
             (
-                min(queue.waiting, MOST + 1), queue.scheduled, queue.running, queue.oldest or 0.0,
+                min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.running, queue.oldest or 0.0,
                 int(queue.paused_at is not None),
             ),
         )

@@ -28,6 +28,8 @@ def why(task_id: UUID) -> str:
             return ""
         if row.state == State.RUNNING:
             return f"attempt {len(row.worker_ids)} runs since {_ago(row.now - row.last_attempted_at)}"
+        if row.state == State.WAITING:
+            return "it is blocked: something else has to happen first"
         try:
             return _why_ready(row, tables.alias) if row.state == State.READY else ""
         except DatabaseError:  # a role that enqueues and reads results need not see queues and supervisors

@@ -287,6 +287,7 @@ def _report(ids: dict[str, str]) -> None:
             raise Unexpected(f"{name} is {row.state}, not {expected}:\n{row.error_traceback}")
     if len(rows) != len(ids) + 3:
         raise Unexpected(f"the newsletter has three readers, but there are {len(rows) - len(ids)} tasks more.")
+    _check_effects(rows)
     p50 = statistics.median(map(_latency, rows))
     at_rest = statistics.median(map(_latency, rows[-ROUNDS:]))
     console.print(
@@ -294,6 +295,19 @@ def _report(ids: dict[str, str]) -> None:
         f"[bold]{p50:.1f} ms[/]; with the supervisor asleep, [bold]{at_rest:.1f} ms[/] (the last {ROUNDS}).\n"
         "With all slots taken, tasks wait for a free one."
     )
+
+
+def _check_effects(rows: list[Any]) -> None:
+    """Look for what the tasks have left beside their results."""
+    from django_ray.models import RayProgress
+    from shop.models import Parcel
+
+    sent = sum(_name(row) == "send_parcel" for row in rows)
+    if (parcels := Parcel.objects.count()) != sent:
+        raise Unexpected(f"{sent} orders are sent, in {parcels} parcels.")
+    (imported,) = (row for row in rows if _name(row) == "import_catalogue")
+    if (progress := RayProgress.objects.get(pk=imported.pk)).fraction != 1:
+        raise Unexpected(f"the import has ended at {progress}.")
 
 
 def _say(text: str) -> None:

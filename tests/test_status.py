@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from django_ray.models import RayMinute, RayQueue, RayTaskExecution, RayWorker, State
+from django_ray.models import RayMinute, RayProgress, RayQueue, RayTaskExecution, RayWorker, State
 from django_ray.status import MOST, status
 from tests import tasks
 from tests.supervisors import NOHUP, ROOT, database_url
@@ -46,6 +46,9 @@ def fill():
         callable_path="a.running", state=State.RUNNING, claimed_by=worker, worker_ids=[str(worker.pk)],
         last_attempted_at=now - timedelta(seconds=90),
     )  # fmt: skip
+    RayProgress.objects.create(
+        execution=RayTaskExecution.objects.get(state=State.RUNNING), attempt=1, fraction=0.4, message="40\nof 100"
+    )
     error = {"exception_class_path": "builtins.ValueError", "message": "no\nway \x1b[31m", "traceback": "t"}
     RayTaskExecution.objects.create(
         callable_path="a.failed", state=State.FAILED, finished_at=now, errors=[error], queue_name="odd"
@@ -100,6 +103,8 @@ def test_json_for_programs():
     found = json.loads(shown("--json"))
     assert found["queues"][0]["waiting"] == 1
     assert found["running"][0]["task"] == "a.running"
+    assert found["running"][0]["progress"] == {"fraction": 0.4, "message": "40\nof 100"}
+    assert "40 % 40 of 100" in shown()
     assert found["failures"][0]["message"].startswith("no\nway")
     assert found["supervisors"][0]["queues"] == ["default"]
 

@@ -57,7 +57,7 @@ class StateFilter(ExecutionFilter):
     @override
     @classmethod
     def index(cls, value: str) -> Index:
-        return Index.OWN if value in {State.READY, State.RUNNING, State.FAILED} else Index.NONE
+        return Index.OWN if value in {State.WAITING, State.READY, State.RUNNING, State.FAILED} else Index.NONE
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:

@@ -3,14 +3,18 @@
 import asyncio
 import hashlib
 import logging
+import os
+import signal
 import socket
 import time
 from typing import Any
 
 from django.tasks import TaskContext, task
 
-from django_ray import Backoff, task_options
+from django_ray import Backoff, RayTaskContext, task_options
 from django_ray.runtime.distributed import parallel_map
+
+from .models import Parcel
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,26 @@ def ship(order: int) -> None:
     raise ValueError(f"Order {order} has no address.")
 
 
+@task(takes_context=True)
+@task_options(atomic=True)
+def send_parcel(context: RayTaskContext, order: int) -> str:
+    """Write to the database exactly once, although its process is killed in the middle of the first attempt."""
+    Parcel.objects.create(order=order)
+    if context.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"order {order} is on its way, in {Parcel.objects.filter(order=order).count()} parcel"
+
+
+@task(takes_context=True)
+def import_catalogue(context: RayTaskContext, pages: int) -> int:
+    """Say how far it is, and say more to whoever watches."""
+    for page in range(1, pages + 1):
+        context.progress(page / pages, f"page {page} of {pages}")
+        log.info("Page %d is imported.", page)
+        time.sleep(0.3)
+    return pages
+
+
 @task
 async def fetch_rates() -> list[float]:
     """Await several things at once."""
@@ -86,6 +110,8 @@ SHOWN: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "monthly_report": (monthly_report, (7,)),
     "charge_card": (charge_card, (42,)),
     "ship": (ship, (43,)),
+    "send_parcel": (send_parcel, (44,)),
+    "import_catalogue": (import_catalogue, (10,)),
     "fetch_rates": (fetch_rates, ()),
     "newsletter": (newsletter, (["Grace", "Edsger", "Barbara"],)),
     "fingerprints": (fingerprints, (4,)),

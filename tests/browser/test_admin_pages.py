@@ -7,7 +7,7 @@ from django.utils import timezone
 from playwright.sync_api import expect
 
 from django_ray.models import RayMinute, RayProgress, RayQueue, RayTaskExecution, RayWorker, State
-from tests import tasks
+from tests import steps, tasks
 
 LIVE = "/admin/django_ray/rayqueue/"
 LIST = "/admin/django_ray/raytaskexecution/"
@@ -64,6 +64,8 @@ def busy(connect):
             connect, state="RUNNING", claimed_by_id=worker.pk, attempt_number=1, worker_ids=f'["{worker.pk}"]',
             started_at=then, last_attempted_at=then, callable_path="shop.tasks.monthly_report",
         )  # fmt: skip
+    longest = RayTaskExecution.objects.filter(state=State.RUNNING).order_by("last_attempted_at").first()
+    RayProgress.objects.create(execution=longest, attempt=1, fraction=0.4, message="page 40 of 100")
     failed(connect, 4, "Order 43 has no address.", callable_path="shop.tasks.ship")
     session.execute("ANALYZE django_ray_execution")
     return worker
@@ -117,6 +119,20 @@ def test_a_long_task_is_seen_running(log_in, listen, tmp_path):
     running = page.locator("section", has=page.locator("h2", has_text="Running"))
     expect(running).to_contain_text("tests.tasks.play")
     (tmp_path / "a.go").touch()
+    expect(running).to_contain_text("Nothing is running.")
+
+
+def test_the_bar_of_a_running_task_moves(log_in, listen, tmp_path):
+    page = log_in()
+    page.goto(LIVE)
+    listen("--sync").wait_for("is ready")
+    steps.tell.enqueue(str(tmp_path), 4)
+    running = page.locator("section", has=page.locator("h2", has_text="Running"))
+    for step, percent in ((1, "25 %"), (2, "50 %"), (3, "75 %")):
+        (tmp_path / str(step)).touch()
+        expect(running).to_contain_text(f"step {step}", timeout=10_000)
+        expect(running).to_contain_text(percent)
+    (tmp_path / "4").touch()
     expect(running).to_contain_text("Nothing is running.")
 
 
@@ -238,6 +254,7 @@ def test_a_task_that_no_code_knows_says_so(log_in, connect, take):
 def test_how_far_a_task_is_stands_on_its_page_and_stays_text(log_in, connect, take):
     busy(connect)
     row = RayTaskExecution.objects.filter(state=State.RUNNING).first()
+    RayProgress.objects.all().delete()
     RayProgress.objects.create(execution=row, attempt=1, fraction=0.4, message=f"40 of 100 {EVIL}")
     page = log_in()
     page.goto(f"{LIST}{row.pk}/change/")

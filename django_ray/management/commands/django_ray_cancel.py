@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from django_ray.management.commands._common import add_filters, counted, executions, explaining_locks, refuse_unknown
 
-STATES = ("READY", "RUNNING")
+STATES = ("WAITING", "READY", "RUNNING")
 
 
 class Command(BaseCommand):

@@ -23,7 +23,7 @@ from django_ray.driver import need_psycopg
 from django_ray.management.commands._common import piped
 from django_ray.moments import for_machines
 from django_ray.status import Status, status
-from django_ray.templatetags.django_ray import ago, count, duration
+from django_ray.templatetags.django_ray import ago, count, duration, percent
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -64,16 +64,17 @@ class Command(BaseCommand):
         need_psycopg("--watch")
         import psycopg
 
-        from django_ray.ears import connection_parameters
+        from django_ray.ears import MARK_REPORTING, connection_parameters
 
         aliases = [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
         try:
             with psycopg.connect(**connection_parameters(), autocommit=True) as session:
-                for alias in aliases:
-                    cursor = session.execute("SELECT quote_ident(django_ray_channel(%s))", [f"activity:{alias}"])
+                for bell in ("progress", *(f"activity:{alias}" for alias in aliases)):
+                    cursor = session.execute("SELECT quote_ident(django_ray_channel(%s))", [bell])
                     (channel,) = cursor.fetchone() or ("",)
                     session.execute(f"LISTEN {channel}".encode())
                 while True:
+                    session.execute(MARK_REPORTING)
                     if not as_json and self.stdout.isatty():
                         self.stdout.write("\x1b[2J\x1b[H", ending="")
                     self._show(status(), as_json=as_json)
@@ -164,14 +165,14 @@ def _sections(shown: Status) -> list[Section]:
         (
             "Queues",
             (
-                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "done/h", "failed/h",
+                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "blocked", "done/h", "failed/h",
                 "postponed/h", "mean wait",
             ),
             [
                 (
                     _line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
-                    duration(queue.oldest), count(queue.running), count(queue.scheduled), f"{queue.ended:,}",
-                    f"{queue.failed:,}", f"{queue.postponed:,}", duration(queue.wait),
+                    duration(queue.oldest), count(queue.running), count(queue.scheduled), count(queue.blocked),
+                    f"{queue.ended:,}", f"{queue.failed:,}", f"{queue.postponed:,}", duration(queue.wait),
                 )
                 for queue in shown.queues
             ],
@@ -179,11 +180,11 @@ def _sections(shown: Status) -> list[Section]:
         ),
         (
             "Running",
-            ("task", "id", "queue", "for", "attempt", "supervisor"),
+            ("task", "id", "queue", "for", "progress", "attempt", "supervisor"),
             [
                 (
                     _line(row.callable_path), str(row.pk), _line(row.queue_name),
-                    _since(shown.at, row.last_attempted_at), str(len(row.worker_ids)),
+                    _since(shown.at, row.last_attempted_at), _progress(row), str(len(row.worker_ids)),
                     str(row.worker_ids[-1] if row.worker_ids else _NOTHING),
                 )
                 for row in shown.running
@@ -228,6 +229,13 @@ def _since(now: datetime, moment: datetime | None) -> str:
     return duration(None if moment is None else (now - moment).total_seconds())
 
 
+def _progress(row: Any) -> str:
+    """Return how far a running one is, in one line."""
+    if row.said is None:
+        return _NOTHING
+    return _line(f"{'' if row.fraction is None else percent(row.fraction)} {row.said}".strip())
+
+
 def _plain(shown: Status) -> dict[str, Any]:
     """Return it as JSON can hold it."""
     return {
@@ -240,7 +248,7 @@ def _plain(shown: Status) -> dict[str, Any]:
             }
             for queue in shown.queues
         ],
-        "running": [_execution(row) for row in shown.running],
+        "running": [{**_execution(row), "progress": _said(row)} for row in shown.running],
         "failures": [
             {**_execution(row), "exception_type": row.exception_type, "message": getattr(row, "error_text", None)}
             for row in shown.failures
@@ -250,6 +258,10 @@ def _plain(shown: Status) -> dict[str, Any]:
             for one in shown.supervisors
         ],
     }  # fmt: skip
+
+
+def _said(row: Any) -> dict[str, Any] | None:
+    return None if row.said is None else {"fraction": row.fraction, "message": row.said}
 
 
 def _execution(row: Model) -> dict[str, Any]:
