@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -42,10 +43,13 @@ class Order:
 class Customer:
     """A context manager: it enqueues within."""
 
-    def __init__(self, postgres: Postgres, chance: random.Random, *, per_second: float) -> None:
+    def __init__(
+        self, postgres: Postgres, chance: random.Random, *, per_second: float, kinds: Mapping[str, int] = KINDS
+    ) -> None:
         self._postgres = postgres
         self._chance = chance
         self._per_second = per_second
+        self._kinds = kinds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="customer", daemon=True)
         self._numbers = itertools.count(1)
@@ -80,7 +84,7 @@ class Customer:
             connection.close()
 
     def _order(self) -> None:
-        kind = self._chance.choices(list(KINDS), KINDS.values())[0]
+        kind = self._chance.choices(list(self._kinds), self._kinds.values())[0]
         key = f"{kind.replace(' ', '-')}-{next(self._numbers)}"
         delay = self._chance.uniform(0, MOST_DELAY)
         wants_cancel = kind == "cancelled" or self._chance.random() < CANCEL_SHARE

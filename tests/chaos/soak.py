@@ -27,7 +27,6 @@ from tests.chaos.proxy import Proxy
 if TYPE_CHECKING:
     from tests.chaos.chaos import Chaos, Clock
 
-PER_SECOND = 3.0  # Enqueues.
 PAUSE = (2.0, 6.0)  # Seconds between the end of a fault and the next one.
 START_SECONDS = 120  # That the supervisors get to start.
 END_SECONDS = 120  # That everything gets to finish after the last fault.
@@ -42,7 +41,7 @@ def main() -> int:
     with Postgres() as postgres, Proxy(HOST, postgres.port) as proxy:
         environment = _set_up(postgres, folder)
         environment["DATABASE_URL"] = postgres.url_at(proxy.port)
-        is_well = _soak(postgres, proxy, environment, minutes=options.minutes, faults=options.faults, seed=seed)
+        is_well = _soak(postgres, proxy, environment, options, seed)
     if is_well and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
     return 0 if is_well else 1
@@ -53,6 +52,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5, help="of faults (default: 5)")
     parser.add_argument("--seed", type=int, help="repeats the choices, though not the moments, of another run")
     parser.add_argument("--faults", default="all", metavar="A,B", help="kinds of faults, or none (default: all)")
+    parser.add_argument("--tasks", default="all", metavar="A,B", help="kinds of tasks (default: all)")
+    parser.add_argument("--per-second", type=float, default=3, help="enqueues (default: 3)")
     parser.add_argument("--keep", action="store_true", help="keep ledger and logs although all is well")
     return parser.parse_args()
 
@@ -73,26 +74,27 @@ def _set_up(postgres: Postgres, ledger: Path) -> dict[str, str]:
 
 
 def _soak(
-    postgres: Postgres, proxy: Proxy, environment: dict[str, str], *, minutes: float, faults: str, seed: int
+    postgres: Postgres, proxy: Proxy, environment: dict[str, str], options: argparse.Namespace, seed: int
 ) -> bool:
     from tests.chaos.account import account
     from tests.chaos.chaos import Chaos, Clock
     from tests.chaos.crew import Crew
-    from tests.chaos.customer import Customer
+    from tests.chaos.customer import KINDS, Customer
 
     folder = Path(environment["CHAOS_LEDGER"])
     clock = Clock()
     crew = Crew(environment, folder, clock.say)
     chaos = Chaos(postgres, proxy, crew, clock, random.Random(seed))
-    kinds = _kinds(faults, chaos)
-    customer = Customer(postgres, random.Random(seed + 1), per_second=PER_SECOND)
+    kinds = _named(options.faults, list(chaos.kinds), "fault")
+    orders = {kind: KINDS[kind] for kind in _named(options.tasks, list(KINDS), "kind of task")}
+    customer = Customer(postgres, random.Random(seed + 1), per_second=options.per_second, kinds=orders)
     crew.start()
     try:
         if not crew.wait_for_all(START_SECONDS):
             raise SystemExit(f"The supervisors did not start; their logs: {folder}")
         clock.say("both supervisors are ready")
         customer.start()
-        _strike_for(minutes * 60, chaos, kinds, random.Random(seed + 2))
+        _strike_for(options.minutes * 60, chaos, kinds, random.Random(seed + 2))
         clock.say("the faults are over")
         customer.stop()
         _wait_for_the_end(postgres, clock)
@@ -102,11 +104,11 @@ def _soak(
     return account(postgres, chaos, crew, customer, folder)
 
 
-def _kinds(names: str, chaos: Chaos) -> list[str]:
-    kinds = {"all": list(chaos.kinds), "none": []}.get(names, names.split(","))
-    if unknown := set(kinds) - chaos.kinds.keys():
-        raise SystemExit(f"There is no fault {min(unknown)!r}; there are {', '.join(chaos.kinds)}.")
-    return kinds
+def _named(names: str, known: list[str], what: str) -> list[str]:
+    chosen = {"all": known, "none": []}.get(names, names.split(","))
+    if unknown := set(chosen) - set(known):
+        raise SystemExit(f"There is no {what} {min(unknown)!r}; there are {', '.join(known)}.")
+    return chosen
 
 
 def _strike_for(seconds: float, chaos: Chaos, kinds: list[str], chance: random.Random) -> None:

@@ -5,10 +5,11 @@ per line, so that a line is whole or absent however the process ends.
 """
 
 import os
+import signal
 import time
 from pathlib import Path
 
-from django.db import connection
+from django.db import connection, transaction
 from django.tasks import task
 
 from django_ray import task_options
@@ -66,15 +67,41 @@ def flaky(context, key):
 @task(takes_context=True)
 @task_options(atomic=True)
 def atomic(context, key, seconds):
-    """Its effect is a row, in the transaction in which it ends; the audit counts them."""
+    """Its effect is a row, in the transaction in which it ends; the audit counts them.
+
+    Of ten first attempts one ends its process by itself: before the UPDATE, before the COMMIT, or after it.
+    """
     note(key, context.attempt, "started")
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO chaos_effect (key, attempt) VALUES (%s, %s)", [key, context.attempt])
     time.sleep(seconds)
     if context.attempt == 1 and key.endswith(("3", "7")):
         raise Meant(key)
+    if context.attempt == 1 and key.endswith("1"):
+        _die_at(int(key[-2:-1]) if key[-2:-1].isdecimal() else 0)
     note(key, context.attempt, "ended")
     return key
+
+
+def _die_at(number):
+    if number % 3 == 0:
+        transaction.on_commit(_die)
+        return
+
+    def dying(execute, sql, params, many, execution):
+        ends = sql.startswith('UPDATE "django_ray_execution"')
+        if ends and number % 3 == 1:
+            _die()
+        answer = execute(sql, params, many, execution)
+        if ends:
+            _die()
+        return answer
+
+    connection.execute_wrappers.append(dying)
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @task(takes_context=True, queue_name="other")
