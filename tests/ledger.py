@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from contextlib import suppress
+from pathlib import Path
 
 from django.db import IntegrityError, connection, transaction
 
@@ -83,6 +85,15 @@ def note_and_die(context, moment):
         return answer
 
     connection.execute_wrappers.append(dying)
+
+
+@task(atomic=True, takes_context=True)
+def note_and_wait(context, path):
+    """Write, say so by a file, and wait for another one."""
+    write(context, f"attempt {context.attempt}")
+    Path(path).touch()
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.01)
 
 
 @task(takes_context=True, backoff=AT_ONCE)

@@ -48,11 +48,11 @@ def sql(migrated):
 def enqueue(sql):
     """Insert an execution; returns what reads its row."""
 
-    def _enqueue(task, *args, queue="default"):
+    def _enqueue(task, *args, queue="default", module="tests.tasks"):
         (row,) = sql(
             "INSERT INTO django_ray_execution (callable_path, args, queue_name) VALUES (%s, to_jsonb(%s::text[]), %s)"
             " RETURNING task_id",
-            f"tests.tasks.{task}", list(map(str, args)), queue,
+            f"{module}.{task}", list(map(str, args)), queue,
         )  # fmt: skip
         return lambda: sql("SELECT * FROM django_ray_execution WHERE task_id = %s", row["task_id"])[0]
 

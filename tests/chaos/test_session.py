@@ -6,6 +6,7 @@ import threading
 import psycopg
 import pytest
 
+from tests import ledger
 from tests.chaos import faults
 from tests.supervisors import until
 
@@ -95,6 +96,28 @@ def test_a_frozen_peer_is_rescued_and_its_late_outcome_refused(supervise, enqueu
     assert finished(enqueue("started_at"))["state"] == "SUCCESSFUL"
     assert peer.process.poll() is None
     assert frozen.process.poll() is None
+
+
+def test_a_frozen_peers_atomic_task_rolls_back(supervise, sql, enqueue, finished, file):
+    """N2: both attempts are in their bodies; who comes back too late has written nothing."""
+    sql(ledger.CREATE)
+    frozen = supervise("--sync")
+    read = enqueue("note_and_wait", file, module="tests.ledger")
+    until(file.exists)
+    faults.freeze(frozen)
+    try:
+        file.unlink()
+        supervise("--sync")
+        until(file.exists, 20, "the second start")
+        file.with_suffix(".go").touch()
+        row = finished(read)
+        assert (row["state"], row["attempt_number"]) == ("SUCCESSFUL", 2)
+    finally:
+        faults.thaw(frozen)
+    frozen.wait_for("is not this process's any more: its transaction is rolled back")
+    frozen.wait_for("its outcome is dropped")
+    assert (read(), [one["note"] for one in sql("SELECT note FROM ledger")]) == (row, ["attempt 2"])
+    sql(ledger.DROP)
 
 
 def test_without_triggers_the_pulse_finds_the_rows(supervise, sql, enqueue, finished):

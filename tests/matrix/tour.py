@@ -36,9 +36,13 @@ from django.utils import timezone  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 from django_ray.driver import obstacle  # noqa: E402
-from django_ray.models import RayMinute, RayQueue, RayTaskExecution, RayWorker, State  # noqa: E402
+from django_ray.models import RayMinute, RayProgress, RayQueue, RayTaskExecution, RayWorker, State  # noqa: E402
+from django_ray.rows import Fence  # noqa: E402
+from django_ray.runtime.output import Output  # noqa: E402
+from django_ray.runtime.reporting import Reporter  # noqa: E402
 from django_ray.status import queues, status  # noqa: E402
-from tests import tasks  # noqa: E402
+from django_ray.testing import run_tasks  # noqa: E402
+from tests import steps, tasks  # noqa: E402
 from tests.matrix.urls import PREFIXES  # noqa: E402
 
 LISTENS = obstacle() is None  # Not with psycopg2.
@@ -67,7 +71,15 @@ class Page(HTMLParser):
         self.values += [(name, value) for name, value in attrs if (tag, name) in MACHINES or name in {"id", "datetime"}]
 
 
-MACHINES = {("span", "data-seconds"), ("meter", "max"), ("meter", "value"), ("rect", "x"), ("rect", "y")}
+MACHINES = {
+    ("progress", "max"),
+    ("progress", "value"),
+    ("span", "data-seconds"),
+    ("meter", "max"),
+    ("meter", "value"),
+    ("rect", "x"),
+    ("rect", "y"),
+}
 
 
 def check_page(address, text, prefix):
@@ -126,7 +138,10 @@ def fill():
     }  # fmt: skip
     columns = {"callable_path": "tests.tasks.add", "args": [1, 2], "worker_ids": [str(SUPERVISOR)]}
     began = {"started_at": now - timedelta(seconds=90), "last_attempted_at": now - timedelta(seconds=90, minutes=2)}
-    RayTaskExecution.objects.create(**columns, **began, state=State.RUNNING, claimed_by=worker)
+    running = RayTaskExecution.objects.create(
+        **columns, **began, state=State.RUNNING, claimed_by=worker, attempt_number=1
+    )
+    RayProgress.objects.create(execution=running, attempt=1, fraction=0.25, message="a quarter")
     RayTaskExecution.objects.create(
         **columns, **began, state=State.FAILED, finished_at=now, errors=[error, {**error, "at": None}], output="said"
     )
@@ -241,6 +256,29 @@ def verbs(client):
     assert later.status == TaskResultStatus.FAILED
     assert later.errors[0].exception_class_path == "django_ray.exceptions.TaskCancelled"
     UUID(later.id)
+
+
+def bodies(client):
+    """What a body can write: in its own transaction, beside it, and for whoever watches."""
+    fill()
+    result = steps.walk_in_a_transaction.enqueue(__file__)
+    run_tasks()
+    result.refresh()
+    assert (result.status, result.progress.fraction) == (TaskResultStatus.SUCCESSFUL, 0.5)
+    running = STORED.get(state=State.RUNNING)
+    reporter = Reporter(Fence(str(running.pk), 1, SUPERVISOR), Output("a task"))
+    reporter.report(0.75, "three quarters")
+    reporter.close()
+    running = tasks.add.get_result(str(running.pk))
+    assert (running.progress.fraction, running.progress.message) == (0.75, "three quarters")
+    if not LISTENS:
+        return
+
+    async def watch():
+        return [update.fraction async for update in result.updates()]
+
+    assert asyncio.run(watch()) == [0.5]
+    assert running.cancel()
 
 
 def identify():
@@ -380,7 +418,7 @@ def main():
         deeds(client, prefix)
         if LIVE in client.get(prefix).content.decode():
             stream(client, prefix)
-    for step in (verbs, commands, metrics):
+    for step in (verbs, bodies, commands, metrics):
         step(client)
     connections.close_all()
 

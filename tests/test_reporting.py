@@ -1,0 +1,115 @@
+"""The thread that writes what bodies say: a lock, a dead connection, an attempt that was taken away."""
+
+import pytest
+from django.db import connection
+
+from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
+from django_ray.rows import Fence
+from django_ray.runtime import reporting
+from django_ray.runtime.output import Output
+from django_ray.runtime.reporting import Reporter
+from tests.supervisors import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def attempt():
+    """Begin an attempt; returns its fence."""
+    worker = RayWorker.objects.create(
+        hostname="host-1", pid=7, backend="default", concurrency=4, ray_address="", version="", pulse=0
+    )
+
+    def _attempt():
+        row = RayTaskExecution.objects.create(
+            callable_path="a.task", state=State.RUNNING, claimed_by=worker, attempt_number=1,
+            worker_ids=[str(worker.pk)],
+        )  # fmt: skip
+        return Fence(str(row.pk), 1, worker.pk)
+
+    yield _attempt
+    reporting._writer.cache_clear()
+    # The thread's own connection would keep the database in use.
+    until(lambda: not others(), what="the end of the writer's connection")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(reporting, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(reporting, "PAUSE_SECONDS", 0.05)
+    reporting._writer.cache_clear()
+
+
+def others():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'progress'"
+            " AND pid <> pg_backend_pid()"
+        )
+        return [pid for (pid,) in cursor.fetchall()]
+
+
+def said():
+    return dict(RayProgress.objects.values_list("pk", "message"))
+
+
+def begin(fence):
+    reporter = Reporter(fence, Output("a task"))
+    reporter.report(0.1, "begun")
+    until(lambda: "begun" in said().values(), what="the first value")
+    return reporter
+
+
+def test_a_row_that_is_locked_holds_up_no_other_attempt(attempt, connect, monkeypatch, caplog):
+    monkeypatch.setattr(reporting, "LAST_SECONDS", 0.3)
+    locked = begin(attempt())
+    stranger = connect(autocommit=False)
+    stranger.execute("SELECT FROM django_ray_progress FOR UPDATE")
+    other = Reporter(attempt(), Output("a task"))
+    locked.report(0.2, "locked")
+    other.report(0.3, "other")
+    until(lambda: "other" in said().values(), what="the value of the other attempt")
+    other.close()
+    assert other._has_ended.is_set()
+    stranger.rollback()
+    locked.report(0.4, "free again")
+    until(lambda: "free again" in said().values(), what="the value after the lock")
+    locked.close()
+    assert "could not be written" in caplog.text
+
+
+def test_a_connection_that_has_died_costs_one_value(attempt, connect, caplog):
+    reporter = begin(attempt())
+    admin = connect()
+    for pid in until(others, what="the writer's connection"):
+        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    reporter.report(0.2, "lost")
+    until(lambda: "could not be written" in caplog.text, what="the warning")
+    reporter.report(0.3, "written")
+    reporter.close()
+    assert set(said().values()) == {"written"}
+
+
+def test_who_has_lost_the_attempt_writes_nothing(attempt):
+    fence = attempt()
+    reporter = begin(fence)
+    RayTaskExecution.objects.update(attempt_number=2)
+    reporter.report(0.9, "too late")
+    reporter.close()
+    assert set(said().values()) == {"begun"}
+
+
+def test_lines_are_told_while_somebody_watches_and_not_before(attempt):
+    fence = attempt()
+    output = Output("a task")
+    reporter = Reporter(fence, output)
+    reporter.report(0.1, "begun")
+    output.add("unseen\n")
+    until(lambda: reporter._looked == 1, what="a look whether somebody watches")
+    assert RayProgress.objects.get().output == ""
+    RayTaskExecution.objects.update(awaited=True)
+    output.add("seen\nnot ended")
+    until(lambda: RayProgress.objects.get().output, what="the lines")
+    assert (RayProgress.objects.get().output, RayProgress.objects.get().lines) == ("unseen\nseen", 2)
+    reporter.close()
+    assert RayProgress.objects.get().output == "unseen\nseen\nnot ended"
