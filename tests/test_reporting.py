@@ -17,7 +17,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def attempt():
     """Begin an attempt; returns its fence."""
     worker = RayWorker.objects.create(
-        hostname="host-1", pid=7, backend="default", concurrency=4, ray_address="", version="", pulse=0
+        hostname="host-1",
+        pid=7,
+        backend="default",
+        queues=["default"],
+        concurrency=4,
+        ray_address="",
+        version="",
     )
 
     def _attempt():
@@ -53,8 +59,8 @@ def said():
     return dict(RayProgress.objects.values_list("pk", "message"))
 
 
-def begin(fence):
-    reporter = Reporter(fence, Output("a task"))
+def begin(fence, output=None):
+    reporter = Reporter(fence, output or Output("a task"))
     reporter.report(0.1, "begun")
     until(lambda: "begun" in said().values(), what="the first value")
     return reporter
@@ -65,8 +71,10 @@ def test_a_row_that_is_locked_holds_up_no_other_attempt(attempt, connect, monkey
     locked = begin(attempt())
     stranger = connect(autocommit=False)
     stranger.execute("SELECT FROM django_ray_progress FOR UPDATE")
-    other = Reporter(attempt(), Output("a task"))
     locked.report(0.2, "locked")
+    other = Reporter(attempt(), Output("a task"))
+    until(lambda: "could not be written" in caplog.text, what="the warning")
+    locked.report(0.2, "locked still")
     other.report(0.3, "other")
     until(lambda: "other" in said().values(), what="the value of the other attempt")
     other.close()
@@ -75,7 +83,6 @@ def test_a_row_that_is_locked_holds_up_no_other_attempt(attempt, connect, monkey
     locked.report(0.4, "free again")
     until(lambda: "free again" in said().values(), what="the value after the lock")
     locked.close()
-    assert "could not be written" in caplog.text
 
 
 def test_a_connection_that_has_died_costs_one_value(attempt, connect, caplog):
@@ -100,10 +107,8 @@ def test_who_has_lost_the_attempt_writes_nothing(attempt):
 
 
 def test_lines_are_told_while_somebody_watches_and_not_before(attempt):
-    fence = attempt()
     output = Output("a task")
-    reporter = Reporter(fence, output)
-    reporter.report(0.1, "begun")
+    reporter = begin(attempt(), output)
     output.add("unseen\n")
     until(lambda: reporter._looked == 1, what="a look whether somebody watches")
     assert RayProgress.objects.get().output == ""

@@ -32,7 +32,7 @@ def test_an_empty_queue_that_is_configured_is_shown():
     found = scrape()
     assert {key[1:] for key in found} == {("default", "default"), ("default", "other")}
     assert set(found.values()) == {0}
-    assert {key[0] for key in found} == {"depth", "scheduled", "running", "oldest_wait_seconds", "paused"}
+    assert {key[0] for key in found} == {"depth", "scheduled", "blocked", "running", "oldest_wait_seconds", "paused"}
 
 
 def test_what_waits_runs_and_is_scheduled_is_counted_by_queue():
