@@ -73,12 +73,8 @@ class Backlog:
         self._filled.set()
 
     def take(self) -> list[Claim]:
-        """Return the next claims for one call, when a slot is free: what fits, spread over the slots to come.
-
-        Where little waits, calls are small, so that nobody waits for many others; where much waits, they are full.
-        """
-        slots = self._slots.free + self._slots.soon
-        share = min(self._most, math.ceil(len(self._claims) / max(1, slots)))
+        """Return the next claims for one call, when a slot is free: what fits, spread over the free slots."""
+        share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free)))
         first = self._claims.popleft()
         chosen, seconds, characters = [first], self._pace.of(first), len(first.payload)
         while self._claims and len(chosen) < share:

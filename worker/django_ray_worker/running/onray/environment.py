@@ -36,6 +36,8 @@ def prepare_environment(*, cluster: str | None) -> None:
         # Ray holds the whole process until a head that it starts has a port: for 30 s if it is killed meanwhile. No
         # signal is heard then.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "10")
+        # Or the head keeps what became of the last 100,000 calls, some 270 MB, for a dashboard that is not there.
+        os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "10000")
         modules = [*os.environ.get(PRELOADED, "").split(","), PRELOAD]
         os.environ[PRELOADED] = ",".join(dict.fromkeys(filter(None, modules)))
         # Or the titles that Ray gives its processes overwrite their environment, by which we know them.
