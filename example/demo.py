@@ -33,7 +33,7 @@ from devpostgres import database_url
 
 HERE = Path(__file__).resolve().parent
 DATABASE = "django_ray_demo"
-LIMIT = 120.0  # Seconds for everything together.
+LIMIT = 180.0  # Seconds for everything together.
 FAILS = "ship"  # The one task that is meant to fail.
 ROUNDS = 3  # Of the quick task, for the latency of a supervisor at rest.
 

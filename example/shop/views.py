@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
-from django.tasks import TaskResultDoesNotExist, default_task_backend
+from django.tasks import default_task_backend
+from django.tasks.exceptions import TaskResultDoesNotExist
 from django.views.decorators.http import require_GET, require_POST
 
 from django_ray.models import RayTaskExecution
