@@ -72,6 +72,7 @@ def shell(tmp_path, wheel):
     return run
 
 
+@pytest.mark.slow
 def test_the_six_steps_of_the_readme_run_the_first_task(shell, wheel, tmp_path, database):
     assert len(STEPS) == 6
     install, settings, migrate, declare, supervise, enqueue = STEPS

@@ -141,6 +141,7 @@ def test_every_line_of_the_process_is_an_object(listen, finished, mode):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_what_subprocesses_write_has_the_label_of_their_task(listen, finished):
     """Also those of parallel_map's functions; and in the same process, the next task has its own."""
     supervisor = listen("--local", "--log-format", "json", "--concurrency", "1")

@@ -208,6 +208,7 @@ def test_two_supervisors_agree_with_the_model_in_every_order(machine):
         "AND execution.claimed_by_id IS NOT DISTINCT FROM verdict.worker",
     ],
 )
+@pytest.mark.slow
 def test_a_removed_fence_is_found(machine, monkeypatch, fence):
     sql = statements.SQL["record"]
     assert fence.encode() in sql

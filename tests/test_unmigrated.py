@@ -130,6 +130,7 @@ def test_migrations_that_are_turned_off_and_on_again_find_all_as_it_was(settings
             call_command("migrate", "django_ray", fake=True, verbosity=0)
 
 
+@pytest.mark.slow
 def test_a_kept_database_without_migrations_is_used_again(project):
     reuse = (*PYTEST, "--no-migrations", "--reuse-db")
     try:

@@ -120,6 +120,7 @@ def longest(enqueues, moments):
     return max(each.ended - each.began for each in enqueues if each.ended > began and each.began < ended)
 
 
+@pytest.mark.slow
 def test_a_deploy_and_the_way_back_lose_nothing(session, old, new, migrate_beside, has_run):
     """Each of the old and the new web processes and supervisors works beside each other one, and beside migrate."""
     tables = catalogue(session.cursor(row_factory=tuple_row))
