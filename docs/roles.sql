@@ -94,7 +94,9 @@ GRANT DELETE -- PRUNE_AFTER
 ON django_ray_execution TO django_ray_supervisor;
 
 GRANT DELETE -- PRUNE_AFTER
-    , INSERT (task_id, attempt, fraction, message, at), UPDATE (attempt, fraction, message, at) -- context.progress()
+    -- context.progress(), and what who watches is told
+    , INSERT (task_id, attempt, fraction, message, at)
+    , UPDATE (attempt, fraction, message, at, number, output, lines)
 ON django_ray_progress TO django_ray_supervisor;
 
 GRANT SELECT -- who is paused; only an operator pauses

@@ -120,7 +120,7 @@ def test_a_dry_run_says_how_many_and_changes_nothing():
         (["retry", "7"], "'7' is not the id of an execution.*give result.id"),
         (["retry", "--state", "FAILD"], "--state FAILD: there is no such state: did you mean FAILED?"),
         (["cancel", "--state", "done"], "--state done: there is no such state: there are READY, RUNNING."),
-        (["cancel", "--state", "failed"], "--state failed: this command is for what is READY or RUNNING."),
+        (["cancel", "--state", "failed"], "--state failed: this command is for what is WAITING or READY or RUNNING."),
         (["pause", "othr"], r"TASKS\[\"default\"\]\[\"QUEUES\"\] has no 'othr': did you mean other?"),
         (["resume", "x"], "has no 'x': there are default, other."),
         (["pause", "default", "--backend", "defalt"], "TASKS has no such alias: did you mean default?"),

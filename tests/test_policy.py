@@ -306,7 +306,7 @@ moments = st.none() | st.datetimes(timezones=st.just(UTC))
 
 
 @given(
-    st.sampled_from(["READY", "RUNNING", "SUCCESSFUL", "FAILED", "CANCELLED"]),
+    st.sampled_from(["WAITING", "READY", "RUNNING", "SUCCESSFUL", "FAILED", "CANCELLED"]),
     moments,
     st.lists(st.text(), max_size=3),
     json_values,
@@ -315,11 +315,11 @@ def test_a_row_becomes_the_result_that_django_defines(state, moment, worker_ids,
     row = SimpleNamespace(
         task_id=UUID(int=7), state=state, backend="default", queue_name="gone", priority=3, run_after=moment,
         enqueued_at=datetime(2026, 1, 1, tzinfo=UTC), started_at=moment, last_attempted_at=moment, finished_at=moment,
-        args=[1], kwargs={"b": 2}, result=value, worker_ids=worker_ids,
+        args=[1], kwargs={"b": 2}, result=value, worker_ids=worker_ids, carrier=None,
         errors=[{"exception_class_path": "builtins.ValueError", "message": "m", "traceback": "t"}],
     )  # fmt: skip
     result = task_result(import_task("tests.tasks.add"), row)
-    assert result.status == {"CANCELLED": TaskResultStatus.FAILED}.get(state, state)
+    assert result.status == {"CANCELLED": TaskResultStatus.FAILED, "WAITING": TaskResultStatus.READY}.get(state, state)
     assert result.attempts == len(worker_ids)
     assert (result.task.queue_name, result.task.priority, result.task.run_after) == ("gone", 3, moment)
     assert result.errors[0].exception_class is ValueError

@@ -32,6 +32,7 @@ from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.rows import Fence
 from django_ray.runtime.call import _write
+from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, in_this_thread, save_metadata
 from django_ray.status import status
 from django_ray_worker.core.judge import abandoned
@@ -284,7 +285,7 @@ def test_one_is_cancelled_as_many_are(state):
     columns = {"callable_path": "x.y", "state": state, "worker_ids": ["7"]}
     if state == State.RUNNING:
         columns["claimed_by_id"] = 7
-    elif state != State.READY:
+    elif state not in {State.WAITING, State.READY}:
         columns["finished_at"] = "2026-01-01T00:00:00Z"
     one, many = (RayTaskExecution.objects.create(**columns) for _ in range(2))
     assert task_backends["default"].cancel(str(one.pk)) == bool(RayTaskExecution.objects.filter(pk=many.pk).cancel())
@@ -677,8 +678,12 @@ def use_as_supervisor():
     find_database()
     tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
     returned, unstarted = async_to_sync(use_as_store)(Database(connection))
+    output = Output("a task")
+    output.add("a line\n")
     with in_this_thread():
-        Reporter(Fence.of(json.loads(returned.payload))).report(0.5)
+        fence = Fence.of(json.loads(returned.payload))
+        RayTaskExecution.objects.filter(pk=fence.task_id).update(awaited=True)  # somebody watches
+        Reporter(fence, output).report(0.5)
         save_metadata(Fence.of(json.loads(returned.payload)), {"a": 1})
     _write([(returned.payload, {"kind": "returned", "result": "1", "output": "said"})], [unstarted.payload])
 
