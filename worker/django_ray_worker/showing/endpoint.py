@@ -33,6 +33,7 @@ __all__ = ["Endpoint"]
 log = logging.getLogger("django_ray.endpoint")
 
 ANSWER_SECONDS = 5.0  # A loop that does not turn for so long is not healthy.
+END_SECONDS = 1.0  # That the thread gets, where an operating system does not wake it: the loop stands meanwhile.
 CLIENT_SECONDS = 10.0  # A client that says nothing for so long is left.
 
 
@@ -132,7 +133,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # which ends the wait of run
         # Closed only when nobody waits for it: a socket opened next would get its number, and be waited for instead.
-        thread.join(CLIENT_SECONDS)
+        thread.join(END_SECONDS)
         self.server_close()
 
 
