@@ -29,6 +29,13 @@ def write(context, note=""):
         )
 
 
+def ask(context):
+    """Wait for the server, and write once more."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(0.6)")
+    write(context, "afterwards")
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -52,6 +59,8 @@ def note(context, what="", value=None):
                 write(context, "bad")
         case "after commit":
             transaction.on_commit(fail)
+        case "ask after commit":
+            transaction.on_commit(lambda: ask(context))
         case "too large":
             return "x" * 9_000_000
         case "no JSON":

@@ -5,17 +5,19 @@ import sys
 from types import ModuleType
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.tasks.exceptions import InvalidTask
 from django.test import override_settings
 
 from django_ray import current, task
 from django_ray.checks import check_atomic
 from django_ray.models import RayTaskExecution, RayWorker, State
+from django_ray.runtime import deadline
 from django_ray.runtime.entrypoint import invoke
 from django_ray.testing import run_tasks
 from django_ray_worker.database.statements import SQL
 from tests import ledger
+from tests.chaos.proxy import HOST, Proxy
 
 
 @pytest.fixture
@@ -109,6 +111,46 @@ def test_an_answer_to_commit_that_is_lost_is_looked_for(table, claimed):
         vars(connections["default"]).pop("commit", None)
     assert (envelope["kind"], envelope["is_settled"]) == ("returned", True)
     assert (row.get().state, len(ledger.written())) == (State.SUCCESSFUL, 1)
+
+
+@pytest.fixture
+def proxy(table):
+    """A proxy between this process and the database, that can forget its connection."""
+    server = connection.connection.info
+    kept = {name: connection.settings_dict[name] for name in ("HOST", "PORT")}
+    with Proxy(server.host, server.port) as proxy:
+        connection.close()
+        connection.settings_dict.update(HOST=HOST, PORT=proxy.port)
+        try:
+            yield proxy
+        finally:
+            connection.settings_dict.update(kept)
+            connection.close()
+
+
+@pytest.mark.parametrize("statement", ['UPDATE "django_ray_execution"', "COMMIT"])
+def test_a_connection_that_is_forgotten_at_the_end_rolls_back(proxy, claimed, monkeypatch, statement):
+    """It would hold its slot for ever: neither we nor the body can tell that nothing comes any more."""
+    monkeypatch.setattr(deadline, "ANSWER_SECONDS", 0.5)
+    payload, row = claimed(ledger.note, "", 1)
+    swallowed = proxy.swallow_next(statement)
+    envelope = invoke(payload)
+    assert swallowed.is_set()
+    assert envelope["exception_class_path"] == "django.db.utils.OperationalError"
+    assert envelope["message"] == "The database has not answered for 0.5 s."
+    with transaction.atomic():
+        found = row.select_for_update().get()  # once the server has ended the transaction whose COMMIT never came
+    assert (found.state, ledger.written()) == (State.RUNNING, [])
+    proxy.cut()  # the server learns of the end, and what the body had locked is free
+    assert invoke(payload)["is_settled"]
+
+
+def test_what_waits_for_the_commit_takes_its_time(table, claimed, monkeypatch):
+    """A callback of transaction.on_commit() is the body's, and so is what it asks."""
+    monkeypatch.setattr(deadline, "ANSWER_SECONDS", 0.2)
+    payload, row = claimed(ledger.note, "ask after commit", 7)
+    assert (invoke(payload)["result"], row.get().state) == ("7", State.SUCCESSFUL)
+    assert ledger.written() == sorted([(str(row.get().task_id), 1)] * 2)
 
 
 @pytest.mark.parametrize(

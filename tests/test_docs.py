@@ -22,6 +22,7 @@ import django
 import pytest
 from django.core.management import load_command_class
 from django.utils.module_loading import import_string
+from psycopg.conninfo import make_conninfo
 
 from django_ray.carrying import traveller
 from django_ray.models import RayWorker
@@ -162,8 +163,10 @@ def build_backends(block):
     """Read the settings of a block as Django does."""
     names = {}
     exec(compile(block.text, block.place, "exec"), names)
-    for alias, params in names["TASKS"].items():
+    for alias, params in names.get("TASKS", {}).items():
         import_string(params["BACKEND"])(alias=alias, params=params)
+    for database in names.get("DATABASES", {}).values():
+        make_conninfo(**database.get("OPTIONS", {}))
 
 
 def run_session(page, blocks):

@@ -38,6 +38,7 @@ from django_ray.runtime.interrupt import interruptible, overran, protected, was_
 from django_ray.runtime.preparation import settle_in
 from django_ray.runtime.rayworker import end_after_answer
 from django_ray.runtime.surroundings import spoiled_by
+from django_ray.runtime.watch import Watch
 
 __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 
@@ -111,8 +112,7 @@ class _Call:
         self._has_settled.set()
 
     def run(self) -> Report:
-        if len(self._rest) > 1:
-            _watch().guard(self)
+        guard = _watch().guard(PATIENCE_SECONDS, self.settle) if len(self._rest) > 1 else None
         began = before = time.monotonic()
         characters = 0
         while not was_interrupted() and (row := self._next()) is not None:
@@ -126,6 +126,8 @@ class _Call:
             characters += len(envelope["result"]) if envelope["kind"] == "returned" else len(envelope["traceback"])
             if now - began > BUDGET_SECONDS or characters > MOST_CHARACTERS or spoiled_by():
                 break
+        if guard is not None:
+            _watch().release(guard)
         has_settled = self._has_settled.wait(SETTLE_SECONDS)
         with self._lock:
             self._is_over = True
@@ -180,46 +182,9 @@ class _Call:
             self._rest.clear()
 
 
-class _Watch:
-    """A thread that settles the call that has been running for too long.
-
-    One for all calls, which sleeps through those that end in time: starting a thread for each costs as much as a body.
-    """
-
-    def __init__(self) -> None:
-        self._guarded: tuple[float, _Call] | None = None  # Written by the main thread alone.
-        self._changed = threading.Event()
-        self._is_idle = False
-
-    def guard(self, call: _Call) -> None:
-        """Settle the call after its patience, unless another one is guarded by then."""
-        self._guarded = time.monotonic() + PATIENCE_SECONDS, call
-        if self._is_idle:
-            self._changed.set()
-
-    def run(self) -> None:
-        """Watch for ever."""
-        settled = None
-        while True:
-            # Idle is said before it is looked whether there is anything to do: who comes in between sets the event.
-            self._changed.clear()
-            self._is_idle = True
-            if self._guarded is settled:
-                self._changed.wait()
-            self._is_idle = False
-            while (guarded := self._guarded) is not None and guarded is not settled:
-                at, call = guarded
-                time.sleep(max(0, at - time.monotonic()))
-                if self._guarded is guarded:
-                    call.settle()
-                    settled = guarded
-
-
 @cache
-def _watch() -> _Watch:
-    watch = _Watch()
-    threading.Thread(target=watch.run, name="django-ray-watch", daemon=True).start()
-    return watch
+def _watch() -> Watch:
+    return Watch("django-ray-watch")
 
 
 def _write(returned: Sequence[tuple[str, ReturnedEnvelope]], unstarted: Sequence[str]) -> set[str]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections, transaction
+from django.db.models import BooleanField, Func
 from django.db.models.functions import Now
 
 from django_ray.exceptions import TaskSuperseded
 from django_ray.rows import ClaimedRow, Fence
+from django_ray.runtime import deadline
 from django_ray.runtime.claimed import fenced
 from django_ray.runtime.output import Output
 from django_ray.tables import Tables
@@ -73,16 +75,18 @@ class Completion:
         alias, has_written = Tables().alias, False
         connection: Any = connections[alias]
         try:
-            with transaction.atomic(using=alias, durable=self._keeps_rows):
-                with _its_own_blocks(connection):
-                    yield done
-                if result is None:
-                    done()
-                if self._keeps_rows:
-                    self._write(alias, result)
-                has_written = True
-            if not connection.get_autocommit() and not connection.in_atomic_block:
-                connection.commit()  # where AUTOCOMMIT is off, Django leaves that to us
+            with ExitStack() as ending:
+                with transaction.atomic(using=alias, durable=self._keeps_rows):
+                    with _its_own_blocks(connection):
+                        yield done
+                    if result is None:
+                        done()
+                    if self._keeps_rows:
+                        ending.enter_context(deadline.transaction_answered(connection))
+                        self._write(alias, result)
+                    has_written = True
+                if not connection.get_autocommit() and not connection.in_atomic_block:
+                    connection.commit()  # where AUTOCOMMIT is off, Django leaves that to us
         except BaseException as error:
             if not (has_written and self._has_been_recorded(alias)):
                 raise
@@ -97,7 +101,8 @@ class Completion:
 
         assert result is not None  # noqa: S101
         rows: Any = RayTaskExecution._base_manager.using(alias)  # noqa: SLF001
-        if not rows.filter(fenced(self._fence)).update(**succeeded(result[0], self._output.text)):
+        ours = rows.filter(fenced(self._fence)).alias(is_bounded=_bounded()).filter(is_bounded=True)
+        if not ours.update(**succeeded(result[0], self._output.text)):
             raise TaskSuperseded(f"{self} is not this process's any more: its transaction is rolled back.")
 
     def _has_been_recorded(self, alias: str) -> bool:
@@ -121,6 +126,12 @@ class Completion:
 
     def __str__(self) -> str:
         return f"Attempt {self._row.attempt_number} of {self._row.callable_path} {self._row.task_id}"
+
+
+def _bounded() -> Func:
+    """Have the server end the transaction where the COMMIT never comes, as part of a statement: it locks the row."""
+    name, milliseconds = "idle_in_transaction_session_timeout", int(deadline.ANSWER_SECONDS * 1000)
+    return Func(template=f"(set_config('{name}', '{milliseconds}', true) <> '')", output_field=BooleanField())
 
 
 @contextmanager

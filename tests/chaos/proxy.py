@@ -76,7 +76,7 @@ class _Link:
                 await self._pass(self._reader, self._client, None, self._ask)
                 return
             try:
-                reader, self._server = await asyncio.open_connection(*self._proxy.target)
+                reader, self._server = await self._proxy.connect()
             except OSError:
                 return  # the server is down, and so is the client's connection
             async with asyncio.TaskGroup() as both:
@@ -197,6 +197,13 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SECONDS)
         self._loop.close()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a connection to the target, which may be the folder of its Unix socket; within the loop."""
+        host, port = self.target
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
 
     @property
     def connections(self) -> int:

@@ -16,6 +16,7 @@ PULSE = {"PULSE": float(os.environ.get("PULSE", "1.0"))}
 SECRET_KEY = "only for tests"
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_ray"]
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"])}
+DATABASES["default"]["OPTIONS"] = {"connect_timeout": 5}  # a body is no longer in a hole than its timeout is
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TASKS = {

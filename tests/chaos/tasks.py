@@ -65,7 +65,7 @@ def flaky(context, key):
 
 
 @task(takes_context=True)
-@task_options(atomic=True)
+@task_options(atomic=True, timeout=20)  # its connection may be forgotten under it
 def atomic(context, key, seconds):
     """Its effect is a row, in the transaction in which it ends; the audit counts them.
 
