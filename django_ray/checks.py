@@ -35,6 +35,10 @@ TRIGGERS = {
     "django_ray_on_pause": "django_ray_queue",
     "django_ray_on_paused": "django_ray_queue",
     "django_ray_on_unpause": "django_ray_queue",
+    "django_ray_on_schedule": "django_ray_schedule",
+    "django_ray_on_reschedule": "django_ray_schedule",
+    "django_ray_on_scheduled": "django_ray_schedule",
+    "django_ray_on_rescheduled": "django_ray_schedule",
 }
 
 __all__ = [
@@ -178,7 +182,7 @@ def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[Che
         return [] if is_new else [Warning(missing_tables(alias), id="django_ray.W001")]
     return [
         Error(
-            f"The trigger {name} on django_ray_execution is missing or disabled: nobody is woken.",
+            f"The trigger {name} on {TRIGGERS[name]} is missing or disabled: nobody is woken.",
             hint=f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}, or migrate django_ray zero and again.",
             id="django_ray.E002",
         )
@@ -191,7 +195,8 @@ def missing_triggers(connection: Any) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT tgname FROM pg_trigger WHERE tgenabled IN ('O', 'A')"
-            " AND tgrelid IN ('django_ray_execution'::regclass, 'django_ray_queue'::regclass)"
+            " AND tgrelid = ANY (ARRAY(SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name))",
+            [[*set(TRIGGERS.values())]],
         )
         enabled = {name for (name,) in cursor.fetchall()}
     return [name for name in TRIGGERS if name not in enabled]
