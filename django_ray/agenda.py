@@ -5,21 +5,34 @@ A supervisor writes down when to look again. Where none has looked yet, the next
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from django.db import router
 from django.db.models import OuterRef, Subquery
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from django_ray.models import RaySchedule, RayTaskExecution
 
-__all__ = ["OVERDUE", "Upcoming", "next_of", "overdue_of", "upcoming", "with_last"]
+__all__ = [
+    "OVERDUE",
+    "Upcoming",
+    "all_schedules",
+    "aware",
+    "next_of",
+    "overdue_of",
+    "upcoming",
+    "with_last",
+    "with_now",
+]
 
 OVERDUE = timedelta(seconds=5)  # Later than that, nobody is there who fires.
 _FEW = 10
+_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,47 +44,61 @@ class Upcoming:
     overdue: float | None  # Seconds since a tick that nobody has decided about.
 
 
-def upcoming(alias: str, using: str, now: datetime) -> Sequence[Upcoming]:
-    """Return the schedules of a backend that fire next, the first one first, and those that cannot.
+def upcoming(aliases: Iterable[str], using: str) -> Sequence[Upcoming]:
+    """Return the schedules of these backends that fire next, the first one first, and those that cannot.
 
-    Two statements, and at most twenty rows of an index, however many there are.
+    Two statements for each backend, and at most twenty rows of an index, however many there are.
     """
-    active: Any = RaySchedule.objects.using(using).filter(backend=alias, paused_at=None, gone_at=None)
-    known = active.filter(next_at__isnull=False).order_by("next_at")[:_FEW]
     found = [
-        Upcoming(row=row, at=next_of(row, now), overdue=overdue_of(row, now))
-        for row in (*known, *active.filter(next_at=None)[:_FEW])
+        Upcoming(row=row, at=next_of(row), overdue=overdue_of(row)) for alias in aliases for row in _first(alias, using)
     ]
     found.sort(key=_by_time)
     return found[:_FEW]
+
+
+def _first(alias: str, using: str) -> Iterator[Any]:
+    active = with_now(RaySchedule.objects.using(using)).filter(backend=alias, paused_at=None, gone_at=None)
+    yield from active.filter(next_at__isnull=False).order_by("next_at")[:_FEW]
+    yield from active.filter(next_at=None).order_by()[:_FEW]
+
+
+def all_schedules() -> Sequence[Any]:
+    """Return the schedules, with the present, as far as anybody wants to read them."""
+    rows = RaySchedule.objects.using(router.db_for_write(RaySchedule))
+    return list(with_now(rows).order_by("backend", "name")[:_MOST])
 
 
 def _by_time(one: Upcoming) -> tuple[bool, float, str]:
     return one.at is None, 0 if one.at is None else one.at.timestamp(), one.row.name
 
 
-def next_of(row: RaySchedule, now: datetime) -> datetime | None:
+def next_of(row: Any) -> datetime | None:
     """Return when a schedule is due next, aware and in its time zone; None is never, or that nobody can tell.
 
-    What is overdue is due at a time that has passed.
+    What is overdue is due at a time that has passed. The row has the present, by with_now().
     """
     if not row.is_active:
         return None
     try:
-        if row.next_at is not None:
-            row.rule  # noqa: B018 - one that cannot be read does not fire
-            return aware(row.next_at).astimezone(ZoneInfo(row.time_zone))
-        return next(iter(row.next_times(1, now)), None)
+        if row.next_at is None:
+            return next(iter(row.next_times(1, aware(row.now))), None)
+        row.rule  # noqa: B018 - one that cannot be read does not fire
+        return aware(row.next_at).astimezone(ZoneInfo(row.time_zone))
     except (ValueError, OverflowError):
         return None
 
 
-def overdue_of(row: RaySchedule, now: datetime) -> float | None:
-    """Return for how many seconds a tick has been waiting for somebody to decide about it; None if it has not."""
+def overdue_of(row: Any) -> float | None:
+    """Return for how many seconds a tick has been waiting for somebody to decide about it; None if none has."""
     if not row.is_active or row.next_at is None:
         return None
-    late = aware(now) - aware(row.next_at)
+    late = aware(row.now) - aware(row.next_at)
     return late.total_seconds() if late > OVERDUE else None
+
+
+def with_now(rows: Any) -> Any:
+    """Annotate schedules with the present, by the clock that counts."""
+    return rows.annotate(now=Now())
 
 
 def with_last(rows: Any) -> Any:

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST
 from django_ray import dashboard
 from django_ray.admin.lists import Admin
 from django_ray.locking import Locked
-from django_ray.models import RayQueue, RayTaskExecution, RayWorker
+from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, RayWorker
 
 __all__ = ["QueueAdmin"]
 
@@ -96,6 +96,7 @@ class QueueAdmin(Admin):
             "can_pause": self.has_change_permission(request),
             "can_see_executions": self._shows(RayTaskExecution, request),
             "can_see_supervisors": self._shows(RayWorker, request),
+            "can_see_schedules": self._shows(RaySchedule, request),
         }
 
     def _shows(self, model: Any, request: HttpRequest) -> bool:
