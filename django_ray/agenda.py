@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -94,6 +95,19 @@ def overdue_of(row: Any) -> float | None:
         return None
     late = aware(row.now) - aware(row.next_at)
     return late.total_seconds() if late > OVERDUE else None
+
+
+def next_times(row: Any, number: int = 5) -> list[datetime]:
+    """Return the next ticks of a schedule from now on, also of one that is paused; none where nobody can tell."""
+    try:
+        return list(row.next_times(number, aware(row.now)))
+    except (ValueError, OverflowError):
+        return []
+
+
+def lag_of(row: RaySchedule) -> float | None:
+    """Return the seconds from the last tick that was fired to its enqueue; None if that is no number."""
+    return row.lag if row.lag is not None and isfinite(row.lag) else None
 
 
 def with_now(rows: Any) -> Any:

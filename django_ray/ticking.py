@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from django_ray.rules import zone_of
 
-__all__ = ["tick_of", "ticking"]
+__all__ = ["schedule_of", "tick_of", "ticking"]
 
 SCHEDULE = "schedule"  # The key of the carrier. SQL writes it as well: django_ray_enqueue_ticks().
 
@@ -32,6 +32,13 @@ def tick_of(carrier: Any) -> datetime | None:
         return datetime.fromisoformat(cast("str", text)).astimezone(_zone(said["zone"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
+
+
+def schedule_of(carrier: Any) -> str:
+    """Return the name of the schedule, as it was at the tick; empty for what no schedule has enqueued."""
+    said: Any = cast("dict[str, Any]", carrier).get(SCHEDULE) if isinstance(carrier, dict) else None
+    name: Any = cast("dict[str, Any]", said).get("name") if isinstance(said, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _zone(name: Any) -> ZoneInfo | Any:

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from django_ray.agenda import all_schedules, overdue_of
+from django_ray.agenda import all_schedules, lag_of, overdue_of
 from django_ray.status import MOST, queues
 
 __all__ = ["metrics"]
@@ -59,7 +59,7 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         (
             {"backend": row.backend, "schedule": row.name},
             (
-                row.lag, overdue_of(row) or 0.0, row.skipped, row.lost, int(row.problem is not None),
+                lag_of(row), overdue_of(row) or 0.0, row.skipped, row.lost, int(row.problem is not None),
                 int(not row.is_active),
             ),
         )

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import translation
 
-from django_ray.agenda import next_of, overdue_of, with_last, with_now
+from django_ray.agenda import lag_of, next_of, next_times, overdue_of, with_last, with_now
 from django_ray.management.commands._common import counted, database, explaining_locks, find_backend, piped
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
@@ -21,8 +21,6 @@ from django_ray.templatetags.django_ray import ago, duration
 from django_ray.templatetags.django_ray_times import rule, until, wall
 
 __all__ = ["Command"]
-
-_TIMES = 5  # That --json says in advance.
 
 
 class Command(BaseCommand):
@@ -60,7 +58,7 @@ class Command(BaseCommand):
         deeds = [(row, verb(row)) for row in rows]
         for row, deed in deeds:
             with explaining_locks():
-                self.stdout.write(f"{row.name} {deed()}.")
+                self.stdout.write(f"{line(row.name)} {deed()}.")
 
     def _verb(self, options: dict[str, Any]) -> Callable[[Any], Callable[[], str]] | None:
         """Return what makes of a row what is to be done with it, which says what it did."""
@@ -168,19 +166,12 @@ def _plain(row: Any) -> dict[str, Any]:
         "task": row.callable_path,
         "is_declared": row.is_declared,
         "next_at": None if at is None else for_machines(at),
-        "next_times": [for_machines(tick) for tick in _next_times(row)],
+        "next_times": [for_machines(tick) for tick in (next_times(row) if row.is_active else ())],
         "overdue": overdue_of(row),
         "last_id": None if row.last_id is None else str(row.last_id),
         "last_state": row.last_state,
-        "lag": row.lag,
+        "lag": lag_of(row),
         "skipped": row.skipped,
         "lost": row.lost,
         "problem": row.problem,
     }
-
-
-def _next_times(row: Any) -> list[datetime]:
-    try:
-        return row.next_times(_TIMES) if row.is_active else []
-    except (ValueError, OverflowError):
-        return []
