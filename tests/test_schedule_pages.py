@@ -124,6 +124,7 @@ def test_what_the_code_declares_is_paused_and_run_but_neither_edited_nor_deleted
     row = make(is_declared=True)
     shown = text(admin_client, page(row))
     assert "The code declares this schedule" in shown
+    assert shown.partition("The next five times")[2].count("<li>") == 5
     assert 'name="_save"' not in shown
     assert ">Pause" in shown
     assert admin_client.post(page(row), NEW).status_code == 403
@@ -291,6 +292,14 @@ def test_a_period_is_read_as_people_write_it(typed, period):
     assert PeriodField().clean(typed) == timedelta(seconds=period)
 
 
+@pytest.mark.parametrize(("seconds", "shown"), [(90, "90 s"), (300, "5 min"), (7200, "2 h"), (172_800, "2 d")])
+def test_a_period_is_shown_as_it_can_be_typed(seconds, shown):
+    period = timedelta(seconds=seconds)
+    assert PeriodField().prepare_value(period) == shown
+    assert PeriodField().clean(shown) == period
+    assert PeriodField().clean(PeriodField().prepare_value(period + timedelta(milliseconds=5))) is not None
+
+
 # What is shown.
 
 
@@ -328,7 +337,8 @@ def test_the_list_shows_when_it_is_due_and_what_became_of_the_last_tick(admin_cl
     make(name="paused").pause()
     shown = text(admin_client, LIST)
     for part in (
-        " 03:00</time>", "Asia/Tokyo", "every 15 min", "dr-failed", "cron has six fields.", "overdue for 3 min", "Paused",
+        " 03:00</time>", "Asia/Tokyo", "every 15 min", "dr-failed", "cron has six fields.", "overdue for 3 min",
+        "Paused",
     ):  # fmt: skip
         assert part in shown, part
 
@@ -412,7 +422,7 @@ def test_whatever_a_row_says_the_pages_show_it(admin_client, columns):
             assert EVIL not in text(admin_client, address)
 
 
-def test_no_page_of_schedules_costs_more_beside_many(admin_client, connect=None):
+def test_no_page_of_schedules_costs_more_beside_many(admin_client):
     counts = []
     for number in (5, 500):
         rows = [RaySchedule(name=f"{number}-{index}", callable_path="x.y", cron="0 3 * * *") for index in range(number)]

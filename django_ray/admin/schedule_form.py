@@ -14,7 +14,7 @@ from django import forms
 from django.contrib.admin.widgets import AdminTextareaWidget, AdminTextInputWidget
 from django.core.exceptions import ValidationError
 from django.tasks import task_backends
-from django.utils.translation import gettext, pgettext_lazy
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_ray.admin.lists import rows_of
@@ -43,6 +43,16 @@ class PeriodField(forms.DurationField):
     widget = AdminTextInputWidget
 
     @override
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, timedelta):
+            return value
+        for unit, name in (("d", "days"), ("h", "hours"), ("min", "minutes"), ("s", "seconds")):
+            number, rest = divmod(value, timedelta(**{name: 1}))
+            if number > 0 and not rest:
+                return f"{number} {unit}"
+        return super().prepare_value(value)
+
+    @override
     def to_python(self, value: Any) -> timedelta | None:
         match = _PERIOD.fullmatch(value.strip().lower()) if isinstance(value, str) else None
         if match is None:
@@ -58,18 +68,18 @@ class ScheduleForm(_Form):
 
     name = forms.CharField(max_length=255, widget=AdminTextInputWidget)
     task = forms.ChoiceField(
-        label=_("task"), help_text=_("A task that has a @schedule, stands in SCHEDULES, or says schedulable=True.")
+        label=_("Task"), help_text=_("A task that has a @schedule, stands in SCHEDULES, or says schedulable=True.")
     )
     args = forms.JSONField(
         required=False,
         widget=AdminTextareaWidget(attrs={"rows": 2}),
-        label=pgettext_lazy("of a task", "arguments"),
+        label=_("Arguments"),
         help_text=_('A list in JSON, such as [1, "two"].'),
     )
     kwargs = forms.JSONField(
         required=False,
         widget=AdminTextareaWidget(attrs={"rows": 2}),
-        label=_("keyword arguments"),
+        label=_("Keyword arguments"),
         help_text=_('An object in JSON, such as {"number": 1}.'),
     )
     cron = forms.CharField(
@@ -81,14 +91,14 @@ class ScheduleForm(_Form):
         required=False, help_text=_("Such as 90 s, 5 min, 2 h or 1 d. It counts on through nights of 23 or 25 hours.")
     )
     time_zone = forms.CharField(
-        label=_("time zone"),
+        label=_("Time zone"),
         initial=default_zone,
         widget=AdminTextInputWidget(attrs={"list": "dr-zones", "autocomplete": "off"}),
         help_text=_("Whose clock a cron expression means, such as Europe/Berlin."),
     )
     missed_within = PeriodField(
         required=False,
-        label=_("missed within"),
+        label=_("Missed within"),
         help_text=_("What is older than that is not made up for. Empty is a day."),
     )
 

@@ -56,10 +56,7 @@ class ScheduleAdmin(Bounded):
 
     form = ScheduleForm
     change_form_template = "admin/django_ray/rayschedule/change_form.html"
-    list_display = (
-        "shown_name", "shown_task", "shown_rule", "time_zone", "shown_next", "shown_last", "skipped", "lost",
-        "shown_problem",
-    )  # fmt: skip
+    list_display = ("shown_name", "shown_rule", "shown_next", "shown_last", "skipped", "lost", "shown_problem")
     list_display_links = ("shown_name",)
     list_filter = (ScheduleFilter,)
     search_fields = ("name", "callable_path")
@@ -75,21 +72,12 @@ class ScheduleAdmin(Bounded):
     class Media:
         css = {"all": ["django_ray/admin.css"]}  # noqa: RUF012 - Django's way
 
-    @admin.display(description=_("name"))
+    @admin.display(description=_("schedule"))
     def shown_name(self, row: RaySchedule) -> SafeString:
-        """Return the name, and what keeps it from being fired."""
-        state = SafeString("")
-        if not row.is_active:
-            word = gettext("Not declared any more") if row.paused_at is None else gettext("Paused")
-            state = format_html(' <span class="dr-state dr-paused">{}</span>', word)
-        backend = "" if row.backend == "default" else format_html(' <span class="dr-quiet">{}</span>', row.backend)
-        return format_html("{}{}{}", row.name, backend, state)
-
-    @admin.display(description=_("task"))
-    def shown_task(self, row: RaySchedule) -> SafeString:
-        """Return the path of the function, which may be broken before its name."""
+        """Return the name, and the path of the function, which may be broken before its name."""
         module, _, name = row.callable_path.rpartition(".")
-        return format_html('<span class="dr-quiet">{}.</span><wbr><b>{}</b>', module, name)
+        backend = "" if row.backend == "default" else f" {row.backend}"
+        return format_html('<b>{}</b><br><span class="dr-quiet">{}.<wbr>{}{}</span>', row.name, module, name, backend)
 
     @admin.display(description=_("task"))
     def task(self, row: RaySchedule) -> str:
@@ -98,12 +86,17 @@ class ScheduleAdmin(Bounded):
 
     @admin.display(description=_("rule"))
     def shown_rule(self, row: RaySchedule) -> SafeString:
-        """Return when it is due."""
-        return format_html("<code>{}</code>", rule(row))
+        """Return when it is due, and on whose clock."""
+        return format_html(
+            '<code class="dr-whole">{}</code><br><span class="dr-quiet">{}</span>', rule(row), row.time_zone
+        )
 
     @admin.display(description=_("next"))
     def shown_next(self, row: Any) -> SafeString | str:
-        """Return when it is due next, by the clock of its time zone."""
+        """Return when it is due next, by the clock of its time zone; or what keeps it from being fired."""
+        if not row.is_active:
+            word = gettext("Not declared any more") if row.paused_at is None else gettext("Paused")
+            return format_html('<span class="dr-state dr-paused">{}</span>', word)
         at, overdue = next_of(row), overdue_of(row)
         if at is None:
             return "\N{EN DASH}"
@@ -112,7 +105,7 @@ class ScheduleAdmin(Bounded):
         else:
             text = gettext("overdue for %(duration)s") % {"duration": duration(overdue)}
             said = format_html('<b class="dr-bad-text">{}</b>', text)
-        return format_html('<time datetime="{}">{}</time> {}', for_machines(at), wall(at), said)
+        return format_html('<time class="dr-whole" datetime="{}">{}</time><br>{}', for_machines(at), wall(at), said)
 
     @admin.display(description=_("last execution"))
     def shown_last(self, row: Any) -> SafeString | str:
@@ -122,12 +115,12 @@ class ScheduleAdmin(Bounded):
         state = format_html(
             '<span class="dr-state dr-{}">{}</span>', row.last_state.lower(), State(row.last_state).label
         )
-        return format_html('{} <span class="dr-quiet">{}</span>', state, ago(row.last_tick))
+        return format_html('{}<br><span class="dr-quiet">{}</span>', state, ago(row.last_tick))
 
     @admin.display(description=_("problem"))
     def shown_problem(self, row: RaySchedule) -> SafeString | str:
         """Return why it does not fire, or will not run."""
-        return format_html('<span class="dr-bad-text">{}</span>', row.problem) if row.problem else ""
+        return format_html('<div class="dr-problem dr-bad-text">{}</div>', row.problem) if row.problem else ""
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -141,6 +134,10 @@ class ScheduleAdmin(Bounded):
         if term := search_term.strip():
             queryset = queryset.filter(Q(name__icontains=term) | Q(callable_path__icontains=term))
         return bounded(queryset, request, self.get_list_filter(request)), False
+
+    @override
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        return super().changelist_view(request, {"title": _("Schedules"), **(extra_context or {})})
 
     # Who may do what. Without a row the question is about the verbs, with one about writing it.
 
@@ -251,16 +248,17 @@ class ScheduleAdmin(Bounded):
         form_url: str = "",
         obj: Any = None,
     ) -> Any:
-        form = context["adminform"].form
-        if "cron" in form.fields:
-            shown = preview(*(str(form[name].value() or "") for name in ("cron", "every", "time_zone")))
+        can_edit = self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
+        if can_edit:
+            form = context["adminform"].form
+            said = preview(*(str(form[name].value() or "") for name in ("cron", "every", "time_zone")))
         else:
-            shown = Preview(times=next_times(obj), problem=obj.problem or "")
+            said = Preview(times=[] if obj is None else next_times(obj))
         can_see_executions = shows(self.admin_site, RayTaskExecution, request)
         context |= {
             "row": obj,
-            "preview": shown,
-            "can_edit": "cron" in form.fields,
+            "preview": said,
+            "can_edit": can_edit,
             "can_do": obj is not None and self.has_change_permission(request),
             "is_of_code": obj is not None and _is_of_code(obj),
             "next": None if obj is None else next_of(obj),

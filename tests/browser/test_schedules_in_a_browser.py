@@ -58,13 +58,13 @@ def test_a_schedule_is_made_with_a_preview_that_follows_what_is_typed(log_in, ta
     expect(preview.locator("li")).to_have_count(5)
     expect(preview.locator("li").first).to_contain_text("02:30")
     page.fill("#id_cron", "")
-    page.fill("#id_every", "5 min")
-    expect(preview.locator("li").first).to_contain_text("in 4 min")
+    page.fill("#id_every", "2 h")
+    expect(preview.locator("li").first).to_contain_text(":00 ")
     take(page, "schedule-add")
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator(".messagelist")).to_contain_text("was added successfully")
     row = RaySchedule.objects.get()
-    assert (row.every, row.queue_name, row.time_zone) == (timedelta(minutes=5), "other", "Europe/Berlin")
+    assert (row.every, row.queue_name, row.time_zone) == (timedelta(hours=2), "other", "Europe/Berlin")
     assert not RayTaskExecution.objects.exists()
 
 
