@@ -72,12 +72,14 @@ class ScheduleForm(_Form):
     )
     args = forms.JSONField(
         required=False,
+        initial=list,
         widget=AdminTextareaWidget(attrs={"rows": 2}),
         label=_("Arguments"),
         help_text=_('A list in JSON, such as [1, "two"].'),
     )
     kwargs = forms.JSONField(
         required=False,
+        initial=dict,
         widget=AdminTextareaWidget(attrs={"rows": 2}),
         label=_("Keyword arguments"),
         help_text=_('An object in JSON, such as {"number": 1}.'),

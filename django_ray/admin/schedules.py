@@ -56,7 +56,7 @@ class ScheduleAdmin(Bounded):
 
     form = ScheduleForm
     change_form_template = "admin/django_ray/rayschedule/change_form.html"
-    list_display = ("shown_name", "shown_rule", "shown_next", "shown_last", "skipped", "lost", "shown_problem")
+    list_display = ("shown_name", "shown_rule", "shown_next", "shown_last", "shown_skipped", "shown_missed")
     list_display_links = ("shown_name",)
     list_filter = (ScheduleFilter,)
     search_fields = ("name", "callable_path")
@@ -77,7 +77,9 @@ class ScheduleAdmin(Bounded):
         """Return the name, and the path of the function, which may be broken before its name."""
         module, _, name = row.callable_path.rpartition(".")
         backend = "" if row.backend == "default" else f" {row.backend}"
-        return format_html('<b>{}</b><br><span class="dr-quiet">{}.<wbr>{}{}</span>', row.name, module, name, backend)
+        return format_html(
+            '<b>{}</b><br><span class="dr-quiet dr-below">{}.<wbr>{}{}</span>', row.name, module, name, backend
+        )
 
     @admin.display(description=_("task"))
     def task(self, row: RaySchedule) -> str:
@@ -98,14 +100,16 @@ class ScheduleAdmin(Bounded):
             word = gettext("Not declared any more") if row.paused_at is None else gettext("Paused")
             return format_html('<span class="dr-state dr-paused">{}</span>', word)
         at, overdue = next_of(row), overdue_of(row)
+        problem = format_html('<div class="dr-problem dr-bad-text">{}</div>', row.problem) if row.problem else ""
         if at is None:
-            return "\N{EN DASH}"
+            return problem or "\N{EN DASH}"
         if overdue is None:
             said = format_html('<span class="dr-quiet">{}</span>', until(at))
         else:
             text = gettext("overdue for %(duration)s") % {"duration": duration(overdue)}
             said = format_html('<b class="dr-bad-text">{}</b>', text)
-        return format_html('<time class="dr-whole" datetime="{}">{}</time><br>{}', for_machines(at), wall(at), said)
+        time = '<time class="dr-whole" datetime="{}">{}</time><br>{}{}'
+        return format_html(time, for_machines(at), wall(at), said, problem)
 
     @admin.display(description=_("last execution"))
     def shown_last(self, row: Any) -> SafeString | str:
@@ -117,10 +121,15 @@ class ScheduleAdmin(Bounded):
         )
         return format_html('{}<br><span class="dr-quiet">{}</span>', state, ago(row.last_tick))
 
-    @admin.display(description=_("problem"))
-    def shown_problem(self, row: RaySchedule) -> SafeString | str:
-        """Return why it does not fire, or will not run."""
-        return format_html('<div class="dr-problem dr-bad-text">{}</div>', row.problem) if row.problem else ""
+    @admin.display(description=_("skipped"))
+    def shown_skipped(self, row: RaySchedule) -> str:
+        """Return how many ticks came while the run before was unfinished."""
+        return count_all(row.skipped)
+
+    @admin.display(description=_("missed for good"))
+    def shown_missed(self, row: RaySchedule) -> str:
+        """Return how many ticks nobody was there for, and nobody made up for."""
+        return count_all(row.lost)
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
