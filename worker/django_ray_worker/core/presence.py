@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 from django.tasks import Task
 
@@ -25,30 +27,41 @@ def absence(path: str) -> str:
 def _absence(module: str, name: str) -> str:
     loaded = sys.modules.get(module)
     if loaded is None:
-        return "" if _is_there(module) else f"The code here has no module {module!r}."
+        spec = _spec(module)
+        if spec is None:
+            return f"The code here has no module {module!r}."
+        return "" if _may_say(spec, name) else f"The module {module!r} has no {name!r} any more."
     namespace = vars(loaded)
     if name not in namespace:
         return "" if "__getattr__" in namespace else f"The module {module!r} has no {name!r} any more."
     return "" if issubclass(type(namespace[name]), Task) else f"{name!r} in {module!r} is no task."
 
 
-def _is_there(module: str) -> bool:
-    """Tell whether there is a module, by asking the finders as an import does, but for running its packages."""
-    parts, where = module.split("."), None
+def _spec(module: str) -> ModuleSpec | None:
+    """Return where a module is, by asking the finders as an import does, but for running its packages."""
+    parts, where, spec = module.split("."), None, None
     for number in range(1, len(parts) + 1):
         name = ".".join(parts[:number])
-        if name in sys.modules:
-            where = getattr(sys.modules[name], "__path__", ())
-            continue
-        spec = _spec(name, where)
-        if spec is None:
-            return False
-        where = spec.submodule_search_locations or ()
-    return True
+        if (spec := _found(name, where)) is None:
+            return None
+        where = getattr(sys.modules.get(name), "__path__", spec.submodule_search_locations or ())
+    return spec
 
 
-def _spec(name: str, where: Sequence[str] | None) -> ModuleSpec | None:
-    for finder in sys.meta_path:
-        if (spec := finder.find_spec(name, where)) is not None:
-            return spec
-    return None
+def _found(name: str, where: Sequence[str] | None) -> ModuleSpec | None:
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__spec__ is not None:
+        return loaded.__spec__
+    return next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, where)) is not None), None)
+
+
+def _may_say(spec: ModuleSpec, name: str) -> bool:
+    """Tell whether the text of a module has that name somewhere."""
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return True  # it has no text
+    return _says(spec.origin, name, Path(spec.origin).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1000)
+def _says(file: str, name: str, _: int) -> bool:
+    return name in Path(file).read_text("utf-8", "replace")
