@@ -33,15 +33,15 @@ def test_each_tick_is_enqueued_once_while_supervisors_are_killed(connect, tmp_pa
     session, chance, path = connect(), random.Random(), tmp_path / "ledger"
     seed = chance.randrange(1_000_000)
     chance.seed(seed)
-    session.execute(
-        "INSERT INTO django_ray_schedule (name, callable_path, args, every, missed, overlap)"
-        " VALUES ('each second', 'tests.tasks.note_tick', jsonb_build_array(%s::text), '1 second', 'all', 'allow')",
-        [str(path)],
-    )
     crew, killed = [Listen(connection, "--sync") for _ in range(SUPERVISORS)], 0
     try:
         for supervisor in crew:
             supervisor.wait_for("is ready", 180)
+        session.execute(
+            "INSERT INTO django_ray_schedule (name, callable_path, args, every, missed, overlap)"
+            " VALUES ('each second', 'tests.tasks.note_tick', jsonb_build_array(%s::text), '1 second', 'all', 'allow')",
+            [str(path)],
+        )
         until(lambda: len(read(path)) >= 2)
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
