@@ -29,7 +29,6 @@ def read(path):
 
 
 def test_each_tick_is_enqueued_once_while_supervisors_are_killed(connect, tmp_path):
-    """K1."""
     session, chance, path = connect(), random.Random(), tmp_path / "ledger"
     seed = chance.randrange(1_000_000)
     chance.seed(seed)
