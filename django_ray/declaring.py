@@ -53,6 +53,8 @@ class Declared:
 
     definitions: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # What may be scheduled: head() of each.
+    # The tasks of the definitions, by their names, as they are enqueued.
+    planned: dict[str, Task[..., Any]] = field(default_factory=dict[str, "Task[..., Any]"])
     problems: list[str] = field(default_factory=list[str])  # What could not be read.
     unimported: list[str] = field(default_factory=list[str])  # Modules that could not be imported: they may say more.
 
@@ -82,11 +84,9 @@ def declared(backend: RayTaskBackend, *, imports: bool = True) -> Declared:
             tasks[task.module_path] = task
             plans.append((task, plan))
     for task, plan in plans:
-        definition = contained(partial(_definition, backend, task, plan), _said)
-        if isinstance(definition, str):
-            found.problems.append(f"The schedule {plan.name or task.name!r} of {task.module_path}: {definition}")
-        else:
-            _add(found, definition)
+        problem = contained(partial(_add, found, backend, task, plan), _said)
+        if problem is not None:
+            found.problems.append(f"The schedule {plan.name or task.name!r} of {task.module_path}: {problem}")
     is_planned = {task.module_path for task, _ in plans}
     found.tasks = [
         head
@@ -188,25 +188,14 @@ def _may_declare(name: str) -> bool:
     return any(_WORD in contained(file.read_text, lambda _: _WORD) for file in (Path(origin), *files))
 
 
-def _add(found: Declared, definition: dict[str, Any]) -> None:
-    name, path = definition["name"], definition["callable_path"]
-    for other in found.definitions:
-        if other["name"] == name:
-            found.problems.append(
-                f"Two schedules are called {name!r}, of {other['callable_path']} and of {path}: say name=... of one."
-            )
-            return
-    found.definitions.append(definition)
-
-
-def _definition(backend: RayTaskBackend, task: Task[..., Any], plan: Plan) -> dict[str, Any]:
-    """Return the row of a schedule; what an enqueue would refuse is refused here."""
+def _add(found: Declared, backend: RayTaskBackend, task: Task[..., Any], plan: Plan) -> None:
+    """Add the row of a schedule; what an enqueue would refuse is refused here."""
     changes = {"queue_name": plan.queue_name, "priority": plan.priority, **plan.options}
     said = {name: value for name, value in changes.items() if value is not None}
     changed = task.using(**cast("Any", said)) if said else task
     args, kwargs = jsonable(list(plan.args), "args"), jsonable(dict(plan.kwargs), "kwargs")
     check_arguments(changed, args, kwargs)
-    row = {
+    row: dict[str, Any] = {
         **_head(backend, changed),
         "name": plan.name or task.name,
         "args": args,
@@ -218,7 +207,10 @@ def _definition(backend: RayTaskBackend, task: Task[..., Any], plan: Plan) -> di
         "missed_within": None if plan.missed_within is None else plan.missed_within.total_seconds(),
         "overlap": plan.overlap,
     }
-    return {**row, "digest": _digest(row)}
+    if (other := found.planned.get(row["name"])) is not None:
+        raise ValueError(f"another one, of {other.module_path}, has that name: say name=... of one.")
+    found.planned[row["name"]] = changed
+    found.definitions.append({**row, "digest": _digest(row)})
 
 
 def _head(backend: RayTaskBackend, task: Task[..., Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, shown
+from django_ray.bounds import LONGEST, shown
 from django_ray.naming import near
 
 __all__ = [
@@ -308,8 +308,8 @@ def _fields(expression: Any) -> list[str]:
 def _period(every: Any) -> timedelta:
     if not isinstance(every, timedelta) or not SHORTEST <= every <= timedelta(seconds=LONGEST):
         raise ValueError(
-            f"every is {shown(every)}: it must be a timedelta of at least a second and at most {LONGEST_IN_WORDS} "
-            "seconds, such as timedelta(minutes=5)."
+            f"every is {shown(every)}: it must be a timedelta of at least a second and at most 100 years, "
+            "such as timedelta(minutes=5)."
         )
     return every
 

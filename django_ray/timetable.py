@@ -19,9 +19,10 @@ from django.db import connections, models
 from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 from django.db.models.lookups import Exact
-from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, TaskResult, task_backends
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, TaskResult, task_backends
 from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
 from django_ray import locking
@@ -49,6 +50,9 @@ class Overlap(models.TextChoices):
 
     SKIP = "skip", _("Skip the tick")
     ALLOW = "allow", _("Run both")
+
+
+_UNSAID = (DEFAULT_TASK_QUEUE_NAME, DEFAULT_TASK_PRIORITY, None)
 
 
 def _is_json(field: str, kind: str) -> Exact:
@@ -184,6 +188,13 @@ class RaySchedule(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @override
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save it. A new one whose queue, priority and options nobody has said follows its task."""
+        if self._state.adding and not self.seen and (self.queue_name, self.priority, self.options) == _UNSAID:
+            self.follow()
+        super().save(*args, **kwargs)
+
     @property
     def rule(self) -> Rule:
         """When it is due; ValueError when that cannot be read."""
@@ -199,6 +210,18 @@ class RaySchedule(models.Model):
         rule, zone = self.rule, ZoneInfo(self.time_zone)
         start = datetime.now(UTC) if after is None else _aware(after)
         return [tick.astimezone(zone) for tick in islice(ticks(rule, start), number)]
+
+    def follow(self) -> None:
+        """Say what the task says of queue, priority and options, now and, after each migrate, what it says then."""
+        try:
+            task: Any = import_string(self.callable_path)
+        except Exception:  # noqa: BLE001 - of the project's
+            return  # it is not here
+        if not isinstance(task, Task):
+            return
+        options = getattr(task, "row_options", lambda: None)()
+        self.queue_name, self.priority, self.options = task.queue_name, task.priority, options
+        self.seen = [{"queue_name": task.queue_name, "priority": task.priority, "options": options}]
 
     @override
     def clean(self) -> None:
