@@ -6,22 +6,17 @@ Celery is not imported, and its objects are known by what they have: a crontab h
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
 from django_ray.bounds import shown
+from django_ray.crontab import FIELDS, cron_of
 from django_ray.plan import Plan
 from django_ray.serialization import jsonable
 
-__all__ = ["Said", "Unsaid", "cron_of", "entries_of", "entry_of"]
-
-_FIELDS = {"minute": (0, 59), "hour": (0, 23), "day_of_month": (1, 31), "month_of_year": (1, 12), "day_of_week": (0, 6)}
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_PART = re.compile(r"(?P<star>\*)(?:/(?P<of_star>\w+))?|(?P<first>\w+)(?:-(?P<last>\w+)(?:/(?P<step>\w+))?)?")
+__all__ = ["Said", "Unsaid", "entries_of", "entry_of"]
 
 # Options of an entry that say something else here, or nothing.
 _LEFT_OUT = {
@@ -97,20 +92,6 @@ def entry_of(
     return Said(name=name, values=values, notes=notes)
 
 
-def cron_of(fields: Mapping[str, Any]) -> str:
-    """Return what a crontab of Celery says as a cron expression; ValueError where cron means something else.
-
-    Celery wants a day that both day fields allow, cron one that either does, unless one of them begins with a star.
-    """
-    texts = {name: _field(name, fields[name]) for name in _FIELDS}
-    if not any(texts[name].startswith("*") for name in ("day_of_month", "day_of_week")):
-        raise ValueError(
-            f"day_of_month={texts['day_of_month']!r} and day_of_week={texts['day_of_week']!r}: Celery wants both of a "
-            "day, cron either. Say one of them, and have the task look at the date for the other."
-        )
-    return " ".join(texts.values())
-
-
 def _path(task: Any) -> str:
     if task == "celery.backend_cleanup":
         raise ValueError(_CLEANUP)
@@ -131,9 +112,9 @@ def _when(schedule: Any) -> dict[str, Any]:
             raise ValueError(_SUN)
         case _ if hasattr(schedule, "clocked_time"):
             raise ValueError(_CLOCKED)
-        case _ if all(hasattr(schedule, name) for name in _FIELDS):
+        case _ if all(hasattr(schedule, name) for name in FIELDS):
             # As it was written, where that is known; else the numbers that follow from it.
-            return {"cron": cron_of({name: _written(schedule, name) for name in _FIELDS})}
+            return {"cron": cron_of({name: _written(schedule, name) for name in FIELDS})}
         case _ if isinstance(period := getattr(schedule, "run_every", None), timedelta):
             return {"every": period}
         case _:
@@ -174,65 +155,3 @@ def _options(options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...
             case _:
                 notes.append(f"{name}={shown(value)} is left out: {_LEFT_OUT.get(name, 'nothing here is like it.')}")
     return values, tuple(notes)
-
-
-def _field(name: str, said: Any) -> str:
-    """Return a field as cron has it: as it was written if cron reads that so, else as a list of numbers."""
-    least, most = _FIELDS[name]
-    text = re.sub(r"\s", "", str(said)).lower() if isinstance(said, int | str) else ""
-    if text:
-        numbers = {number for part in text.split(",") for number in _numbers(name, part)}
-    else:
-        numbers = {int(number) for number in cast("Iterable[Any]", said)}
-    if numbers.issuperset(range(least, most + 1)):
-        return "*"
-    is_plain = text and all(_is_plain(name, part) for part in text.split(","))
-    return text if is_plain else ",".join(map(str, sorted(numbers)))
-
-
-def _is_plain(name: str, part: str) -> bool:
-    """Tell whether cron knows these words, and a range that does not go round."""
-    match = cast("re.Match[str]", _PART.fullmatch(part))
-    ends = [end for end in (match["first"], match["last"]) if end is not None]
-    known = {"month_of_year": _MONTHS, "day_of_week": _DAYS}.get(name, ())
-    return all(end.isdecimal() or end in known for end in ends) and (
-        match["last"] is None or _number(name, ends[0]) < _number(name, ends[1])
-    )
-
-
-def _numbers(name: str, part: str) -> list[int]:
-    least, most = _FIELDS[name]
-    every = [*range(least, most + 1)]
-    match = _PART.fullmatch(part)
-    if match is None:
-        raise ValueError(f"{name} is {shown(part)}, which cannot be read.")
-    if match["star"]:
-        return every[:: _step(name, match["of_star"])]
-    first = _number(name, match["first"])
-    last = first if match["last"] is None else _number(name, match["last"])
-    # Celery goes on from the start, as in 22-4, which cron does not.
-    chosen = [*range(first, last + 1)] if first <= last else [*range(first, most + 1), *range(least, last + 1)]
-    return chosen[:: _step(name, match["step"])]
-
-
-def _step(name: str, text: str | None) -> int:
-    if text is None:
-        return 1
-    if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"{name} has the step {shown(text)}, which is no whole number above 0.")
-    return int(text)
-
-
-def _number(name: str, text: str) -> int:
-    least, most = _FIELDS[name]
-    if text.isdecimal():
-        number = int(text)
-    elif text[:3] in _MONTHS:
-        number = _MONTHS.index(text[:3]) + 1
-    elif text[:3] in _DAYS:
-        number = _DAYS.index(text[:3])
-    else:
-        number = -1
-    if not least <= number <= most:
-        raise ValueError(f"{name} is {shown(text)}: it must be {least} to {most}.")
-    return number

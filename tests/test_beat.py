@@ -15,7 +15,8 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_ray.beat import Said, Unsaid, cron_of, entry_of
+from django_ray.beat import Said, Unsaid, entry_of
+from django_ray.crontab import cron_of
 from django_ray.options import Options
 from django_ray.rules import Cron, ticks
 
@@ -65,7 +66,7 @@ CRONTABS = st.fixed_dictionaries(
     {
         "minute": fields(0, 59),
         "hour": fields(0, 23),
-        "day_of_month": fields(1, 28),
+        "day_of_month": st.one_of(fields(1, 28), st.sampled_from(["1-7", "8-14,22-28", "29-31"])),
         "month_of_year": fields(1, 12, "jan", "december", "mar-may"),
         "day_of_week": fields(0, 6, "mon", "friday", "fri-mon", "sat,sunday"),
     }
@@ -104,6 +105,8 @@ def test_a_crontab_is_due_when_celerys_own_is(said):
         ({"minute": 30, "hour": "22-2"}, "30 0,1,2,22,23 * * *"),
         ({"minute": [5, 1], "hour": {4}}, "1,5 4 * * *"),
         ({"minute": 0, "hour": 0, "day_of_month": "*/10", "day_of_week": 1}, "0 0 */10 * 1"),
+        ({"minute": 0, "hour": 0, "day_of_month": "1-7,15-21", "day_of_week": "mon"}, "0 0 * * 1#1,1#3"),
+        ({"minute": 0, "hour": 0, "day_of_month": "29-31", "day_of_week": "mon,fri"}, "0 0 * * 1#5,5#5"),
     ],
 )
 def test_a_crontab_is_written_as_it_was_where_cron_reads_it_so(said, expression):

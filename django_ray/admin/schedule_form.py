@@ -147,7 +147,8 @@ class ScheduleForm(_Form):
             return said
         head = self._heads[said["task"]]
         if said["task"] != self._key:
-            self._take(said["task"].split(" ")[0], head)
+            self.instance.backend, self.instance.callable_path = said["task"].split(" ")
+            self.instance.follow()
         others = rows_of(RaySchedule).filter(backend=self.instance.backend, name=said["name"])
         if others.exclude(pk=self.instance.pk).exists():
             self.add_error("name", gettext("There is a schedule of this name already."))
@@ -156,14 +157,6 @@ class ScheduleForm(_Form):
         except TypeError as error:
             self.add_error("args", str(error))
         return said
-
-    def _take(self, alias: str, head: Mapping[str, Any]) -> None:
-        """Have the schedule say what its task says now, and note down that it does: it follows its task."""
-        row: Any = self.instance
-        row.backend, row.callable_path = alias, head["callable_path"]
-        row.queue_name, row.priority, row.options = head["queue_name"], head["priority"], head["options"]
-        seen = {name: head[name] for name in ("queue_name", "priority", "options")}
-        row.seen = [*row.seen, seen][-20:]
 
 
 def _heads() -> dict[str, Mapping[str, Any]]:
