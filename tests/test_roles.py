@@ -43,7 +43,7 @@ from django_ray_worker.database.connections import Database
 from django_ray_worker.database.statements import Record
 from django_ray_worker.database.store import Store
 from django_ray_worker.preflight import find_database
-from tests import tasks
+from tests import tasks, test_schedule_pages
 from tests.supervisors import ROOT, database_url, hear, until, url_as
 from tests.test_admin import deeds, pages
 
@@ -375,6 +375,48 @@ def test_an_operator_does_everything_that_the_admin_offers(admin_as_operator, ow
         )
         assert admin_as_operator.post(address, parameters).status_code == 302, address
     assert RayQueue.objects.get().paused_at is not None
+
+
+def test_an_operator_sees_and_does_what_the_admin_offers_of_schedules(admin_as_operator):
+    listing = test_schedule_pages.LIST
+    row = test_schedule_pages.make()
+    row.run_now()
+    page = reverse("admin:django_ray_rayschedule_change", args=[row.pk])
+    preview = f"{listing}preview/?cron=@daily&time_zone=UTC"
+    addresses = [
+        listing,
+        f"{listing}?now=active&q=n",
+        page,
+        test_schedule_pages.ADD,
+        preview,
+        page.replace("change", "history"),
+    ]
+    for address in addresses:
+        assert admin_as_operator.get(address).status_code == 200, address
+    for number in range(len(test_schedule_pages.deeds(row))):
+        RaySchedule.objects.all().delete()
+        address, parameters = test_schedule_pages.deeds(test_schedule_pages.make())[number]
+        before = test_schedule_pages.snapshot()
+        answer = admin_as_operator.post(address, parameters)
+        assert answer.status_code == 302, (address, answer.content.decode())
+        is_resume = "resume" in parameters.values()
+        assert (test_schedule_pages.snapshot() == before) == is_resume, "only to resume what is active changes nothing"
+
+
+def test_an_operator_has_every_verb_of_schedules(acting):
+    acting("operator")
+    row = test_schedule_pages.make()
+    assert "nightly" in command("schedules")
+    assert command("schedules", "--pause", "nightly") == "nightly is paused."
+    assert command("schedules", "--resume", "nightly") == "nightly is resumed."
+    assert command("schedules", "--run-now", "nightly").startswith("nightly is enqueued as ")
+    assert command("schedules", "nightly", "--backfill", "2026-01-01", "2026-01-03") == "nightly has 2 executions more."
+    assert [one.row.name for one in status().schedules] == ["nightly"]
+    assert (
+        b'django_ray_schedule_problem{backend="default",schedule="nightly"} 0'
+        in django_ray.views.metrics(RequestFactory().get("/")).content
+    )
+    assert row.executions.count() == 3
 
 
 def test_an_operators_live_page_hears_of_what_is_enqueued(acting, monkeypatch):
