@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+from django.db.models.functions import Now
 
 from tests.chaos.postgres import HOST, Postgres
 from tests.chaos.proxy import Proxy
@@ -94,14 +95,38 @@ def _soak(
             raise SystemExit(f"The supervisors did not start; their logs: {folder}")
         clock.say("both supervisors are ready")
         customer.start()
+        _schedule()
         _strike_for(options.minutes * 60, chaos, kinds, random.Random(seed + 2))
         clock.say("the faults are over")
         customer.stop()
+        _end_schedule(clock)
         _wait_for_the_end(postgres, clock)
     finally:
         left = crew.stop()
         clock.say(f"the supervisors are stopped; {len(left)} processes of theirs had to be killed")
     return account(postgres, chaos, crew, customer, folder)
+
+
+def _schedule() -> None:
+    """Have a task enqueued each second, whatever happens."""
+    from django_ray.models import RaySchedule
+    from tests.chaos import tasks
+    from tests.chaos.audit import TICK
+
+    RaySchedule.objects.create(
+        name="ticks", callable_path=tasks.tick.module_path, every=TICK, missed="all", overlap="allow"
+    )
+
+
+def _end_schedule(clock: Clock) -> None:
+    """Pause it, once somebody has made up for what was missed in the last fault."""
+    from django_ray.models import RaySchedule
+
+    deadline = time.monotonic() + END_SECONDS
+    while not RaySchedule.objects.filter(next_at__gt=Now()).exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    RaySchedule.objects.pause()
+    clock.say("the schedule is paused")
 
 
 def _named(names: str, known: list[str], what: str) -> list[str]:
