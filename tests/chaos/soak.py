@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
-from django.db.models.functions import Now
 
 from tests.chaos.postgres import HOST, Postgres
 from tests.chaos.proxy import Proxy
@@ -99,7 +98,7 @@ def _soak(
         _strike_for(options.minutes * 60, chaos, kinds, random.Random(seed + 2))
         clock.say("the faults are over")
         customer.stop()
-        _end_schedule(clock)
+        _end_schedule(postgres, clock)
         _wait_for_the_end(postgres, clock)
     finally:
         left = crew.stop()
@@ -118,14 +117,13 @@ def _schedule() -> None:
     )
 
 
-def _end_schedule(clock: Clock) -> None:
+def _end_schedule(postgres: Postgres, clock: Clock) -> None:
     """Pause it, once somebody has made up for what was missed in the last fault."""
-    from django_ray.models import RaySchedule
-
     deadline = time.monotonic() + END_SECONDS
-    while not RaySchedule.objects.filter(next_at__gt=Now()).exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    RaySchedule.objects.pause()
+    pause = "UPDATE django_ray_schedule SET paused_at = now() WHERE next_at > now() RETURNING id"
+    with psycopg.connect(postgres.url, autocommit=True) as session:
+        while session.execute(pause).fetchone() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
     clock.say("the schedule is paused")
 
 
