@@ -218,9 +218,9 @@ def test_a_schedule_that_staff_makes_says_what_its_task_says(admin_client):
     assert admin_client.post(ADD, NEW).status_code == 302
     row = RaySchedule.objects.get()
     assert (row.callable_path, row.args, row.kwargs) == ("tests.clockwork.tasks.strike", [3], {"loud": True})
-    assert (row.queue_name, row.priority, row.is_declared) == ("other", 7, False)
+    assert (row.queue_name, row.priority, row.is_declared) == ("default", 7, False)
     assert row.options == {"retry": {"max_attempts": 2}} or row.options["retry"]["max_attempts"] == 2
-    assert row.seen == [{"queue_name": "other", "priority": 7, "options": row.options}]
+    assert row.seen == [{"queue_name": "default", "priority": 7, "options": row.options}]
     assert row.run_now().task.priority == 7
 
 
@@ -245,7 +245,7 @@ def test_another_task_brings_what_it_says(admin_client):
     row = make()
     assert admin_client.post(page(row), NEW).status_code == 302
     row.refresh_from_db()
-    assert (row.queue_name, row.priority) == ("other", 7)
+    assert (row.queue_name, row.priority) == ("default", 7)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_schedule_is_made_with_a_preview_that_follows_what_is_typed(log_in, ta
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator(".messagelist")).to_contain_text("was added successfully")
     row = RaySchedule.objects.get()
-    assert (row.every, row.queue_name, row.time_zone) == (timedelta(hours=2), "other", "Europe/Berlin")
+    assert (row.every, row.priority, row.time_zone) == (timedelta(hours=2), 7, "Europe/Berlin")
     assert not RayTaskExecution.objects.exists()
 
 

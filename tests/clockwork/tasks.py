@@ -3,7 +3,7 @@ from django.tasks import task
 from django_ray import task_options
 
 
-@task(queue_name="other", priority=7)
+@task(priority=7)
 @task_options(schedulable=True, max_attempts=2)
 def strike(hour, *, loud=False):
     return "dong" * hour
