@@ -43,9 +43,9 @@ def fields(draw, place):
             return "*", set(range(least, most + 1))
         case "*/":
             step = draw(st.integers(1, 30))
-            return f"*/{step}", set(range(least, most + 1 + (place == 4), step)) - {7} | (
-                {0} if place == 4 and 7 % step == 0 else set()
-            )
+            # The seventh day of the week is the first one.
+            numbers = range(least, most + 1 + (place == 4), step)
+            return f"*/{step}", {number % 7 if place == 4 else number for number in numbers}
         case "one":
             number = draw(numbers)
             return str(number), {number}
