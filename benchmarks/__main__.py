@@ -30,6 +30,7 @@ from benchmarks import (
     pages,
     start,
     table,
+    ticks,
     wayback,
 )
 from benchmarks.peers import PEERS
@@ -49,6 +50,7 @@ PARTS = COMPARED | {
     "P": pages.measure,
     "R": wayback.measure,
     "S": start.measure,
+    "T": ticks.measure,
 }
 LONG = "L"  # Only when asked for.
 
@@ -62,6 +64,7 @@ class Size:
     drain: int = 20_000
     rounds: int = 3
     samples: int = 200
+    ticks: int = 60
     idle_seconds: float = 60.0
     counted: int = 20_000
     turns: int = 3
@@ -77,7 +80,8 @@ class Size:
 
 QUICK = Size(
     single=100, bulk=500, drain=500, rounds=1, samples=10, idle_seconds=5.0, counted=500, turns=1, turn_seconds=1,
-    history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, minutes=3, minute_seconds=2.0,
+    ticks=3, history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, minutes=3,
+    minute_seconds=2.0,
 )  # fmt: skip
 
 

@@ -42,14 +42,8 @@ def _answer_all(system):
                 answer = _samples(system.one_by_one, *arguments)
             case "of_kind":
                 answer = _timed(system.of_kind, *arguments)
-            case "way_back":
-                answer = system.way_back(*arguments)
-            case "waiters":
-                answer = system.waiters(*arguments)
-            case "worker":
-                answer = system.worker()
-            case "pages":
-                answer = system.pages()
+            case "way_back" | "waiters" | "worker" | "schedule" | "ticks" | "pages":
+                answer = getattr(system, name)(*arguments)
             case "statements":
                 answer = system.statements() if hasattr(system, "statements") else None
         answers.write(json.dumps(answer) + "\n")

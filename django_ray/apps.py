@@ -20,4 +20,6 @@ class DjangoRayConfig(AppConfig):
         unmigrated = import_module("django_ray.unmigrated")
         pre_migrate.connect(unmigrated.before_tables, sender=self)
         post_migrate.connect(unmigrated.after_tables, sender=self)
+        # After what unmigrated tables need.
+        post_migrate.connect(import_module("django_ray.declaring").after_migrate, sender=self)
         pre_save.connect(import_module("django_ray.fixtures").refuse_living, sender=self.get_model("RayWorker"))

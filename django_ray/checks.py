@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
@@ -18,7 +17,9 @@ from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
+from django_ray.backends import RayTaskBackend
 from django_ray.carrying import traveller
+from django_ray.declaring import declared, is_there, stray_tasks
 from django_ray.driver import obstacle
 from django_ray.options import Options
 from django_ray.tables import missing_tables
@@ -35,11 +36,15 @@ TRIGGERS = {
     "django_ray_on_pause": "django_ray_queue",
     "django_ray_on_paused": "django_ray_queue",
     "django_ray_on_unpause": "django_ray_queue",
+    "django_ray_on_schedule": "django_ray_schedule",
+    "django_ray_on_reschedule": "django_ray_schedule",
+    "django_ray_on_scheduled": "django_ray_schedule",
+    "django_ray_on_rescheduled": "django_ray_schedule",
 }
 
 __all__ = [
-    "TRIGGERS", "check_atomic", "check_context", "check_database", "check_distribution", "check_driver", "check_tasks",
-    "check_triggers", "missing_triggers",
+    "TRIGGERS", "check_atomic", "check_context", "check_database", "check_distribution", "check_driver",
+    "check_schedules", "check_tasks", "check_triggers", "missing_triggers",
 ]  # fmt: skip
 
 
@@ -89,7 +94,7 @@ def check_tasks(**_: Any) -> list[CheckMessage]:
     errors: list[CheckMessage] = []
     for application in apps.get_app_configs():
         name = f"{application.name}.tasks"
-        if name in sys.modules or not _is_there(name):
+        if name in sys.modules or not is_there(name):
             continue
         try:
             import_module(name)
@@ -139,11 +144,23 @@ def check_context(**_: Any) -> list[CheckMessage]:
     return errors
 
 
-def _is_there(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+@register()
+def check_schedules(**_: Any) -> list[CheckMessage]:
+    """E006: what the code says of schedules can be read. W007: somebody looks where it says it."""
+    errors: list[CheckMessage] = [
+        Error(problem, hint="docs/schedules.md shows what a schedule can say.", id="django_ray.E006")
+        for backend in task_backends.all()
+        if isinstance(backend, RayTaskBackend)
+        for problem in declared(backend).problems
+    ]
+    return errors + [
+        Warning(
+            f"{task.module_path} has a @schedule, but nobody looks for schedules in {task.func.__module__}.",
+            hint="Import the task in the module tasks of an application, or name it in OPTIONS['SCHEDULES'].",
+            id="django_ray.W007",
+        )
+        for task in stray_tasks()
+    ]
 
 
 @register()
@@ -178,7 +195,7 @@ def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[Che
         return [] if is_new else [Warning(missing_tables(alias), id="django_ray.W001")]
     return [
         Error(
-            f"The trigger {name} on django_ray_execution is missing or disabled: nobody is woken.",
+            f"The trigger {name} on {TRIGGERS[name]} is missing or disabled: nobody is woken.",
             hint=f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}, or migrate django_ray zero and again.",
             id="django_ray.E002",
         )
@@ -191,7 +208,8 @@ def missing_triggers(connection: Any) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT tgname FROM pg_trigger WHERE tgenabled IN ('O', 'A')"
-            " AND tgrelid IN ('django_ray_execution'::regclass, 'django_ray_queue'::regclass)"
+            " AND tgrelid = ANY (ARRAY(SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name))",
+            [[*set(TRIGGERS.values())]],
         )
         enabled = {name for (name,) in cursor.fetchall()}
     return [name for name in TRIGGERS if name not in enabled]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asgiref.sync import sync_to_async
@@ -36,6 +37,8 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
     _save: Callable[[Any], None] = field(repr=False)
     # What using(metadata=...) gave the execution, or an attempt has saved: a copy, for the body to change.
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    # When it was due, in the time zone of its schedule; None if no schedule has enqueued it.
+    tick: datetime | None = None
 
     def progress(self, fraction: float | None = None, message: str = "") -> None:
         """Say how far the body is: a fraction of 0 to 1, a message of up to 1,000 characters, or both.

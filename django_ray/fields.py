@@ -13,7 +13,9 @@ from django.db import models
 
 from django_ray.moments import held_sql
 
-__all__ = ["json_field", "moment_field"]
+__all__ = ["json_field", "moment_field", "period_field"]
+
+_LONGEST = "'36500 days'::interval"  # Python has no infinity.
 
 
 def moment_field(**options: Any) -> Any:
@@ -37,6 +39,18 @@ def _written(field: Any, row: Any) -> Any:
 def _held(_: Any, sql: str, params: Any) -> tuple[str, Any]:
     """Return what is selected. In SQL, because psycopg refuses such a moment before any converter sees it."""
     return held_sql(sql), (*params,) * 3
+
+
+def period_field(**options: Any) -> Any:
+    """Return a DurationField that reads what Python cannot hold as a hundred years, forward or back."""
+    field: Any = models.DurationField(**options)
+    field.select_format = _bounded
+    return field
+
+
+def _bounded(_: Any, sql: str, params: Any) -> tuple[str, Any]:
+    # NULL stays NULL, which these two functions would leave out.
+    return f"CASE WHEN {sql} IS NOT NULL THEN greatest(least({sql}, {_LONGEST}), -{_LONGEST}) END", (*params,) * 2
 
 
 def json_field(**options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The rows: executions of tasks, the supervisors that run them, paused queues, and what happened in each minute.
+"""The rows: executions of tasks, supervisors, paused queues, schedules (timetable.py), and what was in each minute.
 
 What a row may look like is held by CHECK constraints, so that no program, ours included, can store an impossible one.
 Every column has a default in the database: a plain INSERT of a callable_path is an enqueue.
@@ -22,8 +22,9 @@ from django_ray import locking
 from django_ray.bounds import MOST, is_whole, shown
 from django_ray.fields import json_field, moment_field
 from django_ray.rows import StoredError
+from django_ray.timetable import RaySchedule
 
-__all__ = ["RayMinute", "RayQueue", "RayTaskExecution", "RayWorker", "State"]
+__all__ = ["RayMinute", "RayQueue", "RaySchedule", "RayTaskExecution", "RayWorker", "State"]
 
 
 class State(models.TextChoices):
@@ -301,6 +302,12 @@ class RayTaskExecution(models.Model):
 
     output = models.TextField(null=True)  # The last lines that the latest attempt wrote; null is none.  # noqa: DJ001
 
+    # Of what a schedule has enqueued: which one, and when it was due.
+    schedule = models.ForeignKey(
+        RaySchedule, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="executions"
+    )
+    tick = moment_field(null=True)
+
     objects = ExecutionQuerySet.as_manager()
 
     class Meta:
@@ -327,8 +334,17 @@ class RayTaskExecution(models.Model):
             models.Index("claimed_by", name="django_ray_running", condition=Q(state=State.RUNNING)),
             models.Index("finished_at", name="django_ray_finished", condition=Q(finished_at__isnull=False)),
             models.Index("finished_at", name="django_ray_failed", condition=Q(state=State.FAILED)),
+            # What of a schedule is unfinished. Others pay for neither this nor the constraint.
+            models.Index(
+                "schedule", name="django_ray_unfinished",
+                condition=Q(schedule__isnull=False, finished_at=None),
+            ),
         ]  # fmt: skip
         constraints = [
+            # Whatever two supervisors believe, a tick is enqueued once.
+            models.UniqueConstraint(
+                fields=["schedule", "tick"], name="django_ray_tick", condition=Q(schedule__isnull=False)
+            ),
             models.CheckConstraint(name="django_ray_state", condition=Q(state__in=State.values)),
             models.CheckConstraint(
                 name="django_ray_priority",

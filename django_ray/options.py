@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 
 from django_ray.bounds import LONGEST, MOST_SLOTS, is_number, shown
 from django_ray.naming import near
+from django_ray.plan import Plan
 from django_ray.readers import backoff, seconds, whole
 from django_ray.requirements import TaskOptions, stored
 from django_ray.retry import RetryPolicy
@@ -32,6 +33,9 @@ class Options:
     max_result_bytes: int = 8_000_000  # MAX_RESULT_BYTES: of the JSON of one result.
     prune_after: float | None = None  # PRUNE_AFTER: seconds that finished executions are kept; None is for ever.
     context: tuple[str, ...] = ()  # CONTEXT: paths of the classes whose values travel from an enqueue to its body.
+    schedules: Mapping[str, tuple[str, Plan]] = field(
+        default_factory=dict[str, "tuple[str, Plan]"]
+    )  # SCHEDULES: task, when.
     defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES, IMPORT_GRACE.
     queue_defaults: Mapping[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])  # QUEUE_DEFAULTS.
 
@@ -128,6 +132,28 @@ def _queue_defaults(value: Any) -> Mapping[str, Any]:
     return {queue: stored(said, f"the queue {queue!r}") for queue, said in given.items()}
 
 
+def _schedules(value: Any) -> Mapping[str, tuple[str, Plan]]:
+    if not isinstance(value, Mapping):
+        raise TypeError("it must be a dictionary: the name of a schedule -> a dictionary of its task and when.")
+    given: Mapping[Any, Any] = value
+    return {name: _schedule(name, said) for name, said in given.items()}
+
+
+def _schedule(name: Any, said: Any) -> tuple[str, Plan]:
+    if not isinstance(said, Mapping):
+        raise TypeError(f"{shown(name)}: {shown(said)} must be a dictionary of its task and when.")
+    values = dict(cast("Mapping[str, Any]", said))
+    path = values.pop("task", None)
+    if not isinstance(path, str) or "." not in path:
+        raise ValueError(f'{shown(name)}: task is {shown(path)}: it must be a path such as "shop.tasks.nightly".')
+    if "name" in values:
+        raise ValueError(f"{shown(name)}: the key is its name.")
+    try:
+        return path, Plan.read({**values, "name": name})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{shown(name)}: {error}") from None
+
+
 _SHORTEST_PULSE = 0.1  # Seconds: each is a statement.
 _LARGEST_RESULT = 268_435_455  # Bytes: more PostgreSQL does not hold in one JSON.
 _POLICY = {"max_attempts", "backoff", "max_losses", "import_grace"}
@@ -145,5 +171,6 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "IMPORT_GRACE": ("import_grace", seconds),
     "CONTEXT": ("context", _paths),
     "QUEUE_DEFAULTS": ("queue_defaults", _queue_defaults),
+    "SCHEDULES": ("schedules", _schedules),
 }
 OPTION_NAMES = tuple(_READERS)

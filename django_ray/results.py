@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, cast, override
@@ -20,6 +21,7 @@ from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, is_number, shown
 from django_ray.driver import need_psycopg
 from django_ray.metadata import metadata_of
 from django_ray.rows import Row, StoredError, supervisors_of
+from django_ray.ticking import tick_of
 
 if TYPE_CHECKING:
     from django_ray.progress import Progress
@@ -98,6 +100,11 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
     def metadata(self) -> Mapping[str, Any]:
         """What using(metadata=...) gave it, or its body has saved, when this result was read; empty for nothing."""
         return MappingProxyType(metadata_of(self._carrier))
+
+    @property
+    def tick(self) -> datetime | None:
+        """When it was due, in the time zone of its schedule; None if no schedule has enqueued it."""
+        return tick_of(self._carrier)
 
     @override
     def refresh(self) -> None:

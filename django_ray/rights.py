@@ -50,7 +50,7 @@ FROM pg_class AS our
         WHERE attrelid = our.oid AND attname IN ('callable_path', 'options') AND grantee = 0
     ) AS granted
     LEFT JOIN pg_roles AS role ON role.oid = grantee
-WHERE our.oid = to_regclass('django_ray_execution') AND NOT relrowsecurity
+WHERE our.oid IN (to_regclass('django_ray_execution'), to_regclass('django_ray_schedule')) AND NOT relrowsecurity
     AND privilege_type IN ('INSERT', 'UPDATE') AND grantee <> relowner
     AND CASE grantee
         WHEN 0 THEN has_schema_privilege('public', relnamespace, 'USAGE')
@@ -97,12 +97,12 @@ def check_strangers(databases: Sequence[str] | None = None, **_: Any) -> list[Ch
     names = ", ".join(strangers)
     return [
         Warning(
-            f"Others may write the whole table django_ray_execution: {names}. Who may do that may run code on the Ray "
-            "nodes.",
+            f"Others may write the whole table django_ray_execution or django_ray_schedule: {names}. Who may do that "
+            "may run code on the Ray nodes.",
             hint="If that is not meant, REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, "
-            f"django_ray_minute, django_ray_progress FROM {names}. Where the host grants everything in this schema, "
-            "keep the tables in another one: docs/security.md. Roles of the project get the rights that they need by "
-            "docs/roles.sql.",
+            f"django_ray_minute, django_ray_progress, django_ray_schedule FROM {names}. Where the host grants "
+            "everything in this schema, keep the tables in another one: docs/security.md. Roles of the project get the "
+            "rights that they need by docs/roles.sql.",
             id="django_ray.W004",
         )
     ]

@@ -1,4 +1,4 @@
-"""What an operator wants to know at a glance: queues, running tasks, recent failures, supervisors.
+"""What an operator wants to know at a glance: queues, running tasks, what is due next, recent failures, supervisors.
 
 In a fixed number of statements, each of which reads a bounded number of rows by index, however full the table is: what
 is counted is counted up to MOST. They go to the database that executions are written to: a replica is late, and knows
@@ -19,6 +19,7 @@ from django.db.models.fields.json import KT
 from django.tasks import task_backends
 from django.utils import timezone
 
+from django_ray.agenda import Upcoming, upcoming
 from django_ray.backends import RayTaskBackend
 from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.moments import held_sql
@@ -112,10 +113,11 @@ class Status:
     ]  # The longest running ones first; fraction and said are their progress, or None.
     failures: Sequence[RayTaskExecution]  # The last ones first; error_text is the message.
     supervisors: Sequence[Supervisor]
+    schedules: Sequence[Upcoming]  # What fires next, the first one first.
 
 
 def status() -> Status:
-    """Look. Four statements of its own, and two for each alias of RayTaskBackend in TASKS."""
+    """Look. Four statements of its own, and four for each alias of RayTaskBackend in TASKS."""
     failures = _few().filter(state=State.FAILED).annotate(error_text=KT("errors__-1__message"))
     with _planned_by_index():
         return Status(
@@ -124,6 +126,7 @@ def status() -> Status:
             running=list(_running().order_by("last_attempted_at")[:_FEW]),
             failures=list(failures.order_by("-finished_at")[:_FEW]),
             supervisors=_supervisors(),
+            schedules=upcoming(_aliases(), _database()),
         )
 
 

@@ -44,13 +44,13 @@ else:
 
 __all__ = ["RayTask", "task", "task_options"]
 
-_DECLARED = (*REQUIREMENTS, "atomic")  # What task_options takes.
+_DECLARED = (*REQUIREMENTS, "atomic", "schedulable")  # What task_options takes.
 # Where task_options leaves what it was given until @task makes a task of the function.
 _ATTRIBUTE = "_django_ray_options"
 
 
 def task_options[Function: Callable[..., Any]](
-    *, atomic: bool = False, **options: Unpack[Requirements]
+    *, atomic: bool = False, schedulable: bool = False, **options: Unpack[Requirements]
 ) -> Callable[[Function], Function]:
     """Declare a task's options under @task, for Django 6.0, whose @task takes none but its own.
 
@@ -58,7 +58,8 @@ def task_options[Function: Callable[..., Any]](
     """
 
     def declare(function: Function) -> Function:
-        setattr(function, _ATTRIBUTE, {**options, "atomic": True} if atomic else options)
+        flags = {name: True for name, is_set in (("atomic", atomic), ("schedulable", schedulable)) if is_set}
+        setattr(function, _ATTRIBUTE, {**options, **flags})
         return function
 
     return declare
@@ -71,6 +72,8 @@ class RayTask[**P, R](_Task[P, R]):
     # What the body writes in the database of the executions, and that it has succeeded, are one transaction.
     # This is of the code, not of an enqueue: no row says it.
     atomic: bool = False
+    # Staff may schedule it in the admin, as what has a @schedule. Of the code, too.
+    schedulable: bool = False
     # Kept with each execution; None, as an empty one, is none.
     metadata: Mapping[str, Any] | None = field(default=None, hash=False)
     # A timedelta counts from each enqueue, by the database's clock.
@@ -88,10 +91,10 @@ class RayTask[**P, R](_Task[P, R]):
                 raise InvalidTask(f"task_options() has no {name!r}{foreign(name, _DECLARED)}")
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
-        atomic: Any = self.atomic
-        if not isinstance(atomic, bool):
-            raise InvalidTask(f"The task {self.name!r}: atomic is {shown(atomic)}: it must be True or False.")
-        if atomic and iscoroutinefunction(self.func):
+        for flag in ("atomic", "schedulable"):
+            if not isinstance(value := getattr(self, flag), bool):
+                raise InvalidTask(f"The task {self.name!r}: {flag} is {shown(value)}: it must be True or False.")
+        if self.atomic and iscoroutinefunction(self.func):
             raise InvalidTask(
                 f"The task {self.name!r}: atomic is not for coroutines: Django's transactions belong to a thread. "
                 "Make it a function; async_to_sync() calls a coroutine from there."
@@ -187,6 +190,7 @@ def task[**P, R](
     backend: str = ...,
     takes_context: Literal[True],
     atomic: bool = ...,
+    schedulable: bool = ...,
     **options: Unpack[Requirements],
 ) -> Callable[[Callable[Concatenate[RayTaskContext, P], R]], RayTask[P, R]]: ...
 @overload
@@ -197,6 +201,7 @@ def task[**P, R](
     backend: str = ...,
     takes_context: Literal[False] = False,
     atomic: bool = ...,
+    schedulable: bool = ...,
     **options: Unpack[Requirements],
 ) -> Callable[[Callable[P, R]], RayTask[P, R]]: ...
 def task(
@@ -208,6 +213,7 @@ def task(
     backend: str = DEFAULT_TASK_BACKEND_ALIAS,
     takes_context: bool = False,
     atomic: bool = False,
+    schedulable: bool = False,
     **options: Unpack[Requirements],
 ) -> Any:
     """Do what django.tasks.task does, with types for all arguments, and on Django 6.0 too.
@@ -224,7 +230,7 @@ def task(
             backend=backend,
             takes_context=takes_context,
             run_after=None,  # required by Django 6.0
-            **({"atomic": atomic, **options} if issubclass(kind, RayTask) else {}),
+            **({"atomic": atomic, "schedulable": schedulable, **options} if issubclass(kind, RayTask) else {}),
         )
 
     return declare if function is None else declare(function)

@@ -20,7 +20,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast, override
 from uuid import uuid4
 
@@ -34,18 +34,21 @@ from django.utils import timezone
 
 from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST
+from django_ray.declaring import declared
 from django_ray.enqueueing import Checked, Enqueue
 from django_ray.exceptions import TaskRefused
 from django_ray.metadata import with_metadata
 from django_ray.results import RayTaskResult, task_result
 from django_ray.retry import MOST_RELEASED
 from django_ray.rows import ClaimedRow
+from django_ray.rules import Rule, read_rule, ticks
 from django_ray.runtime.entrypoint import invoke, run
 from django_ray.runtime.preparation import prepare
 from django_ray.runtime.reporting import in_this_thread
+from django_ray.ticking import ticking
 from django_ray.tracing import Carrier
 
-__all__ = ["DummyBackend", "ImmediateBackend", "run_tasks"]
+__all__ = ["DummyBackend", "ImmediateBackend", "fire_schedules", "run_tasks"]
 
 MOST_EXECUTIONS = 1000
 
@@ -96,6 +99,60 @@ def run_tasks(
             raise attempt.error
         ran[attempt.task_id] = None
     raise RuntimeError(f"More than {MOST_EXECUTIONS} attempts: does a task enqueue itself without end?")
+
+
+def fire_schedules(at: datetime, *, backend: str = "default", name: str | None = None) -> list[RayTaskResult[..., Any]]:
+    """Enqueue what is due at this very moment, as supervisors do; return the results, by the names of the schedules.
+
+    All schedules, or the one of that name. A tick is enqueued once; a paused schedule is left out, and so is one whose
+    run before is unfinished, unless it says overlap="allow". run_tasks() runs them. A double of this module keeps no
+    rows: it has the schedules that the code declares, and does with their tasks what it does with an enqueue.
+
+    LookupError when there is no schedule of that name. A naive moment is one of the current time zone.
+    """
+    moment = (timezone.make_aware(at) if timezone.is_naive(at) else at).astimezone(UTC)
+    rows = cast("RayTaskBackend", task_backends[backend])
+    return rows.fire(moment, name) if isinstance(rows, _InMemory) else _fire_rows(rows, moment, name)
+
+
+def _fire_rows(backend: RayTaskBackend, at: datetime, name: str | None) -> list[RayTaskResult[..., Any]]:
+    """Move the rows of schedules by the statement of the supervisor."""
+    from django_ray.models import RaySchedule, RayTaskExecution
+    from django_ray_worker.core.schedule import Decision
+    from django_ray_worker.database.statements import SQL
+
+    alias = router.db_for_write(RaySchedule)
+    rows = RaySchedule._base_manager.using(alias).filter(backend=backend.alias)  # noqa: SLF001
+    chosen = rows.order_by("name") if name is None else [_found(rows.filter(name=name).first(), name)]
+    results: list[RayTaskResult[..., Any]] = []
+    for row in chosen:
+        if not row.is_active or not _is_due(row.rule, at):
+            continue
+        of_tick = RayTaskExecution._base_manager.using(alias).filter(schedule=row, tick=at)  # noqa: SLF001
+        is_new = not of_tick.exists()
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT xmin::text FROM django_ray_schedule WHERE id = %s", [row.pk])
+            decision = Decision(
+                id=row.pk, version=cursor.fetchone()[0], name=row.name, ticks=(at,), next_at=row.rule.after(at)
+            )
+            parameters: dict[str, Any] = {
+                "backend": backend.alias,
+                "decisions": json.dumps([decision.columns]),
+                "besides": [],
+            }
+            cursor.execute(SQL["fire"].decode(), parameters)
+        results += [backend.get_result(str(task_id)) for task_id in of_tick.values_list("pk", flat=True) if is_new]
+    return results
+
+
+def _found[Found](found: Found | None, name: str) -> Found:
+    if found is None:
+        raise LookupError(f"There is no schedule {name!r}.")
+    return found
+
+
+def _is_due(rule: Rule, at: datetime) -> bool:
+    return next(ticks(rule, at - timedelta(microseconds=1), at), None) == at
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +215,24 @@ class _InMemory(RayTaskBackend):
 
     keeps_rows = False
 
+    def fire(self, at: datetime, name: str | None) -> list[RayTaskResult[..., Any]]:
+        """Enqueue what the code declares for this moment."""
+        found = declared(self)
+        chosen = {row["name"]: row for row in found.definitions}
+        if name is not None:
+            chosen = {name: _found(chosen.get(name), name)}
+        results: list[RayTaskResult[..., Any]] = []
+        for each, row in sorted(chosen.items()):
+            every = None if row["every"] is None else timedelta(seconds=row["every"])
+            if _is_due(read_rule(row["cron"], every, row["time_zone"]), at):
+                enqueue = (self._check(found.planned[each]), row["args"], row["kwargs"])
+                results += self._done(self._store([enqueue], ticking(each, at, row["time_zone"])))
+        return results
+
+    def _done(self, results: list[RayTaskResult[..., Any]]) -> list[RayTaskResult[..., Any]]:
+        """Do what becomes of enqueues at once."""
+        return results
+
     @override
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
         now = timezone.now()
@@ -206,7 +281,11 @@ class ImmediateBackend(_InMemory):
     def enqueue_many(
         self, calls: Iterable[tuple[Task[..., Any], Sequence[Any], Mapping[str, Any]]]
     ) -> list[RayTaskResult[..., Any]]:
-        return [self._run(result) for result in super().enqueue_many(calls)]
+        return self._done(super().enqueue_many(calls))
+
+    @override
+    def _done(self, results: list[RayTaskResult[..., Any]]) -> list[RayTaskResult[..., Any]]:
+        return [self._run(result) for result in results]
 
     def _run(self, ready: RayTaskResult[..., Any]) -> RayTaskResult[..., Any]:
         prepare()

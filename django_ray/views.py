@@ -1,19 +1,24 @@
-"""path("metrics/tasks", django_ray.views.metrics): the queues, for Prometheus. Needs no prometheus_client.
+"""path("metrics/tasks", django_ray.views.metrics): queues and schedules, for Prometheus. Needs no prometheus_client.
 
-It says nothing but names of queues and numbers, to whoever may reach it, also where LoginRequiredMiddleware asks all
-others who they are: Prometheus cannot log in.
+It says nothing but names of queues and schedules and numbers, to whoever may reach it, also where
+LoginRequiredMiddleware asks all others who they are: Prometheus cannot log in.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from django_ray.agenda import all_schedules, lag_of, overdue_of
 from django_ray.status import MOST, queues
 
 __all__ = ["metrics"]
+
+type Values = Sequence[float | None]  # None is not known.
 
 _GAUGES = {
     "depth": "Claimable executions, counted up to 10001.",
@@ -25,14 +30,24 @@ _GAUGES = {
 }
 
 
+_SCHEDULE_GAUGES = {
+    "lag_seconds": "From the last tick that was fired to its enqueue.",
+    "overdue_seconds": "How long the next tick has been waiting for somebody to fire it.",
+    "skipped": "Ticks while the run before was unfinished.",
+    "lost": "Ticks that were missed, and not made up for.",
+    "problem": "1 when it does not fire, or what it enqueues will not run.",
+    "paused": "1 when it is paused, or the code declares it no more.",
+}
+
+
 @login_not_required
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
-    """Show each queue of each backend of ours, in the text format of Prometheus."""
-    rows = [
+    """Show each queue of each backend of ours, and the schedules, in the text format of Prometheus."""
+    of_queues = [
         (
-            f'{{backend="{_escaped(queue.backend)}",queue="{_escaped(queue.name)}"}}',
+            {"backend": queue.backend, "queue": queue.name},
             (
                 min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.running, queue.oldest or 0.0,
                 int(queue.paused_at is not None),
@@ -40,11 +55,30 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         )
         for queue in queues()
     ]  # fmt: skip
-    lines: list[str] = []
-    for index, (name, what) in enumerate(_GAUGES.items()):
-        lines += [f"# HELP django_ray_queue_{name} {what}", f"# TYPE django_ray_queue_{name} gauge"]
-        lines += [f"django_ray_queue_{name}{labels} {values[index]}" for labels, values in rows]
+    of_schedules = [
+        (
+            {"backend": row.backend, "schedule": row.name},
+            (
+                lag_of(row), overdue_of(row) or 0.0, row.skipped, row.lost, int(row.problem is not None),
+                int(not row.is_active),
+            ),
+        )
+        for row in all_schedules()
+    ]  # fmt: skip
+    lines = [*_lines("queue", _GAUGES, of_queues), *_lines("schedule", _SCHEDULE_GAUGES, of_schedules)]
     return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _lines(what: str, gauges: Mapping[str, str], rows: Sequence[tuple[Mapping[str, str], Values]]) -> Iterator[str]:
+    labelled = [
+        (",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()), values) for labels, values in rows
+    ]
+    for index, (name, help_) in enumerate(gauges.items() if rows else ()):
+        yield f"# HELP django_ray_{what}_{name} {help_}"
+        yield f"# TYPE django_ray_{what}_{name} gauge"
+        for labels, values in labelled:
+            if (value := values[index]) is not None:
+                yield f"django_ray_{what}_{name}{{{labels}}} {value}"
 
 
 def _escaped(label: str) -> str:

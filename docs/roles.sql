@@ -34,7 +34,8 @@ END
 $do$;
 
 -- What an earlier version of this file has granted, or somebody else. Nobody sees the moment in between.
-REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute, django_ray_progress
+REVOKE ALL ON
+    django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute, django_ray_progress, django_ray_schedule
 FROM django_ray_web, django_ray_operator, django_ray_supervisor;
 
 -- Functions run with the rights of their caller, django_ray_cancel alone excepted, and PostgreSQL lets everybody call the
@@ -65,11 +66,24 @@ TO django_ray_web;
 GRANT DELETE -- delete, prune
     -- retry, and cancel of many
     , UPDATE (state, due_at, finished_at, cancel_requested_at, errors, failures, losses, missing_since, released)
+    , INSERT (schedule_id, tick) -- run_now, backfill
 ON django_ray_execution TO django_ray_operator;
 
 GRANT SELECT
     , INSERT (backend, name, paused_at), UPDATE (paused_at) -- pause, resume
 ON django_ray_queue TO django_ray_operator;
+
+-- Schedules: all of a row, as Django writes it. By columns, since who may write the whole table is warned of.
+GRANT SELECT, DELETE
+    , INSERT (
+        backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed,
+        missed_within, overlap, is_declared, gone_at, seen, paused_at, last_at, next_at, lag, problem
+    )
+    , UPDATE (
+        backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed,
+        missed_within, overlap, is_declared, gone_at, seen, paused_at, since, last_at, next_at, lag, skipped, lost, problem
+    )
+ON django_ray_schedule TO django_ray_operator;
 
 GRANT SELECT ON django_ray_worker, django_ray_minute TO django_ray_operator;
 
@@ -78,6 +92,7 @@ GRANT DELETE ON django_ray_progress TO django_ray_operator; -- delete, prune
 GRANT EXECUTE ON FUNCTION
     django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what is shown
     django_ray_session(int), -- who is here
+    django_ray_enqueue_ticks(int[], timestamptz[]), -- run_now, backfill
     django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
 TO django_ray_operator;
 
@@ -91,7 +106,21 @@ GRANT DELETE -- PRUNE_AFTER
         carrier, -- context.save_metadata()
         cancel_requested_at -- a Ray worker that gives back what somebody wants cancelled
     )
+    , INSERT (schedule_id, tick) -- what schedules enqueue
 ON django_ray_execution TO django_ray_supervisor;
+
+GRANT SELECT
+    -- what the code declares
+    , INSERT (
+        backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed,
+        missed_within, overlap, is_declared, seen
+    )
+    , UPDATE (
+        callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed, missed_within, overlap,
+        is_declared, gone_at, seen,
+        last_at, next_at, lag, skipped, lost, problem -- ticks
+    )
+ON django_ray_schedule TO django_ray_supervisor;
 
 GRANT DELETE -- PRUNE_AFTER
     -- context.progress(), and what who watches is told
@@ -124,7 +153,9 @@ GRANT EXECUTE ON FUNCTION
     django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
     django_ray_is_settled(text), django_ray_await_in_flight(text),
     django_ray_identify(int), django_ray_session(int), -- liveness
-    django_ray_is_dead(int), django_ray_watch(int, float8), django_ray_members(text)
+    django_ray_is_dead(int), django_ray_watch(int, float8), django_ray_members(text),
+    django_ray_declare(text, json, json, boolean), django_ray_seen(jsonb, jsonb), -- schedules
+    django_ray_enqueue_ticks(int[], timestamptz[])
 TO django_ray_supervisor;
 
 COMMIT;

@@ -35,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 DATABASE = "django_ray_demo"
 LIMIT = 180.0  # Seconds for everything together.
 FAILS = "ship"  # The one task that is meant to fail.
+SCHEDULED = "count_parcels"  # What no button enqueues.
 ROUNDS = 3  # Of the quick task, for the latency of a supervisor at rest.
 
 console = Console(highlight=False)
@@ -91,6 +92,7 @@ def _run(stack: ExitStack) -> None:
         ids[_click(browser, page, name)] = name
         watch.until_finished(ids)
     _report(ids)
+    _check_schedule(deadline)
 
     _say("SIGTERM")
     listen.send_signal(signal.SIGTERM)
@@ -215,7 +217,7 @@ class _Watch:
         """Watch until all are finished, those that they have enqueued too."""
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while True:
-                rows = _rows()
+                rows = _rows("schedule_id IS NULL")
                 if console.is_terminal:
                     live.update(_table(rows), refresh=True)
                 else:
@@ -276,7 +278,7 @@ def _latency(row: Any) -> float:
 
 def _report(ids: dict[str, str]) -> None:
     """Print what became of each, and the latencies; Unexpected if anything is not as it should be."""
-    rows = _rows()
+    rows = _rows("schedule_id IS NULL")
     if not console.is_terminal:
         console.print()
     console.print(_table(rows))
@@ -294,6 +296,20 @@ def _report(ids: dict[str, str]) -> None:
         f"\n{len(rows)} tasks in {sum(len(row.worker_ids) for row in rows)} attempts. From enqueue to start: p50 "
         f"[bold]{p50:.1f} ms[/]; with the supervisor asleep, [bold]{at_rest:.1f} ms[/] (the last {ROUNDS}).\n"
         "With all slots taken, tasks wait for a free one."
+    )
+
+
+def _check_schedule(deadline: float) -> None:
+    """Wait for what enqueues itself."""
+    from django_ray.models import RaySchedule
+
+    while not (done := _rows("schedule_id IS NOT NULL AND state = 'SUCCESSFUL'")):
+        if time.monotonic() > deadline:
+            raise Unexpected(f"the schedule {SCHEDULED} was not fired.")
+        time.sleep(0.05)
+    row = RaySchedule.objects.get(name=SCHEDULED)
+    console.print(
+        f"\nThe schedule {SCHEDULED}, {row.rule}, was fired {len(done)} times by itself: {done[-1].result!r}."
     )
 
 

@@ -40,9 +40,9 @@ def bench(tmp_path):
 
 
 def test_each_part_of_the_short_form_gives_figures(bench):
-    figures = bench("ABCP")
+    figures = bench("ABCPT")
 
-    assert list(figures) == ["A", "B", "C", "P"]
+    assert list(figures) == ["A", "B", "C", "P", "T"]
     assert all(figure > 0 for part in figures.values() for figure in part.values()), figures
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -90,3 +91,35 @@ def test_sigterm_while_the_database_is_away_ends_with_zero(server, tmp_path):
         supervisor.signal()
         assert supervisor.wait(30) == 0
         server.start()
+
+
+PERIOD = 8  # Seconds: longer than what counts as on time.
+
+
+@pytest.mark.slow
+def test_ticks_while_the_database_was_away_are_made_up_for_as_each_schedule_says(server):
+    """Three of them: "one" enqueues the last, "skip" none, "all" each."""
+    with Listen(None, "--sync", **server.environment) as supervisor:
+        supervisor.wait_for("is ready")
+        for missed in ("one", "skip", "all"):
+            server.query(
+                "INSERT INTO django_ray_schedule (name, callable_path, args, every, missed, overlap) VALUES"
+                " (%s, 'tests.tasks.add', '[1, 2]', make_interval(secs => %s), %s, 'allow') RETURNING id",
+                [missed, PERIOD, missed],
+            )
+        first = until(lambda: server.query("SELECT max(tick) FROM django_ray_execution HAVING count(*) = 3"))["max"]
+        server.stop_hard()
+        supervisor.wait_for("connecting again")
+        until(lambda: time.time() > first.timestamp() + 3 * PERIOD + 5.2)
+        server.start()
+        look = (
+            "SELECT (SELECT min(last_at) FROM django_ray_schedule) > %(first)s AS is_decided,"
+            " (SELECT json_object_agg(name, number) FROM (SELECT name, (SELECT count(*) FROM django_ray_execution"
+            "  WHERE schedule_id = s.id AND tick > %(first)s AND tick <= %(first)s + make_interval(secs => %(span)s))"
+            "  AS number FROM django_ray_schedule AS s) AS each) AS made_up,"
+            " (SELECT json_object_agg(name, lost) FROM django_ray_schedule) AS lost"
+        )
+        span = {"first": first, "span": 3 * PERIOD}
+        found = until(lambda: (row := server.query(look, span))["is_decided"] and row)
+    assert found["made_up"] == {"one": 1, "skip": 0, "all": 3}
+    assert found["lost"] == {"one": 2, "skip": 3, "all": 0}

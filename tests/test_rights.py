@@ -22,7 +22,7 @@ def lacks():
 def strangers():
     found = check_strangers(databases=["default"])
     assert {message.id for message in found} <= {"django_ray.W004"}
-    return [name for message in found for name in re.findall(r"execution: (.*?)\. Who", message.msg)]
+    return [name for message in found for name in re.findall(r"schedule: (.*?)\. Who", message.msg)]
 
 
 @pytest.fixture
@@ -95,6 +95,10 @@ def test_a_role_with_all_tables_may_still_not_cancel(stranger, do):
 def test_a_stranger_who_may_write_the_table_is_named(stranger, do, right):
     do(f"GRANT {right} ON {TABLE} TO {stranger}")
     assert strangers() == [stranger]
+    do(f"REVOKE ALL ON {TABLE} FROM {stranger}")
+    assert strangers() == []
+    do(f"GRANT {right} ON django_ray_schedule TO {stranger}")
+    assert strangers() == [stranger], "a schedule is an enqueue to come"
 
 
 @pytest.mark.parametrize("right", ["INSERT", "INSERT (callable_path)", "UPDATE (options)"])

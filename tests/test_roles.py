@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -28,7 +28,7 @@ from psycopg.types.json import Jsonb
 
 import django_ray.views
 from django_ray import streaming
-from django_ray.models import RayQueue, RayTaskExecution, RayWorker, State
+from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.rows import Fence
 from django_ray.runtime.call import _write
@@ -37,12 +37,13 @@ from django_ray.runtime.reporting import Reporter, in_this_thread, save_metadata
 from django_ray.status import status
 from django_ray_worker.core.judge import abandoned
 from django_ray_worker.core.policy import Succeed
+from django_ray_worker.core.schedule import Decision
 from django_ray_worker.database import store
 from django_ray_worker.database.connections import Database
 from django_ray_worker.database.statements import Record
 from django_ray_worker.database.store import Store
 from django_ray_worker.preflight import find_database
-from tests import tasks
+from tests import tasks, test_schedule_pages
 from tests.supervisors import ROOT, database_url, hear, until, url_as
 from tests.test_admin import deeds, pages
 
@@ -376,6 +377,48 @@ def test_an_operator_does_everything_that_the_admin_offers(admin_as_operator, ow
     assert RayQueue.objects.get().paused_at is not None
 
 
+def test_an_operator_sees_and_does_what_the_admin_offers_of_schedules(admin_as_operator):
+    listing = test_schedule_pages.LIST
+    row = test_schedule_pages.make()
+    row.run_now()
+    page = reverse("admin:django_ray_rayschedule_change", args=[row.pk])
+    preview = f"{listing}preview/?cron=@daily&time_zone=UTC"
+    addresses = [
+        listing,
+        f"{listing}?now=active&q=n",
+        page,
+        test_schedule_pages.ADD,
+        preview,
+        page.replace("change", "history"),
+    ]
+    for address in addresses:
+        assert admin_as_operator.get(address).status_code == 200, address
+    for number in range(len(test_schedule_pages.deeds(row))):
+        RaySchedule.objects.all().delete()
+        address, parameters = test_schedule_pages.deeds(test_schedule_pages.make())[number]
+        before = test_schedule_pages.snapshot()
+        answer = admin_as_operator.post(address, parameters)
+        assert answer.status_code == 302, (address, answer.content.decode())
+        is_resume = "resume" in parameters.values()
+        assert (test_schedule_pages.snapshot() == before) == is_resume, "only to resume what is active changes nothing"
+
+
+def test_an_operator_has_every_verb_of_schedules(acting):
+    acting("operator")
+    row = test_schedule_pages.make()
+    assert "nightly" in command("schedules")
+    assert command("schedules", "--pause", "nightly") == "nightly is paused."
+    assert command("schedules", "--resume", "nightly") == "nightly is resumed."
+    assert command("schedules", "--run-now", "nightly").startswith("nightly is enqueued as ")
+    assert command("schedules", "nightly", "--backfill", "2026-01-01", "2026-01-03") == "nightly has 2 executions more."
+    assert [one.row.name for one in status().schedules] == ["nightly"]
+    assert (
+        b'django_ray_schedule_problem{backend="default",schedule="nightly"} 0'
+        in django_ray.views.metrics(RequestFactory().get("/")).content
+    )
+    assert row.executions.count() == 3
+
+
 def test_an_operators_live_page_hears_of_what_is_enqueued(acting, monkeypatch):
     monkeypatch.setattr(streaming, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(streaming, "REFRESH_SECONDS", 600)
@@ -523,7 +566,9 @@ def test_on_ray_a_supervisor_and_its_ray_workers_do_all_their_work(acting, owner
 
 # What is refused.
 
-EXECUTION, QUEUE, WORKER, MINUTE = (f"django_ray_{name}" for name in ("execution", "queue", "worker", "minute"))
+EXECUTION, QUEUE, WORKER, MINUTE, SCHEDULE = (
+    f"django_ray_{name}" for name in ("execution", "queue", "worker", "minute", "schedule")
+)
 FOR_NOBODY = [
     f"DROP TABLE {EXECUTION}",
     f"TRUNCATE {EXECUTION}",
@@ -573,6 +618,11 @@ REFUSED = {
         f"UPDATE {WORKER} SET lost_at = now()",
         f"SELECT * FROM {MINUTE}",
         f"INSERT INTO {MINUTE} (succeeded) VALUES (1)",
+        f"SELECT * FROM {SCHEDULE}",
+        f"INSERT INTO {SCHEDULE} (name, callable_path, cron) VALUES ('x', 'x.y', '@daily')",
+        f"UPDATE {SCHEDULE} SET paused_at = NULL",
+        f"INSERT INTO {EXECUTION} (callable_path, schedule_id, tick) VALUES ('x.y', 1, now())",
+        "SELECT django_ray_enqueue_ticks(ARRAY[1], ARRAY[now()])",
         "SELECT django_ray_announce('queue:default:default')",
         "SELECT django_ray_identify(7)",
         "SELECT * FROM django_migrations",
@@ -597,6 +647,9 @@ REFUSED = {
         f"UPDATE {QUEUE} SET paused_at = NULL",
         f"UPDATE {WORKER} SET started_at = now()",
         f"UPDATE {MINUTE} SET minute = now()",
+        f"UPDATE {SCHEDULE} SET paused_at = now()",
+        f"UPDATE {SCHEDULE} SET name = 'x'",
+        f"DELETE FROM {SCHEDULE}",
         "DELETE FROM django_migrations",
     ],
     "nobody": [
@@ -664,6 +717,11 @@ def use_as_operator():
     assert command("prune", "--older-than", "0s") == "Deleted 2 executions."
     queue = f"queue-{uuid4()}"
     assert (RayQueue.objects.pause(queue, "any"), RayQueue.objects.resume(queue, "any")) == (True, True)
+    schedule = RaySchedule.objects.create(name=f"schedule-{uuid4()}", callable_path="tests.tasks.add", cron="@daily")
+    schedule.refresh_from_db()
+    schedule.save()
+    schedule.run_now()
+    schedule.delete()
     status()
 
     async def watch():
@@ -725,6 +783,15 @@ async def use_as_store(database):
         assert (await work.neighbour([worker])).id == peer
         assert await work.watch(peer, 1)
         assert set(await work.rescue(worker, abandoned, only=peer)) == {peer}
+        row = {"name": f"schedule-{uuid4()}", "callable_path": "tests.tasks.add", "args": [], "kwargs": {},
+               "queue_name": "default", "priority": 0, "time_zone": "UTC", "missed": "one", "overlap": "skip",
+               "cron": "@daily"}  # fmt: skip
+        for digest in ("1", "2"):
+            await work.declare(json.dumps([{**row, "digest": digest}]), "[]")
+        rows = (await work.due([])).rows
+        decided = [Decision(id=row["id"], version=row["version"], name="", ticks=(moment,), next_at=moment)
+                   for row in rows for moment in (datetime.now(UTC),)]  # fmt: skip
+        assert (await work.fire(decided, [])).enqueued == len(decided) > 0
         await work.prune(0, 10)
         assert await work.prune_workers(0, 10) == 1
         await work.hang_up(worker, [0])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import django
 
@@ -100,6 +101,32 @@ def _connections():
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
         return cursor.fetchone()[0]
+
+
+def schedule(start, stop):
+    """Have the tasks with these numbers enqueued by a schedule, one a second, in a circle."""
+    from django_ray.models import RaySchedule
+
+    path = tasks.mark_tick.module_path
+    RaySchedule.objects.create(
+        name="ticks", callable_path=path, args=[start, stop - start], every=timedelta(seconds=1), overlap="allow"
+    )
+
+
+def ticks(start, stop):
+    """Return the seconds from each tick to its enqueue and to its body."""
+    from django_ray.models import RaySchedule, RayTaskExecution
+
+    RaySchedule.objects.pause()
+    marks, enqueued, begun = opened(), [], []
+    rows = RayTaskExecution.objects.filter(schedule__name="ticks").order_by("tick")[: stop - start]
+    for row in rows:
+        tick = row.tick.timestamp()
+        enqueued.append(row.enqueued_at.timestamp() - tick)
+        lag = marks.at(start + int(tick) % (stop - start)) - tick
+        if lag < (stop - start) / 2:  # else it is the mark of a later one, the next time around
+            begun.append(lag)
+    return enqueued, begun
 
 
 def pages():

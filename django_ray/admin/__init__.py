@@ -1,4 +1,4 @@
-"""The admin: executions, queues (a live page) and supervisors. Everything is shown; what can be done are the verbs.
+"""The admin: executions, queues (a live page), schedules and supervisors. What can be done are the verbs.
 
 Fast however many rows there are: counts stop at a number, lists follow the primary key, which is the order of
 enqueueing, and filters that no index serves look at the newest executions alone.
@@ -6,6 +6,7 @@ enqueueing, and filters that no index serves look at the newest executions alone
 
 from django_ray.admin.executions import ExecutionAdmin
 from django_ray.admin.queues import QueueAdmin
+from django_ray.admin.schedules import ScheduleAdmin
 from django_ray.admin.supervisors import SupervisorAdmin
 
-__all__ = ["ExecutionAdmin", "QueueAdmin", "SupervisorAdmin"]
+__all__ = ["ExecutionAdmin", "QueueAdmin", "ScheduleAdmin", "SupervisorAdmin"]

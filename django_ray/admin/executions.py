@@ -25,15 +25,16 @@ from django.views.decorators.http import require_POST
 
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
 from django_ray.admin.history import history
-from django_ray.admin.lists import ReadOnly, rows_of
+from django_ray.admin.lists import ReadOnly, rows_of, shows
 from django_ray.bounds import shown
 from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
-from django_ray.models import FINISHED, RayProgress, RayTaskExecution, State
+from django_ray.models import FINISHED, RayProgress, RaySchedule, RayTaskExecution, State
 from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
 from django_ray.templatetags.django_ray import ago, count_all, duration
+from django_ray.ticking import schedule_of, tick_of
 
 __all__ = ["ExecutionAdmin"]
 
@@ -231,11 +232,21 @@ class ExecutionAdmin(ReadOnly):
             if row.finished_at and row.last_attempted_at
             else None,
             "is_finished": row.state in FINISHED,
+            "tick": tick_of(row.carrier),
+            "schedule_name": schedule_of(row.carrier),
+            "schedule": self._schedule(request, row),
             "can_retry": row.state in {State.FAILED, State.CANCELLED},
             "has_change_permission": self.has_change_permission(request, row),
             "has_delete_permission": self.has_delete_permission(request, row),
         }
         return TemplateResponse(request, "admin/django_ray/raytaskexecution/change_form.html", context)
+
+    def _schedule(self, request: HttpRequest, row: Any) -> RaySchedule | None:
+        """Return the schedule that has enqueued it, if it is there and this site has a page of it for whoever asks."""
+        if row.schedule_id is None or not shows(self.admin_site, RaySchedule, request):
+            return None
+        found: RaySchedule | None = rows_of(RaySchedule).filter(pk=row.schedule_id).first()
+        return found
 
 
 def _pretty(value: Any) -> str:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ERROR_FLAG, IGNORED_PARAMS, PAGE_VAR, SEARCH_VAR
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy as _
 from django_ray.admin.lists import rows_of
 from django_ray.models import RayTaskExecution, State
 
-__all__ = ["FILTERS", "NEWEST", "ExecutionFilter", "Index", "bounded"]
+__all__ = ["FILTERS", "NEWEST", "ExecutionFilter", "Index", "ScheduleFilter", "bounded"]
 
 NEWEST = 100_000  # Executions that the list looks at when no index serves what is asked.
 _RECENT = 2000  # Executions whose queues, tasks and errors are offered as filters.
@@ -128,6 +128,28 @@ class TimeFilter(ExecutionFilter):
         return queryset.filter(task_id__gte=_first_id(timezone.now() - timedelta(hours=int(self.value() or 1))))
 
 
+class ScheduleFilter(admin.SimpleListFilter):
+    """What becomes of a schedule. No index serves it."""
+
+    title = _("state")
+    parameter_name = "now"
+    _CHOICES = (
+        ("active", _("Active"), Q(paused_at=None, gone_at=None)),
+        ("paused", _("Paused"), Q(paused_at__isnull=False)),
+        ("gone", _("Not declared any more"), Q(gone_at__isnull=False)),
+        ("problem", _("Has a problem"), Q(problem__isnull=False)),
+    )
+
+    @override
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        return [(value, label) for value, label, _ in self._CHOICES]
+
+    @override
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = [condition for value, _, condition in self._CHOICES if value == self.value()]
+        return queryset.filter(*chosen)
+
+
 FILTERS = (StateFilter, QueueFilter, TaskFilter, ErrorFilter, TimeFilter)
 
 
@@ -139,7 +161,7 @@ def bounded(queryset: QuerySet[Any], request: HttpRequest, filters: Iterable[Any
     indexes = {index_of.get(name, ExecutionFilter.index)(value) for name, value in asked}
     if Index.NONE not in indexes or Index.OWN in indexes:
         return queryset
-    newest = rows_of(RayTaskExecution).order_by("-task_id").values_list("pk", flat=True)
+    newest = rows_of(queryset.model).order_by("-pk").values_list("pk", flat=True)
     too_old = newest[NEWEST : NEWEST + 1].first()
     return queryset.filter(pk__gt=too_old) if too_old else queryset
 

@@ -15,7 +15,8 @@ __all__ = ["history"]
 def history(row: RayTaskExecution) -> list[dict[str, Any]]:
     """Return what is known to have happened to an execution, in order; what an error does not tell is left out."""
     supervisors = supervisors_of(row.worker_ids) or [""]
-    events: list[dict[str, Any]] = [{"at": row.enqueued_at, "what": _("Enqueued")}]
+    events: list[dict[str, Any]] = [{"at": row.tick, "what": _("Due by its schedule")}] if row.tick else []
+    events.append({"at": row.enqueued_at, "what": _("Enqueued")})
     if row.run_after and row.run_after > row.enqueued_at:
         events.append({"at": row.run_after, "what": _("Due")})
     if row.started_at and row.started_at != row.last_attempted_at:

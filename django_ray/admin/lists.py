@@ -10,7 +10,7 @@ from django.core.paginator import Paginator
 from django.db import models, router
 from django.http import HttpRequest
 
-__all__ = ["Admin", "ReadOnly", "rows_of"]
+__all__ = ["Admin", "Bounded", "ReadOnly", "rows_of", "shows"]
 
 MOST_COUNTED = 10_000
 
@@ -36,8 +36,13 @@ def rows_of(model: type[models.Model]) -> Any:
     return model._default_manager.using(router.db_for_write(model))  # noqa: SLF001
 
 
-class ReadOnly(Admin):
-    """Rows that only the system writes."""
+def shows(site: admin.AdminSite, model: type[models.Model], request: HttpRequest) -> bool:
+    """Tell whether a site has pages of that model for whoever asks."""
+    return site.is_registered(model) and site.get_model_admin(model).has_view_or_change_permission(request)
+
+
+class Bounded(Admin):
+    """Rows that are read where they are written, a page at a time."""
 
     paginator = _Paginator
     show_full_result_count = False
@@ -46,9 +51,13 @@ class ReadOnly(Admin):
     sortable_by = ()
 
     @override
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    @override
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
         return super().get_queryset(request).using(router.db_for_write(self.model))
+
+
+class ReadOnly(Bounded):
+    """Rows that only the system writes."""
+
+    @override
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

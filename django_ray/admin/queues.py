@@ -15,9 +15,9 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from django_ray import dashboard
-from django_ray.admin.lists import Admin
+from django_ray.admin.lists import Admin, shows
 from django_ray.locking import Locked
-from django_ray.models import RayQueue, RayTaskExecution, RayWorker
+from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, RayWorker
 
 __all__ = ["QueueAdmin"]
 
@@ -94,11 +94,7 @@ class QueueAdmin(Admin):
         return {
             **dashboard.context(),
             "can_pause": self.has_change_permission(request),
-            "can_see_executions": self._shows(RayTaskExecution, request),
-            "can_see_supervisors": self._shows(RayWorker, request),
+            "can_see_executions": shows(self.admin_site, RayTaskExecution, request),
+            "can_see_supervisors": shows(self.admin_site, RayWorker, request),
+            "can_see_schedules": shows(self.admin_site, RaySchedule, request),
         }
-
-    def _shows(self, model: Any, request: HttpRequest) -> bool:
-        """Tell whether this site has pages of that model for whoever asks."""
-        site = self.admin_site
-        return site.is_registered(model) and site.get_model_admin(model).has_view_or_change_permission(request)

@@ -1,9 +1,10 @@
-"""How a migration runs its SQL file: on PostgreSQL only, with a sentence for everything else."""
+"""How a migration runs its SQL file, on PostgreSQL only, and makes a unique index that holds up nobody."""
 
 from typing import Any, override
 
+from django.contrib.postgres.operations import NotInTransactionMixin
 from django.db import NotSupportedError, router
-from django.db.migrations.operations import RunSQL
+from django.db.migrations.operations import AddConstraint, RunSQL
 
 from django_ray_sql import load
 
@@ -43,3 +44,31 @@ class RunFile(RunSQL):
                 'MIGRATION_MODULES = {"django_ray": None}.'
             )
         super().database_forwards(app_label, schema_editor, from_state, to_state)
+
+
+class AddUniqueConcurrently(NotInTransactionMixin, AddConstraint):
+    """Add a unique constraint with a condition, which is an index, while the table is written to.
+
+    The migration is not atomic. One that was cut off leaves an index that is INVALID, which is made anew.
+    """
+
+    atomic = False
+
+    @override
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        self._ensure_not_in_transaction(schema_editor)
+        model = to_state.apps.get_model(app_label, self.model_name)
+        if self.allow_migrate_model(schema_editor.connection.alias, model):
+            schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {self.constraint.name}")
+            sql = str(self.constraint.create_sql(model, schema_editor))
+            schema_editor.execute(
+                sql.replace("CREATE UNIQUE INDEX", "CREATE UNIQUE INDEX CONCURRENTLY", 1), params=None
+            )
+
+    @override
+    def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        self._ensure_not_in_transaction(schema_editor)
+        if self.allow_migrate_model(
+            schema_editor.connection.alias, to_state.apps.get_model(app_label, self.model_name)
+        ):
+            schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {self.constraint.name}")

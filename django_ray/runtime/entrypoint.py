@@ -43,6 +43,7 @@ from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, save_metadata
 from django_ray.runtime.surroundings import apart, restored
 from django_ray.serialization import encode, jsonable
+from django_ray.ticking import tick_of
 from django_ray.tracing import consumer
 
 __all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "ReturnedEnvelope", "envelope_of", "invoke", "run"]
@@ -133,6 +134,7 @@ class _Found:
                 _report=self._report(self._reporter.report),
                 _save=self.save,
                 metadata=deepcopy(metadata_of(self.row.carrier)),
+                tick=tick_of(self.row.carrier),
             )
         return self._context
 

@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import time
+from datetime import timedelta
 from typing import Any
 
 from django.tasks import TaskContext, task
+from django.utils import timezone
 
-from django_ray import Backoff, RayTaskContext, task_options
+from django_ray import Backoff, RayTaskContext, schedule, task_options
 from django_ray.runtime.distributed import parallel_map
 
 from .models import Parcel
@@ -101,6 +103,13 @@ def fingerprints(pictures: int) -> list[str]:
         return hashlib.pbkdf2_hmac("sha256", str(picture).encode(), b"salt", 200_000).hex()[:8]
 
     return parallel_map(fingerprint, range(pictures))
+
+
+@task(takes_context=True)
+@schedule(every=timedelta(seconds=10))
+def count_parcels(context: RayTaskContext) -> str:
+    """Be enqueued by itself, every ten seconds."""
+    return f"{Parcel.objects.count()} parcels at {context.tick or timezone.now():%H:%M:%S}"
 
 
 # What the page's buttons and the demo enqueue: name -> task, arguments.

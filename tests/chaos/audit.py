@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from psycopg.rows import dict_row
 from tests.chaos.customer import Customer
 from tests.chaos.postgres import Postgres
 
-__all__ = ["FINISHED", "MOST_UNBEGUN", "Findings", "History", "audit", "install", "read_history", "read_ledger"]
+__all__ = ["FINISHED", "MOST_UNBEGUN", "TICK", "Findings", "History", "audit", "install", "read_history", "read_ledger"]
 
+TICK = timedelta(seconds=1)  # Between two ticks of the schedule of a soak.
 MOST_UNBEGUN = 10  # Claims of one execution that were given back before its body began.
 FINISHED = frozenset({"SUCCESSFUL", "FAILED", "CANCELLED"})
 
@@ -98,16 +100,19 @@ class Findings:
     started_again: int = 0
     started_twice: list[str] = field(default_factory=list)  # Within one attempt.
     went_round: list[str] = field(default_factory=list)  # Claimed again and again without being begun.
+    ticks: int = 0  # Of the schedule.
+    ticks_wrong: list[str] = field(default_factory=list)  # Those that are missing, are there twice, or have not run.
 
     @property
     def is_clean(self) -> bool:
-        return not (self.lost or self.twice or self.effects or self.unasked or self.went_round)
+        return not (self.lost or self.twice or self.effects or self.unasked or self.went_round or self.ticks_wrong)
 
 
 def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, str]]) -> Findings:
     """Compare what was enqueued with the rows, the changes and the ledger."""
     findings = Findings()
-    by_key = {row["args"][0]: row for row in history.rows}
+    by_key = {row["args"][0]: row for row in history.rows if row.get("tick") is None}
+    _judge_ticks(findings, [row for row in history.rows if row.get("tick") is not None])
     for key, order in customer.orders.items():
         row = by_key.get(key)
         if row is None:
@@ -160,6 +165,21 @@ def _judge_end(
             pass
         case state:
             findings.lost.append(f"{key}: still {state} after attempt {attempt}, owned by {row['claimed_by_id']}")
+
+
+def _judge_ticks(findings: Findings, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Each tick from the first to the last has been enqueued once, and has run."""
+    by_tick = defaultdict(list)
+    for row in rows:
+        by_tick[row["tick"]].append(row["state"])
+    findings.ticks = len(by_tick)
+    first = min(by_tick, default=None)
+    for number in range((max(by_tick) - first) // TICK + 1 if first else 0):
+        if (states := by_tick.pop(first + TICK * number, [])) != ["SUCCESSFUL"]:
+            findings.ticks_wrong.append(
+                f"the tick of {first + TICK * number:%H:%M:%S}: {', '.join(states) or 'missing'}"
+            )
+    findings.ticks_wrong += (f"{tick} is no tick" for tick in by_tick)
 
 
 def _judge_changes(changes: Iterable[Mapping[str, Any]]) -> Iterable[str]:

@@ -94,14 +94,37 @@ def _soak(
             raise SystemExit(f"The supervisors did not start; their logs: {folder}")
         clock.say("both supervisors are ready")
         customer.start()
+        _schedule()
         _strike_for(options.minutes * 60, chaos, kinds, random.Random(seed + 2))
         clock.say("the faults are over")
         customer.stop()
+        _end_schedule(postgres, clock)
         _wait_for_the_end(postgres, clock)
     finally:
         left = crew.stop()
         clock.say(f"the supervisors are stopped; {len(left)} processes of theirs had to be killed")
     return account(postgres, chaos, crew, customer, folder)
+
+
+def _schedule() -> None:
+    """Have a task enqueued each second, whatever happens."""
+    from django_ray.models import RaySchedule
+    from tests.chaos import tasks
+    from tests.chaos.audit import TICK
+
+    RaySchedule.objects.create(
+        name="ticks", callable_path=tasks.tick.module_path, every=TICK, missed="all", overlap="allow"
+    )
+
+
+def _end_schedule(postgres: Postgres, clock: Clock) -> None:
+    """Pause it, once somebody has made up for what was missed in the last fault."""
+    deadline = time.monotonic() + END_SECONDS
+    pause = "UPDATE django_ray_schedule SET paused_at = now() WHERE next_at > now() RETURNING id"
+    with psycopg.connect(postgres.url, autocommit=True) as session:
+        while session.execute(pause).fetchone() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    clock.say("the schedule is paused")
 
 
 def _named(names: str, known: list[str], what: str) -> list[str]:

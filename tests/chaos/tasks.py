@@ -112,3 +112,8 @@ def cancelled(context, key):
         time.sleep(0.05)  # a body that Ray can interrupt
     note(key, context.attempt, "ended")
     return key
+
+
+@task
+def tick() -> None:
+    """What the schedule enqueues: the rows are its ledger."""

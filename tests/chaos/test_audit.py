@@ -224,3 +224,19 @@ def test_no_stall_while_every_slot_is_taken():
     history = audit.History(rows=[a_row(state="RUNNING"), *busy], changes=changes)
     found = stalls.find(history, [a_life()], [], at(20).timestamp())
     assert [round(stall.seconds, 3) for stall in found] == [4]
+
+
+def judged_ticks(*rows):
+    history = audit.History(rows=[a_row(args=[], tick=at(second), state=state) for second, state in rows], changes={})
+    found = audit.audit(SimpleNamespace(orders={}, cancel_asked=set()), history, Counter())
+    return found.ticks, found.ticks_wrong, found.is_clean
+
+
+def test_a_tick_that_is_missing_or_there_twice_or_did_not_run_is_found():
+    ended = [(second, "SUCCESSFUL") for second in range(4)]
+    assert judged_ticks() == (0, [], True)
+    assert judged_ticks(*ended) == (4, [], True)
+    assert judged_ticks(*ended[:2], *ended[3:]) == (3, ["the tick of 00:00:02: missing"], False)
+    assert judged_ticks(*ended, ended[2])[1] == ["the tick of 00:00:02: SUCCESSFUL, SUCCESSFUL"]
+    assert judged_ticks(*ended, (4, "READY"))[1] == ["the tick of 00:00:04: READY"]
+    assert judged_ticks(*ended, (1.5, "SUCCESSFUL"))[1] == [f"{at(1.5)} is no tick"]

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import zlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 from uuid import UUID
@@ -36,7 +36,8 @@ from django.utils import timezone  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 from django_ray.driver import obstacle  # noqa: E402
-from django_ray.models import RayMinute, RayProgress, RayQueue, RayTaskExecution, RayWorker, State  # noqa: E402
+from django_ray.models import RayMinute, RayProgress, RayQueue, RaySchedule, RayTaskExecution, RayWorker, State  # noqa: E402
+from django_ray.moments import for_machines  # noqa: E402
 from django_ray.rows import Fence  # noqa: E402
 from django_ray.runtime.output import Output  # noqa: E402
 from django_ray.runtime.reporting import Reporter  # noqa: E402
@@ -49,8 +50,10 @@ LISTENS = obstacle() is None  # Not with psycopg2.
 SUPERVISOR, PROCESS = 1_234_567, 7_654_321  # What a page must not write as 1.234.567.
 NUMBER = r"-?\d+(\.\d+)?"
 STORED = RayTaskExecution.objects.using("default")  # Where a replica may be read.
+STORED_SCHEDULES = RaySchedule.objects.using("default")
 LIVE = "django_ray/rayqueue/"
 LIST = "django_ray/raytaskexecution/"
+SCHEDULES = "django_ray/rayschedule/"
 
 
 class Page(HTMLParser):
@@ -123,6 +126,7 @@ def fill():
     RayMinute.objects.all().delete()
     RayWorker.objects.all().delete()
     RayQueue.objects.all().delete()
+    RaySchedule.objects.all().delete()
     now = timezone.now()
     worker = RayWorker.objects.create(
         pk=SUPERVISOR, hostname="host-1", pid=PROCESS, backend="default", queues=["default"], concurrency=1234,
@@ -147,6 +151,12 @@ def fill():
     )
     RayTaskExecution.objects.create(**columns, **began, state=State.SUCCESSFUL, finished_at=now, result=3.5)
     RayTaskExecution.objects.create(**columns, missing_since=now, run_after=now + timedelta(days=1), released=3)
+    RaySchedule.objects.create(
+        name="nightly", callable_path="tests.clockwork.tasks.wind", cron="0 3 * * *", time_zone="Asia/Tokyo"
+    )
+    RaySchedule.objects.create(name="often", callable_path="x.y", every=timedelta(minutes=5), paused_at=now)
+    late = RaySchedule.objects.create(name="late", callable_path="x.y", cron="@daily")
+    RaySchedule.objects.filter(pk=late.pk).update(next_at=now - timedelta(minutes=5, seconds=5), lag=1.5, skipped=1234)
 
 
 def pages(client, prefix):
@@ -168,9 +178,52 @@ def pages(client, prefix):
         check_page(prefix, text, prefix)
         if "dr-supervisor-" in text:
             assert re.search(r'data-seconds="2[1-9]\d(\.\d)?"', text), "how long it has been running"
-            assert re.search(r">1 min 3\d s ago<", text), "when the supervisor began"
+            assert re.search(r">1 min [3-5]\d s ago<", text), "when the supervisor began"
         assert ("12.346" if is_german(client) else "12,346") in text
         assert ("1,5 s" if is_german(client) else "1.5 s") in text
+
+
+def schedules(client, prefix):
+    """What the admin can do to a schedule: times are those of its own clock, whatever that of the project is."""
+    fill()
+    row = STORED_SCHEDULES.get(name="nightly")
+    page = f"{prefix}{SCHEDULES}{row.pk}/"
+
+    def post(address, **data):
+        answer = client.post(address, data)
+        assert answer.status_code == 302, (address, answer.content.decode())
+        check_page(address, client.get(answer["Location"]).content.decode(), prefix)
+        row.refresh_from_db(using="default")
+
+    listing = client.get(prefix + SCHEDULES).content.decode()
+    assert " 03:00</time>" in listing
+    assert re.search(r"5 min \d+ s", listing), "how long one is overdue"
+    assert ("1.234" if is_german(client) else "1,234") in listing
+    for verb, is_active in (("pause", False), ("resume", True)):
+        post(f"{page}do/", verb=verb)
+        assert row.is_active == is_active
+    post(f"{page}do/", verb="run_now")
+    post(f"{page}do/", verb="backfill", start="2026-03-01T03:00", end="2026-03-01T03:01")
+    ticks = {for_machines(one.tick) for one in STORED.filter(schedule_id=row.pk)}
+    due = datetime(2026, 2, 28, 18, tzinfo=UTC)
+    assert due in map(datetime.fromisoformat, ticks)
+    assert len(ticks) == 2
+    assert "2026-03-01 03:00" in client.get(f"{page}change/").content.decode()
+    execution = STORED.filter(schedule_id=row.pk).order_by("tick").first()
+    if (shown := client.get(f"{prefix}{LIST}{execution.pk}/change/")).status_code == 200:
+        assert "2026-03-01 03:00" in shown.content.decode()
+    said = {
+        "name": "nightly", "task": "default tests.clockwork.tasks.wind", "cron": "30 2 * * *",
+        "time_zone": "Asia/Tokyo", "missed": "one", "overlap": "skip",
+    }  # fmt: skip
+    post(f"{page}change/", **said)
+    assert row.cron == "30 2 * * *"
+    post(f"{prefix}{SCHEDULES}add/", **{**said, "name": "new", "cron": "", "every": "5 min"})
+    assert STORED_SCHEDULES.get(name="new").every == timedelta(minutes=5)
+    text = client.get(f"{prefix}{SCHEDULES}preview/", {"cron": "0 3 * * *", "time_zone": "Asia/Tokyo"}).content.decode()
+    assert text.count(" 03:00<") == 5
+    assert client.post(f"{page}delete/", {"post": "yes"}).status_code == 302
+    assert not STORED_SCHEDULES.filter(name="nightly").exists()
 
 
 def is_german(client):
@@ -307,6 +360,14 @@ def commands(client):
     assert all(datetime.fromisoformat(moment).tzinfo for moment in moments), moments
     age = datetime.fromisoformat(said["at"]) - datetime.fromisoformat(said["supervisors"][0]["started_at"])
     assert timedelta(seconds=89) < age < timedelta(seconds=120)
+    for one in json.loads(run("schedules", "--json"))["schedules"]:
+        assert all(datetime.fromisoformat(moment).tzinfo for moment in one["next_times"])
+    assert re.search(r"overdue for 5 min \d+ s", run("schedules"))
+    assert run("schedules", "--pause", "nightly") == "nightly is paused.\n"
+    assert run("schedules", "--backfill", "2026-03-01T03:00", "2026-03-01T03:01", "nightly") == (
+        "nightly has 1 execution more.\n"
+    )
+    STORED.filter(schedule__name="nightly").delete()
     assert run("pause", "default") == "default is paused.\n"
     assert run("resume", "default") == "default is resumed.\n"
     assert run("retry", "--all", "--dry-run") == "1 execution would be retried.\n"
@@ -329,8 +390,9 @@ def metrics(client):
         (sample.name.removeprefix("django_ray_queue_"), sample.labels["queue"]): sample.value
         for family in text_string_to_metric_families(answer.content.decode())
         for sample in family.samples
-        if sample.labels["backend"] == "default"
+        if sample.labels["backend"] == "default" and "queue" in sample.labels
     }
+    assert b'django_ray_schedule_skipped{backend="default",schedule="late"} 1234' in answer.content
     assert (samples["depth", "default"], samples["running", "default"]) == (1, 1)
     assert 0 <= samples["oldest_wait_seconds", "default"] < 60
 
@@ -416,6 +478,8 @@ def main():
     for prefix in PREFIXES:
         pages(client, prefix)
         deeds(client, prefix)
+        if SCHEDULES in client.get(prefix).content.decode():
+            schedules(client, prefix)
         if LIVE in client.get(prefix).content.decode():
             stream(client, prefix)
     for step in (verbs, bodies, commands, metrics):

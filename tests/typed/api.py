@@ -4,16 +4,17 @@ Checked by mypy and pyright in `make lint`; an ignored error that is none is an 
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from django.tasks import TaskContext
 
-from django_ray import Backoff, RayTaskContext, current, task, task_options
+from django_ray import Backoff, RayTaskContext, current, schedule, task, task_options
 from django_ray.backends import RayTaskBackend
+from django_ray.models import RaySchedule
 from django_ray.results import RayTaskResult
 from django_ray.runtime.distributed import parallel_map, parallel_starmap, scatter_gather
-from django_ray.testing import run_tasks
+from django_ray.testing import fire_schedules, run_tasks
 
 
 @task
@@ -50,11 +51,31 @@ async def later(number: int) -> list[int]:
 def below(number: int) -> None: ...
 
 
+@task(schedulable=True)
+@schedule("0 3 * * *", time_zone="Europe/Berlin", missed="one", missed_within=timedelta(hours=3), args=[1])
+@schedule(every=timedelta(minutes=5), name="often", kwargs={"number": 2}, overlap="allow", timeout=3, queue_name="mail")
+def nightly(number: int) -> float:
+    return number / 2
+
+
+@schedule("@daily", missed="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+@schedule(every=300)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+@schedule("@daily", crom="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
+def wrong() -> None: ...
+
+
 def pair(one: int, two: int) -> tuple[int, int]:
     return one, two
 
 
 async def use(backend: RayTaskBackend) -> None:
+    assert_type(nightly.enqueue(1).return_value, float)
+    assert_type(nightly.enqueue(1).tick, datetime | None)
+    assert_type(current().tick, datetime | None)
+    row = RaySchedule.objects.get(name="nightly")
+    assert_type(row.next_times(3), list[datetime])
+    assert_type((row.pause(), row.resume(), row.backfill(datetime.now(UTC), datetime.now(UTC))), tuple[bool, bool, int])
+    assert_type(fire_schedules(at=datetime.now(UTC))[0].tick, datetime | None)
     result = plain.enqueue(1, text="a")
     assert_type(result.return_value, float)
     assert_type(result.wait(timeout=3).return_value, float)

@@ -193,7 +193,17 @@ def _config(options: argparse.Namespace, project: Path) -> Config:
         settings_module=os.environ["DJANGO_SETTINGS_MODULE"],
         project=project,
         options=backend.settings,
+        declared=_declared(backend),
     )
+
+
+def _declared(backend: Any) -> tuple[str, str]:
+    """Return what the code says of schedules; what is wrong with it is logged, and ends no supervisor."""
+    from django_ray.declaring import declared
+
+    found = declared(backend, imports=False)
+    found.log()
+    return found.parameters
 
 
 def _executor(config: Config) -> Any:

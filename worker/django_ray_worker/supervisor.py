@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, create_task_group, current_time, move_on_after
 
 from django_ray_worker.claiming.claimer import Claimer, Wakeup
+from django_ray_worker.claiming.scheduler import Scheduler
 from django_ray_worker.core.exceptions import Stuck
 from django_ray_worker.core.metrics import Metrics
 from django_ray_worker.database.store import Store
@@ -158,6 +159,9 @@ class Supervisor:
             claiming=self._reconciler.claiming,
             on_doubt=self._reconciler.ask,
         )
+        self._scheduler = Scheduler(
+            store, self.metrics, may_fire=lambda: self._session.is_open, declared=config.declared
+        )
         monitor.watch(self._session, self._dispatcher, self.metrics)
 
     async def live(self) -> None:
@@ -192,7 +196,7 @@ class Supervisor:
                 hears=self._hears(),
                 obey=self._reconciler.ask,
                 look_around=self._look_around,
-                look=self._wakeup.look,
+                look=self._look,
             )
         )
         session.start_soon(self._liveness.pulse)
@@ -203,6 +207,10 @@ class Supervisor:
         waits.start_soon(self._tend_executor)
         waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
         log.info("%s", self._banner())
+        if self._config.burst:
+            await self._scheduler.begin()
+        waits.start_soon(self._scheduler.declare)
+        waits.start_soon(self._scheduler.run)
         if self._config.burst:
             await self._claimer.drain(is_idle=lambda: not self._reconciler.held)
         else:
@@ -220,8 +228,14 @@ class Supervisor:
         return {
             **dict.fromkeys(self._config.bells, self._wakeup.look),
             f"pauses:{self._config.backend}": self._reconciler.ask,
+            f"schedules:{self._config.backend}": self._scheduler.look,
             f"supervisors:{self._config.backend}": self._liveness.members_changed,
         }
+
+    def _look(self) -> None:
+        """On every new session: something may be due that nobody rang for."""
+        self._wakeup.look()
+        self._scheduler.look()
 
     async def _look_around(self) -> None:
         """On every new session, before it counts as open: settle what happened while nobody looked."""
@@ -240,6 +254,9 @@ class Supervisor:
         """Find what no one thought of: rows that nobody rang for, requests and claims that never reached us."""
         if pulse.oldest is not None:
             self._wakeup.look()
+        if pulse.has_overdue:
+            self._scheduler.look()
+        self.metrics.schedule_problems = pulse.problems
         self._reconciler.heed(pulse)
 
     async def _tend_executor(self) -> None:

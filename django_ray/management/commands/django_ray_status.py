@@ -7,7 +7,7 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -18,12 +18,15 @@ from django.db import OperationalError
 from django.tasks import task_backends
 from django.utils import translation
 
+from django_ray.agenda import Upcoming
 from django_ray.backends import RayTaskBackend
 from django_ray.driver import need_psycopg
 from django_ray.management.commands._common import piped
+from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.status import Status, status
 from django_ray.templatetags.django_ray import ago, count, duration, percent
+from django_ray.templatetags.django_ray_times import rule, until, wall
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -33,13 +36,11 @@ __all__ = ["Command"]
 REFRESH_SECONDS = 15.0  # With --watch: what nobody tells of is shown as late as that.
 PAUSE_SECONDS = 1.0
 
-type Section = tuple[str, Sequence[str], Sequence[Sequence[str]], str]
-
 
 class Command(BaseCommand):
     """The command."""
 
-    help = "Show queues, running tasks, recent failures and supervisors."
+    help = "Show queues, running tasks, what is due next, recent failures and supervisors."
 
     @override
     def add_arguments(self, parser: CommandParser) -> None:
@@ -90,45 +91,8 @@ class Command(BaseCommand):
             return
         with translation.override("en"):  # its words are English, and so are its numbers
             sections = _sections(shown)
-        for title, heads, rows, otherwise in sections:
-            if not self._rich(title, heads, rows, otherwise):
-                self._text(title, heads, rows, otherwise)
-
-    def _rich(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], otherwise: str) -> bool:
-        """Draw a table where that makes sense; tell whether it did."""
-        if not self.stdout.isatty():
-            return False
-        try:
-            from rich.box import SIMPLE_HEAD
-            from rich.console import Console
-            from rich.table import Table
-            from rich.text import Text
-        except ModuleNotFoundError:
-            return False
-        console = Console()
-        console.print(Text(title, style="bold"))
-        if not rows:
-            console.print(Text(f"  {otherwise}\n", style="dim"))
-            return True
-        table = Table(box=SIMPLE_HEAD, pad_edge=True)
-        for index, head in enumerate(heads):
-            is_number = all(row[index][:1].isdigit() or row[index] == _NOTHING for row in rows)
-            table.add_column(head, justify="right" if is_number else "left", overflow="fold", no_wrap=head == "id")
-        for row in rows:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-        console.print(table)
-        return True
-
-    def _text(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], otherwise: str) -> None:
-        self.stdout.write(title)
-        if not rows:
-            self.stdout.write(f"  {otherwise}\n")
-            return
-        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-        for row in (heads, *rows):
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            self.stdout.write(f"  {'  '.join(cells)}".rstrip())
-        self.stdout.write("")
+        for section in sections:
+            show(self.stdout, section)
 
 
 @contextmanager
@@ -156,10 +120,6 @@ def _hear(session: Any) -> None:
         pass
 
 
-_NOTHING = "\N{EN DASH}"
-_STYLES = {"paused": "yellow", "no session": "red"}
-
-
 def _sections(shown: Status) -> list[Section]:
     return [
         (
@@ -170,7 +130,7 @@ def _sections(shown: Status) -> list[Section]:
             ),
             [
                 (
-                    _line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
+                    line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
                     duration(queue.oldest), count(queue.running), count(queue.scheduled), count(queue.blocked),
                     f"{queue.ended:,}", f"{queue.failed:,}", f"{queue.postponed:,}", duration(queue.wait),
                 )
@@ -183,11 +143,23 @@ def _sections(shown: Status) -> list[Section]:
             ("task", "id", "queue", "for", "progress", "attempt", "supervisor"),
             [
                 (
-                    _line(row.callable_path), str(row.pk), _line(row.queue_name),
+                    line(row.callable_path), str(row.pk), line(row.queue_name),
                     _since(shown.at, row.last_attempted_at), _progress(row), str(len(row.worker_ids)),
-                    str(row.worker_ids[-1] if row.worker_ids else _NOTHING),
+                    str(row.worker_ids[-1] if row.worker_ids else NOTHING),
                 )
                 for row in shown.running
+            ],
+            "Nothing.",
+        ),
+        (
+            "Due next",
+            ("schedule", "backend", "next", "", "rule", "time zone", "problem"),
+            [
+                (
+                    line(one.row.name), one.row.backend, wall(one.at), _when(one), line(rule(one.row)),
+                    line(one.row.time_zone), line(one.row.problem or ""),
+                )
+                for one in shown.schedules
             ],
             "Nothing.",
         ),
@@ -196,8 +168,8 @@ def _sections(shown: Status) -> list[Section]:
             ("task", "id", "queue", "when", "error"),
             [
                 (
-                    _line(row.callable_path), str(row.pk), _line(row.queue_name), ago(row.finished_at),
-                    _line(f"{row.exception_type or ''}: {getattr(row, 'error_text', '') or ''}"),
+                    line(row.callable_path), str(row.pk), line(row.queue_name), ago(row.finished_at),
+                    line(f"{row.exception_type or ''}: {getattr(row, 'error_text', '') or ''}"),
                 )
                 for row in shown.failures
             ],
@@ -209,7 +181,7 @@ def _sections(shown: Status) -> list[Section]:
             [
                 (
                     str(one.id), "" if one.is_here else "no session", f"{one.hostname} ({one.pid})",
-                    "any" if one.queues is None else _line(", ".join(one.queues)), f"{one.running} of {one.slots}",
+                    "any" if one.queues is None else line(", ".join(one.queues)), f"{one.running} of {one.slots}",
                     ago(one.started_at), ago(one.pulse_at), one.ray_address,
                 )
                 for one in shown.supervisors
@@ -219,21 +191,19 @@ def _sections(shown: Status) -> list[Section]:
     ]  # fmt: skip
 
 
-def _line(text: str) -> str:
-    """Return what is one line in a terminal, whatever a user has put into it."""
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return text if len(text) <= 80 else f"{text[:79]}\N{HORIZONTAL ELLIPSIS}"  # noqa: PLR2004
-
-
 def _since(now: datetime, moment: datetime | None) -> str:
     return duration(None if moment is None else (now - moment).total_seconds())
+
+
+def _when(one: Upcoming) -> str:
+    return until(one.at) if one.overdue is None else f"overdue for {duration(one.overdue)}"
 
 
 def _progress(row: Any) -> str:
     """Return how far a running one is, in one line."""
     if row.said is None:
-        return _NOTHING
-    return _line(f"{'' if row.fraction is None else percent(row.fraction)} {row.said}".strip())
+        return NOTHING
+    return line(f"{'' if row.fraction is None else percent(row.fraction)} {row.said}".strip())
 
 
 def _plain(shown: Status) -> dict[str, Any]:
@@ -249,6 +219,13 @@ def _plain(shown: Status) -> dict[str, Any]:
             for queue in shown.queues
         ],
         "running": [{**_execution(row), "progress": _said(row)} for row in shown.running],
+        "schedules": [
+            {
+                "name": one.row.name, "backend": one.row.backend, "next_at": _moment(one.at), "overdue": one.overdue,
+                "problem": one.row.problem,
+            }
+            for one in shown.schedules
+        ],
         "failures": [
             {**_execution(row), "exception_type": row.exception_type, "message": getattr(row, "error_text", None)}
             for row in shown.failures

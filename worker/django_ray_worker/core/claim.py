@@ -101,6 +101,8 @@ class Pulse:
     oldest: float | None  # Seconds that the oldest claimable row of our queues has been waiting.
     running: int  # Rows that run in our name.
     has_unwanted: bool  # Somebody wants one of them cancelled.
+    has_overdue: bool  # A schedule is due, or not looked at yet, and nobody has done so.
+    problems: int  # Schedules that have one.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

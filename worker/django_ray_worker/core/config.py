@@ -27,6 +27,7 @@ class Config:
     settings_module: str
     project: Path  # The folder that the project's modules are imported from.
     options: Options
+    declared: tuple[str, str] = ("[]", "[]")  # What the code says of schedules: JSON for declare.sql.
 
     @property
     def bells(self) -> tuple[str, ...]:

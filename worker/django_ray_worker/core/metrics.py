@@ -17,3 +17,8 @@ class Metrics:
     oldest: float = 0  # Seconds that the oldest claimable row has been waiting, at the last pulse.
     refused: int = 0  # Outcomes that the fence refused.
     clusters_lost: int = 0  # Times that Ray was gone.
+    ticks: int = 0  # Ticks of schedules that were enqueued here.
+    ticks_skipped: int = 0  # Ticks while the run before was unfinished.
+    ticks_lost: int = 0  # Ticks that nobody was there to see, and that were not made up for.
+    tick_lag: float = 0  # Seconds from the last tick that was enqueued here to its enqueue.
+    schedule_problems: int = 0  # Schedules with a problem, at the last pulse.

@@ -39,8 +39,8 @@ def _load(name: str) -> bytes:
 SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
-        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "hang_up", "identify",
-        "is_registered", "leave", "lock", "mark_lost", "neighbour", "notify", "promote", "prune",
+        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "declare", "due", "fire",
+        "hang_up", "identify", "is_registered", "leave", "lock", "mark_lost", "neighbour", "notify", "promote", "prune",
         "prune_workers", "pulse", "record", "register", "revive", "running", "session_settings", "sign_off",
         "unsettled", "watch",
     )

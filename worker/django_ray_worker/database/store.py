@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -19,8 +20,10 @@ from psycopg import IsolationLevel, sql
 from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
+from django_ray.rules import EPOCH
 from django_ray_worker.core.claim import Batch, Claim, Held, Neighbour, Pulse, Reconciled, Recorded, Rescued
 from django_ray_worker.core.policy import Verdict
+from django_ray_worker.core.schedule import Decision, Fired, Waiting
 from django_ray_worker.database.deadline import ANSWER_SECONDS, Connection
 from django_ray_worker.database.errors import DatabaseError
 from django_ray_worker.database.statements import (
@@ -48,6 +51,7 @@ __all__ = [
 
 
 MOST_PER_RECORD = 1000  # A longer batch gains nothing and holds its row locks longer.
+MOST_SCHEDULES = 100  # Decided about at a time.
 # For a row that somebody else has locked, before the other rows of a record are written without it.
 LOCK_SECONDS = 0.05
 # That an outcome which is left to the server waits there for its row.
@@ -135,6 +139,36 @@ class Store:
         """Make the rows claimable whose due time has come."""
         async with self._transaction() as connection:
             await connection.execute(SQL["promote"], self._scope)
+
+    async def declare(self, definitions: str, tasks: str) -> None:
+        """Have the schedules as the code says, where that is new to them: JSON from declaring.py."""
+        async with self._connection() as connection:
+            await connection.execute(SQL["declare"], {**self._scope, "definitions": definitions, "tasks": tasks})
+
+    async def due(self, besides: Iterable[int], after: int = 0, *, everything: bool = False) -> Waiting:
+        """Return up to MOST_SCHEDULES schedules to decide about, but for those besides: from the id after on.
+
+        They are those that are due or have not been looked at; or, when it is to be looked at everything, all.
+        """
+        parameters = {
+            **self._scope, "besides": list(besides), "after": after, "everything": everything, "limit": MOST_SCHEDULES,
+        }  # fmt: skip
+        async with self._connection() as connection:
+            rows = await (await connection.execute(SQL["due"], parameters)).fetchall()
+        return Waiting(
+            rows=tuple(row for row in rows if row["id"] is not None),
+            now=EPOCH + timedelta(seconds=rows[0]["now"]),
+            next_in=rows[0]["next_in"],
+        )
+
+    async def fire(self, decisions: Iterable[Decision], besides: Iterable[int]) -> Fired:
+        """Write decisions about schedules, and enqueue their ticks, where the rows are as they were decided about."""
+        columns = [decision.columns for decision in sorted(decisions, key=lambda decision: decision.id)]
+        parameters = {**self._scope, "decisions": json.dumps(columns), "besides": list(besides)}
+        async with self._connection() as connection:
+            row = await (await connection.execute(SQL["fire"], parameters)).fetchone()
+        assert row is not None  # noqa: S101 - no FROM
+        return Fired(**row)
 
     async def prune(self, age: float, limit: int) -> int:
         """Delete up to limit executions that ended more than age seconds ago; return how many."""

@@ -74,6 +74,11 @@ class _Supervisor(Collector):
         yield _counter("rescued", "Executions taken back from dead supervisors.", own.rescued)
         yield _counter("refused", "Outcomes that the fence refused.", own.refused)
         yield _counter("clusters_lost", "Times that Ray was gone.", own.clusters_lost)
+        yield _counter("ticks", "Ticks of schedules that were enqueued here.", own.ticks)
+        yield _counter("ticks_skipped", "Ticks while the run before was unfinished.", own.ticks_skipped)
+        yield _counter("ticks_lost", "Ticks that were missed, and not made up for.", own.ticks_lost)
+        yield _gauge("tick_lag_seconds", "From the last tick that was enqueued here to its enqueue.", own.tick_lag)
+        yield _gauge("schedule_problems", "Schedules with a problem, at the last pulse.", own.schedule_problems)
 
 
 def _gauge(name: str, what: str, value: float) -> Metric:

@@ -1,6 +1,6 @@
 -- A sign of life, unless somebody has locked our row, and a NOTIFY that must come back on the listening session. Says as well
 -- what no one may have told us: that our row is gone, that we were found dead, what is claimable, what runs in our name and
--- whether some of it is unwanted.
+-- whether some of it is unwanted, and whether a schedule is overdue.
 WITH own AS MATERIALIZED (
     SELECT id, lost_at IS NOT NULL AS is_lost FROM django_ray_worker
     WHERE id = %(worker)s AND hostname = %(hostname)s AND pid = %(pid)s AND backend = %(backend)s AND stopped_at IS NULL
@@ -25,5 +25,14 @@ SELECT
     EXISTS (
         SELECT FROM django_ray_execution
         WHERE state = 'RUNNING' AND claimed_by_id = ANY (%(names)s::int[]) AND cancel_requested_at IS NOT NULL
-    ) AS has_unwanted
+    ) AS has_unwanted,
+    EXISTS (
+        SELECT FROM django_ray_schedule
+        WHERE backend = %(backend)s AND paused_at IS NULL AND gone_at IS NULL
+            AND (next_at < statement_timestamp() - interval '1 s' OR next_at IS NULL AND problem IS NULL)
+    ) AS has_overdue,
+    (
+        SELECT count(*) FROM django_ray_schedule
+        WHERE backend = %(backend)s AND paused_at IS NULL AND gone_at IS NULL AND problem IS NOT NULL
+    )::int AS problems
 FROM echo
