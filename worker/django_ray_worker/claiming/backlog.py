@@ -44,7 +44,7 @@ class Backlog:
         *,
         most_per_call: int,
         give_back: Callable[[Claim], None],
-        on_held_up: Callable[[], None] = bool,
+        on_held_up: Callable[[], object] = bool,
     ) -> None:
         self._slots = slots
         self._pace = pace
