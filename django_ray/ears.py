@@ -11,13 +11,10 @@ A threaded caller listens on Django's own connection; all waiters of one event l
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import selectors
-import socket
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from enum import Enum, auto
 from typing import Any
 from uuid import UUID
@@ -29,6 +26,7 @@ from django.db import Error, InterfaceError, OperationalError, connections, rout
 from django.db.transaction import TransactionManagementError
 
 from django_ray.clock import seconds
+from django_ray.deadline import answered
 
 __all__ = [
     "MARK_REPORTING", "TRANSIENT", "Mark", "amark", "answering", "close", "connection", "connection_parameters",
@@ -51,6 +49,7 @@ UPDATE django_ray_execution SET awaited = true WHERE task_id IN (
 )
 """
 _LONGEST_SELECT = 86_400.0  # Seconds; the operating system wants a number.
+KEPT_SECONDS = 10.0  # That a session which nobody waits on any more is kept for the next one.
 _ANSWER_SECONDS = 10.0  # For the answer to a statement, or to connect: later, the connection is given up.
 _ID_LENGTH = 36  # A notification begins with the id of its execution.
 # Worth another try: the database is restarting, or another transaction was faster (40001, 40P01).
@@ -118,20 +117,8 @@ def is_over(result_id: UUID) -> bool:
 @contextmanager
 def answering(ours: Any) -> Generator[Any]:
     """Yield a cursor whose statements are answered in time, or end in an OperationalError."""
-    with ours.cursor() as cursor:
-        deadline = threading.Timer(_ANSWER_SECONDS, _hang_up, [ours.connection])
-        deadline.daemon = True
-        deadline.start()
-        try:
-            yield cursor
-        finally:
-            deadline.cancel()
-
-
-def _hang_up(session: psycopg.Connection[Any]) -> None:
-    """Shut the socket down: nothing else ends the wait of another thread."""
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(session.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)
+    with ours.cursor() as cursor, answered(ours, _ANSWER_SECONDS):
+        yield cursor
 
 
 def _refuse_transaction(ours: Any) -> None:
@@ -220,7 +207,7 @@ class _Hearing:
 
 
 class _Ear:
-    """The listening session of one event loop: open while anybody waits there."""
+    """The listening session of one event loop: open while anybody waits there, and a while after."""
 
     def __init__(self, channels: tuple[str, ...]) -> None:
         self._channels = channels
@@ -228,6 +215,23 @@ class _Ear:
         self._opening = asyncio.Lock()
         self._session: psycopg.AsyncConnection[Any] | None = None
         self._socket = -1
+        self._kept: AsyncGenerator[None] | None = None
+        self._closing: asyncio.TimerHandle | None = None
+
+    def enter(self, name: str, one: _Hearing) -> None:
+        """One more waits."""
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        self.waiting.setdefault(name, set()).add(one)
+
+    def leave(self, name: str, one: _Hearing) -> None:
+        """One less: the next one may come soon, and another session costs more than the wait."""
+        self.waiting[name].discard(one)
+        if not self.waiting[name]:
+            del self.waiting[name]
+        if not self.waiting and self._session is not None:
+            self._closing = asyncio.get_running_loop().call_later(KEPT_SECONDS, self.close)
 
     async def open(self) -> None:
         async with self._opening:
@@ -241,6 +245,16 @@ class _Ear:
                 raise psycopg.OperationalError(f"no answer within {_ANSWER_SECONDS:g} s") from None
             self._session, self._socket = session, session.fileno()
             asyncio.get_running_loop().add_reader(self._socket, self._read, session)
+            self._kept = self._until_the_end(session)
+            await anext(self._kept)
+
+    async def _until_the_end(self, session: psycopg.AsyncConnection[Any]) -> AsyncGenerator[None]:
+        """Close it with the event loop, which at its end closes those of these that have begun and not ended."""
+        try:
+            yield
+        finally:
+            if self._session is session:
+                self.close()
 
     async def _connect(self, parameters: dict[str, Any]) -> psycopg.AsyncConnection[Any]:
         session = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
@@ -285,13 +299,9 @@ async def hearing(result_id: UUID, *bells: str) -> AsyncGenerator[_Hearing]:
     channels = await sync_to_async(_channels)(bells)
     ear = _ears.setdefault(asyncio.get_running_loop(), {}).setdefault(channels, _Ear(channels))
     one, name = _Hearing(ear), str(result_id)
-    ear.waiting.setdefault(name, set()).add(one)
+    ear.enter(name, one)
     try:
         await ear.open()
         yield one
     finally:
-        ear.waiting[name].discard(one)
-        if not ear.waiting[name]:
-            del ear.waiting[name]
-        if not ear.waiting:
-            ear.close()
+        ear.leave(name, one)

@@ -12,7 +12,7 @@ from django.test import override_settings
 from django_ray import current, task
 from django_ray.checks import check_atomic
 from django_ray.models import RayTaskExecution, RayWorker, State
-from django_ray.runtime import deadline
+from django_ray.runtime import completion
 from django_ray.runtime.entrypoint import invoke
 from django_ray.testing import run_tasks
 from django_ray_worker.database.statements import SQL
@@ -131,7 +131,7 @@ def proxy(table):
 @pytest.mark.parametrize("statement", ['UPDATE "django_ray_execution"', "COMMIT"])
 def test_a_connection_that_is_forgotten_at_the_end_rolls_back(proxy, claimed, monkeypatch, statement):
     """It would hold its slot for ever: neither we nor the body can tell that nothing comes any more."""
-    monkeypatch.setattr(deadline, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(completion, "ANSWER_SECONDS", 0.5)
     payload, row = claimed(ledger.note, "", 1)
     swallowed = proxy.swallow_next(statement)
     envelope = invoke(payload)
@@ -147,7 +147,7 @@ def test_a_connection_that_is_forgotten_at_the_end_rolls_back(proxy, claimed, mo
 
 def test_what_waits_for_the_commit_takes_its_time(table, claimed, monkeypatch):
     """A callback of transaction.on_commit() is the body's, and so is what it asks."""
-    monkeypatch.setattr(deadline, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(completion, "ANSWER_SECONDS", 0.2)
     payload, row = claimed(ledger.note, "ask after commit", 7)
     assert (invoke(payload)["result"], row.get().state) == ("7", State.SUCCESSFUL)
     assert ledger.written() == sorted([(str(row.get().task_id), 1)] * 2)

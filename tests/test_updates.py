@@ -17,6 +17,7 @@ from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import _pieces
 from django_ray.testing import run_tasks
 from tests import steps, tasks
+from tests.supervisors import until
 from tests.viewers import collect, come, lines, watched
 
 
@@ -158,16 +159,39 @@ def test_it_ends_with_an_execution_that_is_deleted(ready):
     assert async_to_sync(watch_)() == []
 
 
-def test_a_viewer_that_leaves_closes_its_session(ready, connect):
+LISTENING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"
+
+
+@pytest.mark.parametrize("kept", [3600.0, 0.05])
+def test_who_watches_next_has_the_same_session_unless_it_was_kept_for_long(ready, connect, monkeypatch, kept):
+    """It ends with its event loop at the latest."""
+    monkeypatch.setattr(ears, "KEPT_SECONDS", kept)
+
+    async def first():
+        updates = ready.updates()
+        value = await anext(updates)
+        await updates.aclose()
+        return value.message
+
+    asking = connect()
+
+    def pids():
+        return asking.execute(LISTENING).fetchall()
+
     async def look():
         await sync_to_async(write)(ready, 1)
-        updates = ready.updates()
-        first = await anext(updates)
-        await updates.aclose()
-        return first.message
+        assert await first() == "1"
+        one = pids()
+        if kept < 1:
+            while pids():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await first() == "1"
+        return one, pids()
 
-    assert async_to_sync(look)() == "1"
-    assert not any(ear.waiting or ear._session for several in ears._ears.values() for ear in several.values())
+    one, other = async_to_sync(look)()
+    assert (len(one), len(other)) == (1, 1)
+    assert (one == other) is (kept > 1)
+    until(lambda: not pids(), what="no session of an event loop that has ended")
 
 
 @pytest.mark.django_db

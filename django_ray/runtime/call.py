@@ -38,7 +38,7 @@ from django_ray.runtime.interrupt import interruptible, overran, protected, was_
 from django_ray.runtime.preparation import settle_in
 from django_ray.runtime.rayworker import end_after_answer
 from django_ray.runtime.surroundings import spoiled_by
-from django_ray.runtime.watch import Watch
+from django_ray.watch import Watch
 
 __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 

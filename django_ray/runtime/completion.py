@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections, transaction
 from django.db.models import BooleanField, Func
 from django.db.models.functions import Now
 
+from django_ray.deadline import answered
 from django_ray.exceptions import TaskSuperseded
 from django_ray.rows import ClaimedRow, Fence
-from django_ray.runtime import deadline
 from django_ray.runtime.claimed import fenced
 from django_ray.runtime.output import Output
 from django_ray.tables import Tables
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["Completion", "Result", "succeeded"]
 
 log = logging.getLogger("django_ray.attempt")
+
+# That the UPDATE and the COMMIT may take. A row that a stranger has locked is waited for, and so are the deferred
+# constraints of the body's writes. If the server is still at it when the time is over, nothing is lost: whoever writes
+# the row next waits for the same lock, and then finds whether the transaction has been committed.
+ANSWER_SECONDS = 30.0
 
 type Result = tuple[Any, str]  # As plain values, and their JSON.
 
@@ -82,7 +87,7 @@ class Completion:
                     if result is None:
                         done()
                     if self._keeps_rows:
-                        ending.enter_context(deadline.transaction_answered(connection))
+                        ending.enter_context(_answered(connection))
                         self._write(alias, result)
                     has_written = True
                 if not connection.get_autocommit() and not connection.in_atomic_block:
@@ -128,9 +133,14 @@ class Completion:
         return f"Attempt {self._row.attempt_number} of {self._row.callable_path} {self._row.task_id}"
 
 
+def _answered(connection: Any) -> AbstractContextManager[None]:
+    # Django turns autocommit on between the COMMIT and the callbacks that wait for it, which may take their time.
+    return answered(connection, ANSWER_SECONDS, applies=lambda: not connection.autocommit)
+
+
 def _bounded() -> Func:
     """Have the server end the transaction where the COMMIT never comes, as part of a statement: it locks the row."""
-    name, milliseconds = "idle_in_transaction_session_timeout", int(deadline.ANSWER_SECONDS * 1000)
+    name, milliseconds = "idle_in_transaction_session_timeout", int(ANSWER_SECONDS * 1000)
     return Func(template=f"(set_config('{name}', '{milliseconds}', true) <> '')", output_field=BooleanField())
 
 

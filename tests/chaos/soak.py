@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PAUSE = (2.0, 6.0)  # Seconds between the end of a fault and the next one.
 START_SECONDS = 120  # That the supervisors get to start.
-END_SECONDS = 120  # That everything gets to finish after the last fault.
+END_SECONDS = 120  # After the last fault, that may pass without anything coming to its end.
 
 
 def main() -> int:
@@ -123,8 +123,8 @@ def _strike_for(seconds: float, chaos: Chaos, kinds: list[str], chance: random.R
 
 
 def _wait_for_the_end(postgres: Postgres, clock: Clock) -> None:
-    """Look once a second until every row is finished; after a while say what is not."""
-    deadline = time.monotonic() + END_SECONDS
+    """Look once a second until every row is finished; when nothing more ends, say what has not."""
+    deadline, fewest = time.monotonic() + END_SECONDS, sys.maxsize
     with psycopg.connect(postgres.url, autocommit=True) as session:
         while True:
             unfinished = session.execute(
@@ -134,10 +134,12 @@ def _wait_for_the_end(postgres: Postgres, clock: Clock) -> None:
             if not unfinished:
                 clock.say("everything is finished")
                 return
+            if len(unfinished) < fewest:
+                deadline, fewest = time.monotonic() + END_SECONDS, len(unfinished)
             if time.monotonic() > deadline:
                 break
             time.sleep(1)
-    clock.say(f"after {END_SECONDS} s, {len(unfinished)} executions are unfinished:")
+    clock.say(f"nothing has ended for {END_SECONDS} s; {len(unfinished)} executions are unfinished:")
     for state, key, attempt, owner, due_at in unfinished[:20]:
         print(f"           {key}: {state}, attempt {attempt}, owner {owner}, due {due_at}", flush=True)
 

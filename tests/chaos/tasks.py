@@ -69,7 +69,7 @@ def flaky(context, key):
 def atomic(context, key, seconds):
     """Its effect is a row, in the transaction in which it ends; the audit counts them.
 
-    Of ten first attempts one ends its process by itself: before the UPDATE, before the COMMIT, or after it.
+    Of twenty first attempts one ends its process by itself: before the UPDATE, before the COMMIT, or after it.
     """
     note(key, context.attempt, "started")
     with connection.cursor() as cursor:
@@ -77,8 +77,8 @@ def atomic(context, key, seconds):
     time.sleep(seconds)
     if context.attempt == 1 and key.endswith(("3", "7")):
         raise Meant(key)
-    if context.attempt == 1 and key.endswith("1"):
-        _die_at(int(key[-2:-1]) if key[-2:-1].isdecimal() else 0)
+    if context.attempt == 1 and int(key.rpartition("-")[2]) % 20 == 1:
+        _die_at(int(key.rpartition("-")[2]) // 20)
     note(key, context.attempt, "ended")
     return key
 

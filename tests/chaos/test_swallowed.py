@@ -13,6 +13,7 @@ from tests.supervisors import ROOT, until
 CLAIM = "-- Take up to limit rows"
 RECORD = "-- Write the verdicts"
 RECONCILE = "-- What runs in the names of a supervisor"
+REVIVE = "-- A new session is a sign of life"
 ANNOUNCE = "SELECT django_ray_announce"
 NO_ANSWER = "no answer within 10 s"
 
@@ -38,6 +39,25 @@ def test_a_reconciliation_without_an_answer_holds_up_no_claim(supervise, proxy, 
     reads = [enqueue("started_at") for _ in range(3)]
     assert {finished(read, 60)["state"] for read in reads} == {"SUCCESSFUL"}
     assert supervisor.process.poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", [REVIVE, RECONCILE])
+def test_who_was_taken_for_dead_settles_that_whatever_fails_meanwhile(  # noqa: PLR0917
+    supervise, proxy, enqueue, finished, sql, statement
+):
+    """I6: the statement that fails is asked again, and no error of the database ends the supervisor."""
+    supervisor = supervise("--sync", through=proxy)
+    asleep(sql)
+    swallowed = proxy.swallow_next(statement)
+    sql("UPDATE django_ray_worker SET lost_at = now()")
+    assert swallowed.wait(20)
+    asked_again = proxy.swallow_next(RECONCILE)
+    assert asked_again.wait(60)
+    assert sql("SELECT 1 FROM django_ray_worker WHERE lost_at IS NULL")
+    assert finished(enqueue("started_at"), 60)["state"] == "SUCCESSFUL"
+    assert supervisor.process.poll() is None
+    assert "Traceback" not in supervisor.log
 
 
 @pytest.mark.parametrize("statement", [CLAIM, RECORD, ANNOUNCE])

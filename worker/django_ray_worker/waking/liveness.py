@@ -65,6 +65,7 @@ class Liveness:
         self._members_changed = Event()
         self._slice = CancelScope()
         self._is_unsaid = False  # That we live: our row is locked.
+        self._is_unsettled = False  # What peers did who took us for dead.
         self._left: set[int] = set()  # The dead of whom something was locked.
         self._has_left = Event()
 
@@ -79,7 +80,7 @@ class Liveness:
         await self._rescue()
 
     async def come_back(self) -> None:
-        """On each later session, and when a peer took us for dead: say that we live, and settle what that cost."""
+        """On each later session: say that we live, and settle what was done meanwhile."""
         await self._revive()
         await self._reconcile()
 
@@ -109,7 +110,7 @@ class Liveness:
                 self._leave_unsaid()
             if pulse.is_lost:
                 log.warning("A peer took us for dead.")
-                await self.come_back()
+                self._leave_unsaid()
             self._metrics.oldest = pulse.oldest or 0
             # Whatever a wake-up was lost to, this finds it.
             self._heed(pulse)
@@ -152,25 +153,20 @@ class Liveness:
         await self._rescue(neighbour.id)
 
     async def tend(self) -> None:
-        """Do what a lock of somebody else has kept us from, as soon as it is gone."""
+        """Do what a lock of somebody else, or a failure of the database, has kept us from, as soon as it is gone."""
         wait = LockWait()
         while True:
-            if not self._left and not self._is_unsaid:
+            if not (self._left or self._is_unsaid or self._is_unsettled):
                 wait.end()
                 await self._has_left.wait()
             self._has_left = Event()
             await sleep(wait.go_on(current_time()))
             try:
-                if self._is_unsaid:
-                    await self._revive()
-                    if not self._is_unsaid:
-                        await self._reconcile()  # a peer may have missed us meanwhile
-                for dead in [*self._left]:
-                    if not await self._rescue(dead):
-                        self._left.discard(dead)  # it lives, or somebody else was faster
+                await self._tend()
             except DatabaseError as error:
                 if not is_transient(error):
                     raise
+                continue
             if (self._left or self._is_unsaid) and wait.is_news(current_time()):
                 log.warning(
                     "Rows of supervisors %s are locked by another transaction: what is to be written there is written "
@@ -178,13 +174,29 @@ class Liveness:
                     ", ".join(map(str, sorted(self._left | ({self._identity.worker} if self._is_unsaid else set())))),
                 )
 
+    async def _tend(self) -> None:
+        if self._is_unsaid:
+            await self._revive()
+        if self._is_unsettled and not self._is_unsaid:
+            self._is_unsettled = False
+            try:
+                await self._reconcile()
+            except DatabaseError:
+                self._is_unsettled = True
+                raise
+        for dead in [*self._left]:
+            if not await self._rescue(dead):
+                self._left.discard(dead)  # it lives, or somebody else was faster
+
     async def _revive(self) -> None:
-        self._is_unsaid = False
-        if not await self._store.revive(self._identity.worker):
+        if await self._store.revive(self._identity.worker):
+            self._is_unsaid = False
+        else:
             self._leave_unsaid()
 
     def _leave_unsaid(self) -> None:
-        self._is_unsaid = True
+        """Have tend() say that we live: a peer may miss us until then, or has done so."""
+        self._is_unsaid = self._is_unsettled = True
         self._has_left.set()
 
     async def _rescue(self, only: int | None = None, state: str = "dead") -> bool:
