@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 import pytest
-from anyio import create_task_group, fail_after, sleep, sleep_forever, wait_all_tasks_blocked
+from anyio import Event, create_task_group, fail_after, sleep, sleep_forever, wait_all_tasks_blocked
 
 from django_ray.requirements import TaskOptions
 from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
@@ -52,18 +52,21 @@ class Endless(Instant):
     def __init__(self):
         super().__init__()
         self.running = []
+        self.has_two = Event()
 
     def lacks(self, claim):
         return {"GPU": 1.0} if "impossible" in claim.callable_path else {}
 
     async def run(self, claims):
         self.running.extend(claims)
+        if len(self.running) == 2:
+            self.has_two.set()
         await sleep_forever()
 
 
-def backlog_of(pace, total=2, most=250):
+def backlog_of(pace, total=2, most=250, ahead=0):
     given_back: list = []
-    slots = Slots(total)
+    slots = Slots(total, ahead)
     return Backlog(slots, pace, most_per_call=most, give_back=given_back.append), slots, given_back
 
 
@@ -106,9 +109,9 @@ def test_tasks_without_end_are_forgotten_in_the_end():
 def test_at_first_there_is_room_for_one_per_free_slot(pace):
     backlog, slots, _ = backlog_of(pace)
     assert backlog.room() == 2
-    slots.take(soon=False)
+    slots.take(object(), soon=False)
     assert backlog.room() == 1
-    slots.take(soon=False)
+    slots.take(object(), soon=False)
     assert backlog.room() == 0
 
 
@@ -117,11 +120,11 @@ def test_short_ones_are_claimed_ahead_for_slots_that_will_be_free_soon(pace):
     backlog.put([claim()] * 2)
     backlog.take()
     backlog.take()
-    slots.take(soon=True)
-    slots.take(soon=False)
+    slots.take("a short one", soon=True)
+    slots.take("a long one", soon=False)
     assert 100 < backlog.room() <= 250
-    slots.release(soon=True)
-    slots.take(soon=False)
+    slots.release("a short one")
+    slots.take("another long one", soon=False)
     assert backlog.room() == 0
 
 
@@ -131,7 +134,7 @@ def test_one_is_claimed_ahead_where_calls_hold_one_and_end_soon(pace):
         pace.observe(claim("tasks.of_50_ms"), 0.05)
     backlog.put([claim("tasks.of_50_ms")] * 2)
     for _ in range(2):
-        slots.take(soon=backlog.is_short(backlog.take()))
+        slots.take(object(), soon=backlog.is_short(backlog.take()))
     assert backlog.room() == 2
 
 
@@ -139,7 +142,7 @@ def test_long_ones_are_never_claimed_ahead(pace):
     backlog, slots, _ = backlog_of(pace)
     backlog.put([claim("tasks.long")] * 2)
     for _ in range(2):
-        slots.take(soon=backlog.is_short(backlog.take()))
+        slots.take(object(), soon=backlog.is_short(backlog.take()))
     assert backlog.room() == 0
 
 
@@ -155,7 +158,7 @@ def test_a_call_holds_what_fits_in_order_and_spread_over_the_free_slots(pace):
     claims = [claim() for _ in range(10)]
     backlog.put(claims)
     assert backlog.take() == claims[:5]
-    slots.take(soon=False)
+    slots.take(object(), soon=False)
     assert backlog.take() == claims[5:]
 
 
@@ -200,8 +203,8 @@ def test_what_turns_out_longer_than_those_before_is_given_back_but_for_what_runs
     backlog, slots, given_back = backlog_of(pace)
     backlog.put([claim()])
     backlog.take()
-    slots.take(soon=False)
-    slots.take(soon=False)
+    slots.take(object(), soon=False)
+    slots.take(object(), soon=False)
     long = [claim("tasks.long") for _ in range(300)]
     backlog.put(long)
     assert len(backlog) + len(given_back) == 300
@@ -225,8 +228,8 @@ def test_after_a_return_to_the_queue_what_is_claimed_ahead_grows_call_by_call(pa
 
 async def test_what_waits_while_nothing_moves_is_given_back(pace):
     backlog, slots, given_back = backlog_of(pace)
-    slots.take(soon=False)
-    slots.take(soon=False)
+    slots.take(object(), soon=False)
+    slots.take(object(), soon=False)
     async with create_task_group() as tasks:
         tasks.start_soon(backlog.watch)
         waiting = [claim(), claim()]
@@ -237,6 +240,55 @@ async def test_what_waits_while_nothing_moves_is_given_back(pace):
         tasks.cancel_scope.cancel()
     assert given_back == waiting
     assert len(backlog) == 0
+
+
+def test_a_call_is_sent_ahead_for_each_that_should_end_soon():
+    slots = Slots(3, ahead=2)
+    slots.take("a", soon=True)
+    assert (slots.free, slots.free_ahead) == (2, 0), "first what can run"
+    slots.take("b", soon=False)
+    slots.take("c", soon=True)
+    assert (slots.free, slots.free_ahead) == (0, 2)
+    slots.take("d", soon=True)
+    assert (slots.taken, slots.free_ahead, slots.ahead) == (3, 1, ("d",)), "one more, however short those ahead are"
+    slots.release("c")
+    assert (slots.taken, slots.ahead, slots.free_ahead) == (3, (), 2), "it runs, in the place of the other"
+    slots.take("e", soon=False)
+    slots.release("e")
+    assert slots.ahead == ()
+    slots.hold_up()
+    assert (slots.taken, slots.free_ahead) == (3, 0), "those that run are not short after all"
+
+
+@pytest.mark.parametrize(("cpus", "is_sent"), [({}, True), ({"num_cpus": 1}, True), ({"num_cpus": 0.5}, False)])
+def test_what_ray_would_run_at_once_is_not_sent_ahead(pace, cpus, is_sent):
+    backlog, slots, _ = backlog_of(pace, total=1, ahead=1)
+    slots.take("runs", soon=True)
+    backlog.put([claim(ray=cpus)])
+    assert backlog.is_ready is is_sent
+
+
+async def test_what_waits_behind_long_ones_is_taken_back(pace):
+    """K3: here there is no Ray to say that it has not begun; so it was interrupted."""
+    records = []
+    executor = Endless()
+    dispatcher = Dispatcher(executor, 1, Tally(None), record=records.append, on_free=lambda: None, ahead=1)
+    dispatcher._pace = dispatcher._backlog._pace = pace
+    first, ahead, behind = claim(), claim(), claim()
+    async with create_task_group() as calls, create_task_group() as waits:
+        dispatcher.open(calls, waits)
+        for one in (first, ahead, behind):
+            dispatcher.start([one])
+        await executor.has_two.wait()
+        assert (executor.running, dispatcher.busy, dispatcher.running) == ([first, ahead], 1, 2)
+        with fail_after(PATIENCE_SECONDS * 50):
+            while len(records) < 2:  # noqa: ASYNC110
+                await sleep(0.01)
+        assert {record.claim.task_id for record in records} == {ahead.task_id, behind.task_id}
+        assert {type(record.verdict) for record in records} == {Release}
+        assert (dispatcher.held, dispatcher.room) == ({first.task_id}, 0)
+        calls.cancel_scope.cancel()
+        waits.cancel_scope.cancel()
 
 
 async def test_a_hundred_that_no_node_can_run_are_parked_and_the_rest_is_released_for_later(pace):

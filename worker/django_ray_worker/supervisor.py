@@ -105,6 +105,12 @@ def slots_of(config: Config, executor: Executor) -> int:
     return 1 if config.sync else config.concurrency or executor.cpus
 
 
+def ahead_of(config: Config, executor: Executor) -> int:
+    """Return how many calls may wait behind those that run: none where Ray might run them at once, beyond the limit."""
+    is_limited = config.concurrency is not None and (config.cluster is not None or config.concurrency < executor.cpus)
+    return 0 if config.sync or is_limited else slots_of(config, executor)
+
+
 class Supervisor:
     """From its first session to its goodbye."""
 
@@ -134,6 +140,7 @@ class Supervisor:
             record=self._recorder.put,
             on_free=self._wakeup.nudge,
             is_stopping=lambda: stop.intake.cancel_called,
+            ahead=ahead_of(config, executor),
         )
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
         self._session = Session(database, store, registration)

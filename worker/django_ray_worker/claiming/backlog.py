@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyio import Event, move_on_after
 
@@ -37,11 +37,20 @@ SHORTEST_SHARED_TIMEOUT = 1.0
 class Backlog:
     """Of one supervisor."""
 
-    def __init__(self, slots: Slots, pace: Pace, *, most_per_call: int, give_back: Callable[[Claim], None]) -> None:
+    def __init__(
+        self,
+        slots: Slots[Any],
+        pace: Pace,
+        *,
+        most_per_call: int,
+        give_back: Callable[[Claim], None],
+        on_held_up: Callable[[], object] = bool,
+    ) -> None:
         self._slots = slots
         self._pace = pace
         self._most = most_per_call
         self._give_back = give_back
+        self._on_held_up = on_held_up  # Nothing has moved for a while.
         self._claims: deque[Claim] = deque()
         self._per_call = 1  # Of those claimed last, so many would fit.
         self._trust = most_per_call  # In what fits: after a return to the queue it grows again, call by call.
@@ -51,11 +60,18 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._claims)
 
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether a call may be sent now."""
+        return bool(self._claims) and (
+            self._slots.free > 0 or (self._slots.free_ahead > 0 and _takes_a_cpu(self._claims[0]))
+        )
+
     def room(self) -> int:
         """Return how many more to claim; 0 for not yet."""
         # Ahead for the slots that will be free soon; what waits for a long body would only be given back.
         ahead = self._slots.soon * self._per_call if self._most > 1 else 0
-        room = self._slots.free * self._per_call + ahead - len(self._claims)
+        room = (self._slots.free + self._slots.free_ahead) * self._per_call + ahead - len(self._claims)
         # Not a few at a time: each claim is a statement.
         return room if room > 0 and 2 * room >= ahead else 0
 
@@ -74,7 +90,7 @@ class Backlog:
 
     def take(self) -> list[Claim]:
         """Return the next claims for one call, when a slot is free: what fits, spread over the free slots."""
-        share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free)))
+        share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free + self._slots.free_ahead)))
         first = self._claims.popleft()
         chosen, seconds, characters = [first], self._pace.of(first), len(first.payload)
         while self._claims and len(chosen) < share:
@@ -84,7 +100,6 @@ class Backlog:
                 break
             chosen.append(self._claims.popleft())
         self._trust = min(self._most, 2 * self._trust)
-        self._moved.set()
         return chosen
 
     def is_short(self, claims: Sequence[Claim]) -> bool:
@@ -111,17 +126,31 @@ class Backlog:
         while self._claims:
             self._give_back(self._claims.popleft())
 
+    def move(self) -> None:
+        """Take note that a call was sent, or has ended."""
+        self._moved.set()
+        self._filled.set()
+
     async def watch(self) -> None:
-        """Give back what waits while nothing moves."""
+        """Give back what waits while nothing moves, here or behind the calls that run."""
         while True:
             await self._filled.wait()
             self._filled = Event()
-            while self._claims:
+            while self._claims or self._slots.ahead:
                 self._moved = Event()
                 with move_on_after(PATIENCE_SECONDS):
                     await self._moved.wait()
                     continue
                 self.clear()
+                self._slots.hold_up()
+                self._on_held_up()
+                break
+
+
+def _takes_a_cpu(claim: Claim) -> bool:
+    """Tell whether it waits where all CPUs are taken: others would run at once, more at a time than there are slots."""
+    cpus: float = claim.options.ray.get("num_cpus", 1)
+    return cpus >= 1
 
 
 def _fits(first: Claim, other: Claim) -> bool:

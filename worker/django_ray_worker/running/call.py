@@ -77,6 +77,10 @@ class Call:
         self._unwanted.add(claim.task_id)
         self._scope.deadline = min(self._scope.deadline, current_time() + self._patience)
 
+    def take_back(self) -> None:
+        """Stop waiting for a place to run."""
+        self._scope.cancel()
+
     def disown(self) -> None:
         """Stop what is not ours any more: its outcome would be refused. Where several share a call, it soon ends."""
         if len(self._left) == 1:
@@ -125,7 +129,7 @@ class Call:
         elif isinstance(answer.outcome, Unprepared):
             await sleep(REST_SECONDS)  # With its slot: who fails at once would get all the work.
             self._give_up(answer.outcome)
-        elif not is_alone:
+        elif isinstance(answer.outcome, Unstarted) or not is_alone:
             self._give_up(answer.outcome)
         elif not self._scope.cancel_called:
             self._report_next(answer.outcome)

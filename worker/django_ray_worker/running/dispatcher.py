@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 from django_ray_worker.claiming.backlog import Backlog
@@ -45,6 +44,7 @@ class Dispatcher:
         record: Callable[[Record], None],
         on_free: Callable[[], None],
         is_stopping: Callable[[], bool] = bool,
+        ahead: int = 0,
     ) -> None:
         self._executor = executor
         self._tally = tally
@@ -52,12 +52,13 @@ class Dispatcher:
         self._on_free = on_free
         self._is_stopping = is_stopping
         self._pace = Pace()
-        self._slots = Slots(total)
+        self._slots: Slots[Call] = Slots(total, ahead)
         self._backlog = Backlog(
             self._slots,
             self._pace,
             most_per_call=executor.most_per_call,
             give_back=lambda claim: self._report(claim, Unstarted()),
+            on_held_up=self._take_back,
         )
         self._running: dict[UUID, tuple[Claim, Call]] = {}
         self._parked = 0  # Calls without a slot.
@@ -101,17 +102,19 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Fill the free slots."""
-        while self._backlog and self._slots.free and self._executor.is_usable:
+        while self._backlog.is_ready and self._executor.is_usable:
             claims = self._backlog.take()
-            self._calls.start_soon(self._run_in_slot, self._call(claims), self._take_slot(claims))
+            call = self._call(claims)
+            self._slots.take(call, soon=self._backlog.is_short(claims))
+            self._backlog.move()
+            self._calls.start_soon(self._run_in_slot, call)
 
-    def _take_slot(self, claims: Sequence[Claim]) -> Callable[[], None]:
-        """Take a slot for a call of these and return what gives it back."""
-        soon = self._backlog.is_short(claims)
-        self._slots.take(soon=soon)
-        return partial(self._slots.release, soon=soon)
+    def _take_back(self) -> None:
+        """Give back what waits behind calls that turned out to be long: it is for whoever can run it."""
+        for call in self._slots.ahead:
+            call.take_back()
 
-    async def _run_in_slot(self, call: Call, release: Callable[[], None]) -> None:
+    async def _run_in_slot(self, call: Call) -> None:
         lacking: Mapping[str, float] = {}
         try:
             if self._executor.lacks(call.claims[0]):
@@ -120,7 +123,8 @@ class Dispatcher:
             if not lacking:
                 await self._run(call)
         finally:
-            release()
+            self._slots.release(call)
+            self._backlog.move()
             self.dispatch()
             self._on_free()
         if lacking:

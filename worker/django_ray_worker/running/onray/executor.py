@@ -196,7 +196,9 @@ class RayExecutor:
             return NoAnswer(_meaning(error))
         except get_cancelled_exc_class():
             answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)
-            return NoAnswer(Interrupted()) if answer is None else answer.without_stopped()
+            if isinstance(answer, Answer):
+                return answer.without_stopped()
+            return NoAnswer(Interrupted()) if answer is None else answer
         finally:
             if functions.ends_process(options):
                 self._has_ended()
@@ -236,17 +238,20 @@ class RayExecutor:
                     claims[0], BEGIN_SECONDS, extra=claims[0].log_fields,
                 )  # fmt: skip
                 answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)
-                return NoAnswer(Unstarted()) if answer is None else answer.with_stopped_as(Interrupted())
+                return answer.with_stopped_as(Interrupted()) if isinstance(answer, Answer) else NoAnswer(Unstarted())
             else:
                 ran, quiet = (seconds - COOPERATE_SECONDS for seconds in found)
                 if (outcome := overrun(options, ran, quiet)) is not None:
                     answer = await self._end(ref, claims, FORCE, KILL)
-                    return NoAnswer(outcome) if answer is None else answer.with_stopped_as(outcome)
+                    return answer.with_stopped_as(outcome) if isinstance(answer, Answer) else NoAnswer(outcome)
                 of_time, of_silence = left(options, ran, quiet)
                 patience = min(of_time, of_silence if of_silence < COOPERATE_SECONDS else max(of_silence, later))
 
-    async def _end(self, ref: Any, claims: Sequence[Claim], *ways: Way) -> Answer | None:
-        """End what runs, in these ways one after the other; return what a body answered all the same."""
+    async def _end(self, ref: Any, claims: Sequence[Claim], *ways: Way) -> Answer | NoAnswer | None:
+        """End what runs, in these ways one after the other; return what a body answered all the same.
+
+        Or that it had not begun, where it is certain.
+        """
         for way in ways:
             if not self.is_usable:
                 break
@@ -257,6 +262,10 @@ class RayExecutor:
             with move_on_after(COOPERATE_SECONDS, shield=True):
                 try:
                     return answer_of(await ref)
+                except exceptions.TaskCancelledError:
+                    if way is COOPERATE:
+                        return NoAnswer(Unstarted())  # what has begun answers by itself
+                    break
                 except exceptions.RayError:
                     break
         self._has_ended()
