@@ -204,12 +204,12 @@ def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[Che
 
 
 def missing_triggers(connection: Any) -> list[str]:
-    """Return the triggers of ours that are missing or disabled in a migrated database."""
+    """Return the triggers of ours that are missing or disabled, of the tables that are there: migrations bring more."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT tgname FROM pg_trigger WHERE tgenabled IN ('O', 'A')"
-            " AND tgrelid = ANY (ARRAY(SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name))",
-            [[*set(TRIGGERS.values())]],
+            "SELECT name FROM unnest(%s::text[], %s::text[]) AS ours(name, of_table)"
+            " WHERE to_regclass(of_table) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_trigger"
+            " WHERE tgname = name AND tgrelid = to_regclass(of_table) AND tgenabled IN ('O', 'A'))",
+            [[*TRIGGERS], [*TRIGGERS.values()]],
         )
-        enabled = {name for (name,) in cursor.fetchall()}
-    return [name for name in TRIGGERS if name not in enabled]
+        return [name for (name,) in cursor.fetchall()]

@@ -272,7 +272,7 @@ class RaySchedule(models.Model):
         return ScheduleQuerySet(type(self), using=self._state.db).filter(pk=self.pk)
 
     def _tell(self, number: int) -> bool:
-        self.refresh_from_db()
+        self.refresh_from_db(using=self._row().written_to)  # a replica may not know it yet
         return bool(number)
 
 

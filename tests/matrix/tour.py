@@ -23,6 +23,7 @@ from asgiref.sync import sync_to_async  # noqa: E402
 from asgiref.testing import ApplicationCommunicator  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.contrib import admin  # noqa: E402
+from django.contrib.admin.models import LogEntry  # noqa: E402
 from django.contrib.auth import get_user_model  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 from django.core.exceptions import ImproperlyConfigured  # noqa: E402
@@ -127,6 +128,7 @@ def fill():
     RayWorker.objects.all().delete()
     RayQueue.objects.all().delete()
     RaySchedule.objects.all().delete()
+    LogEntry.objects.all().delete()  # whose links lead to the first site, in Django as well
     now = timezone.now()
     worker = RayWorker.objects.create(
         pk=SUPERVISOR, hostname="host-1", pid=PROCESS, backend="default", queues=["default"], concurrency=1234,
