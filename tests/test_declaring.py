@@ -46,6 +46,8 @@ numbers = count()
 def shop(tmp_path, monkeypatch, settings):
     """Write the module tasks of an application of its own, install it, and return the application's name."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    # It has tasks that may be scheduled, for the pages.
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "tests.clockwork"]
 
     def _shop(code, head=HEAD, **files):
         name = f"shop_{next(numbers)}"

@@ -1,9 +1,9 @@
 """Pausing and resuming queues, and what supervisors count of them."""
 
-from anyio import Event, fail_after, sleep
+from anyio import Event, fail_after, get_cancelled_exc_class, sleep, sleep_forever
 
-from django_ray_worker.core.outcome import Returned
-from django_ray_worker.running.answer import Answer
+from django_ray_worker.core.outcome import Returned, Unstarted
+from django_ray_worker.running.answer import Answer, NoAnswer
 from tests.supervisors import Instant, hear, living
 
 INSERT = (
@@ -80,11 +80,20 @@ class Busy(Instant):
         self.claims = []
 
     async def run(self, claims):
+        if self.claims:
+            return await self.wait_behind()
         self.claims = list(claims)
         await self.go.wait()
         return Answer(
             outcomes=[Returned("1") for _ in claims], seconds=[0.001] * len(claims), outputs=[""] * len(claims)
         )
+
+    async def wait_behind(self):
+        """As Ray does, which says of what it cancels whether it had begun."""
+        try:
+            await sleep_forever()
+        except get_cancelled_exc_class():
+            return NoAnswer(Unstarted())
 
 
 async def test_pausing_gives_back_what_waits_in_a_supervisor_and_lets_finish_what_runs(database, connect, monkeypatch):
@@ -93,12 +102,12 @@ async def test_pausing_gives_back_what_waits_in_a_supervisor_and_lets_finish_wha
     async with living(database, executor) as life:
         session.execute(INSERT, ["default", 1])
         await until(lambda: executor.claims)
-        # Claimed ahead for a slot that is believed to be free soon.
+        # Claimed ahead for a slot that is believed to be free soon; one of them waits behind what runs.
         (running,) = executor.claims
         life._dispatcher._slots.soon = 1
         session.execute(INSERT, ["default", 3])
         life._wakeup.look()
-        await until(lambda: len(life._dispatcher.held) > 1)
+        await until(lambda: len(life._dispatcher.held) > 1 and life._dispatcher._slots.ahead)
         session.execute(PAUSE, ["default"])
         await until(lambda: life._dispatcher.held == {running.task_id} and not life._recorder.pending)
         rows = session.execute("SELECT state, worker_ids FROM django_ray_execution ORDER BY task_id").fetchall()

@@ -179,7 +179,9 @@ def test_all_coroutines_of_a_loop_share_one_session(connect, elsewhere):
     def count_and_finish():
         until(lambda: RayTaskExecution.objects.filter(awaited=True).count() == len(results), what="ten waiters")
         sessions.append(
-            admin.execute("SELECT count(*) AS n FROM pg_stat_activity WHERE query LIKE 'LISTEN%'").fetchone()["n"]
+            admin.execute(
+                "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+            ).fetchone()["n"]
         )
         for result in results:
             finish(result)

@@ -172,6 +172,8 @@ class Dispatcher:
                 call.disown()
             elif said.is_unwanted:
                 call.cancel(claim)
+            elif said.is_paused and call in self._slots.ahead:
+                call.take_back()
         for claim in self._backlog.claims:
             said = ours.get(claim.task_id)
             if said is None or said.attempt != claim.attempt or said.is_unwanted:
