@@ -139,6 +139,7 @@ def test_a_head_that_dies_before_it_has_a_node_is_waited_for(start_head, listen,
     assert finished(tasks.add.enqueue(40, 2)).return_value == 42
 
 
+@pytest.mark.slow
 def test_sigterm_while_a_node_is_waited_for_ends_with_zero(start_head, listen):
     """E1, G4."""
     port = free_port()
@@ -170,6 +171,7 @@ def test_sigterm_while_a_cluster_is_waited_for_ends_with_zero(listen):
     assert supervisor.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_what_no_node_has_waits_visibly_and_holds_up_nobody(head, listen, finished):
     """G3."""
     supervisor = listen("--cluster", head, "--concurrency", "1", RAY_AUTH_TOKEN=TOKEN)

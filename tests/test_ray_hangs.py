@@ -98,6 +98,7 @@ def test_sigterm_with_a_frozen_head_ends_with_zero_and_leaves_nothing(listen, fi
     assert not any(folder.exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_a_head_that_dies_while_ray_starts_is_noticed_and_leaves_nothing(listen, finished):
     """L17: it is started again, in the same process as far as others see it."""
     supervisor = listen("--backend", "any", "--local", "--concurrency", "1")

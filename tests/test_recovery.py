@@ -267,6 +267,7 @@ async def test_a_clock_that_is_an_hour_off_changes_nothing(database, connect, mo
     assert session.execute("SELECT 1 FROM django_ray_worker WHERE lost_at IS NOT NULL").fetchall() == []
 
 
+@pytest.mark.slow
 def test_a_dead_peers_work_runs_again_within_two_seconds(listen, tmp_path):
     """C1: at once five times of five."""
     survivor = listen("--sync")
@@ -305,7 +306,8 @@ def ray_process(supervisor, name):
     return next(child for child in children if name in " ".join(child.cmdline()[:1]))
 
 
-@pytest.mark.parametrize("victim", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
 def test_a_ray_that_is_gone_is_started_again_and_costs_no_attempt(listen, tmp_path, finished, victim):
     """G2: with a task running and another waiting, and once more while idle."""
     supervisor = listen("--local", "--concurrency", "1")

@@ -18,6 +18,7 @@ def file(tmp_path):
     return tmp_path / "started"
 
 
+@pytest.mark.slow
 def test_a_killed_ray_worker_costs_a_loss_and_no_attempt(supervise, enqueue, finished, file):
     """G1, D3: its neighbour runs on."""
     supervisor = supervise("--local", "--concurrency", "2")
