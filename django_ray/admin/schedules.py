@@ -126,7 +126,7 @@ class ScheduleAdmin(Bounded):
         """Return how many ticks came while the run before was unfinished."""
         return count_all(row.skipped)
 
-    @admin.display(description=_("missed for good"))
+    @admin.display(description=_("missed"))
     def shown_missed(self, row: RaySchedule) -> str:
         """Return how many ticks nobody was there for, and nobody made up for."""
         return count_all(row.lost)
