@@ -85,8 +85,12 @@ QUICK = Size(
 )  # fmt: skip
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
 def main():
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in ENDING:
+        signal.signal(number, _interrupt)
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--parts", default="".join(PARTS).replace(LONG, ""), help=f"which of {', '.join(PARTS)}")
     parser.add_argument("--peers", nargs="*", metavar="NAME", help=f"compare with {', '.join(PEERS)} (default: all)")
@@ -122,7 +126,8 @@ def main():
 
 
 def _interrupt(*_):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once: what was started is being ended
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)  # once: what was started is being ended
     raise KeyboardInterrupt
 
 

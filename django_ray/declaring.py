@@ -16,7 +16,6 @@ from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +27,7 @@ from django.tasks import Task, task_backends
 from django_ray.backends import RayTaskBackend
 from django_ray.enqueueing import check_importable
 from django_ray.plan import Plan
+from django_ray.presence import mentions
 from django_ray.results import import_task
 from django_ray.runtime.foreign import contained, described
 from django_ray.schedules import plans_of
@@ -153,7 +153,7 @@ def stray_tasks() -> Iterator[RayTask[..., Any]]:
 def _tasks(alias: str, unimported: list[str], *, imports: bool) -> Iterator[RayTask[..., Any]]:
     for application in apps.get_app_configs():
         name = f"{application.name}.tasks"
-        if name in sys.modules or not is_there(name) or not (imports or _may_declare(name)):
+        if name in sys.modules or not is_there(name) or not (imports or mentions(name, _WORD)):
             continue
         reason = contained(partial(import_module, name), _said)
         if isinstance(reason, str):
@@ -176,16 +176,6 @@ def _tasks_in(modules: list[ModuleType]) -> Iterator[RayTask[..., Any]]:
             if issubclass(type(value), RayTask) and value.module_path not in seen:
                 seen.add(value.module_path)
                 yield value
-
-
-def _may_declare(name: str) -> bool:
-    spec = find_spec(name)
-    folders = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = [file for folder in folders for file in folder.rglob("*.py")]
-    origin = None if spec is None else spec.origin
-    if origin is None or not origin.endswith(".py"):
-        return True  # who knows what it says
-    return any(_WORD in contained(file.read_text, lambda _: _WORD) for file in (Path(origin), *files))
 
 
 def _add(found: Declared, backend: RayTaskBackend, task: Task[..., Any], plan: Plan) -> None:

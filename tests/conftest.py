@@ -214,6 +214,24 @@ def table(transactional_db):
 
 
 @pytest.fixture
+def proxied(transactional_db):
+    """A proxy between this process and the database, that can forget its connections."""
+    from tests.chaos.proxy import HOST, Proxy
+
+    connection.ensure_connection()
+    server = connection.connection.info
+    kept = {name: connection.settings_dict[name] for name in ("HOST", "PORT")}
+    with Proxy(server.host, server.port) as proxy:
+        connection.close()
+        connection.settings_dict.update(HOST=HOST, PORT=proxy.port)
+        try:
+            yield proxy
+        finally:
+            connection.settings_dict.update(kept)
+            connection.close()
+
+
+@pytest.fixture
 def on_ray(ray_listen, transactional_db, sleepers, finished):
     """The shared supervisor, asleep, with a Ray worker at hand: the test before may have killed them all."""
     from tests import tasks

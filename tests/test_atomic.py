@@ -17,7 +17,6 @@ from django_ray.runtime.entrypoint import invoke
 from django_ray.testing import run_tasks
 from django_ray_worker.database.statements import SQL
 from tests import ledger
-from tests.chaos.proxy import HOST, Proxy
 
 
 @pytest.fixture
@@ -50,6 +49,29 @@ def test_in_a_test_case_the_effects_and_the_end_come_together():
     assert (row_of(good).state, row_of(good).result) == (State.SUCCESSFUL, 42)
     assert (row_of(bad).state, row_of(bad).failures, row_of(bad).attempt_number) == (State.SUCCESSFUL, 1, 2)
     assert ledger.written() == sorted([(str(good.id), 1), (str(bad.id), 2)])
+
+
+@pytest.mark.django_db
+def test_the_transaction_of_a_test_case_has_no_limit_afterwards():
+    """Somebody may look at it in a debugger."""
+    ledger.execute(ledger.DROP + ledger.CREATE)
+    limit = "SELECT current_setting('idle_in_transaction_session_timeout')"
+    with connection.cursor() as cursor:
+        before = cursor.execute(limit).fetchone()
+        result = ledger.note.enqueue("", 42)
+        run_tasks()
+        assert row_of(result).state == State.SUCCESSFUL
+        assert cursor.execute(limit).fetchone() == before
+
+
+def test_the_connection_is_kept_for_the_next_body(table, claimed):
+    """What its end sets on the session is over with its transaction."""
+    pids = []
+    for _ in range(2):
+        payload, _row = claimed(ledger.note, "", 1)
+        assert invoke(payload)["is_settled"]
+        pids.append(connection.connection.info.backend_pid)
+    assert pids[0] == pids[1]
 
 
 @pytest.mark.parametrize(
@@ -113,27 +135,12 @@ def test_an_answer_to_commit_that_is_lost_is_looked_for(table, claimed):
     assert (row.get().state, len(ledger.written())) == (State.SUCCESSFUL, 1)
 
 
-@pytest.fixture
-def proxy(table):
-    """A proxy between this process and the database, that can forget its connection."""
-    server = connection.connection.info
-    kept = {name: connection.settings_dict[name] for name in ("HOST", "PORT")}
-    with Proxy(server.host, server.port) as proxy:
-        connection.close()
-        connection.settings_dict.update(HOST=HOST, PORT=proxy.port)
-        try:
-            yield proxy
-        finally:
-            connection.settings_dict.update(kept)
-            connection.close()
-
-
 @pytest.mark.parametrize("statement", ['UPDATE "django_ray_execution"', "COMMIT"])
-def test_a_connection_that_is_forgotten_at_the_end_rolls_back(proxy, claimed, monkeypatch, statement):
+def test_a_connection_that_is_forgotten_at_the_end_rolls_back(table, proxied, claimed, monkeypatch, statement):
     """It would hold its slot for ever: neither we nor the body can tell that nothing comes any more."""
     monkeypatch.setattr(completion, "ANSWER_SECONDS", 0.5)
     payload, row = claimed(ledger.note, "", 1)
-    swallowed = proxy.swallow_next(statement)
+    swallowed = proxied.swallow_next(statement)
     envelope = invoke(payload)
     assert swallowed.is_set()
     assert envelope["exception_class_path"] == "django.db.utils.OperationalError"
@@ -141,7 +148,7 @@ def test_a_connection_that_is_forgotten_at_the_end_rolls_back(proxy, claimed, mo
     with transaction.atomic():
         found = row.select_for_update().get()  # once the server has ended the transaction whose COMMIT never came
     assert (found.state, ledger.written()) == (State.RUNNING, [])
-    proxy.cut()  # the server learns of the end, and what the body had locked is free
+    proxied.cut()  # the server learns of the end, and what the body had locked is free
     assert invoke(payload)["is_settled"]
 
 

@@ -6,10 +6,11 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 
 from django_ray import locking
 from django_ray.models import RayQueue, RayTaskExecution, State
+from django_ray.runtime import call
 from django_ray.runtime.call import _write
 from tests import tasks
 from tests.supervisors import until
@@ -168,6 +169,24 @@ def test_a_call_settles_what_is_free_and_tells_what_is_not(connect):
     written = _write([(row, envelope) for row in payloads[:2]], payloads[2:])
     assert written == {payloads[0], payloads[2]}
     assert states() == [State.SUCCESSFUL, State.RUNNING, State.READY, State.RUNNING]
+
+
+@pytest.mark.parametrize("statement", ["SELECT before, set_config", "COMMIT"])
+def test_a_call_that_settles_gives_up_a_connection_that_is_forgotten(proxied, monkeypatch, statement):
+    """I6: one thread settles all calls of a Ray worker, and would wait for ever."""
+    monkeypatch.setattr(call, "ANSWER_SECONDS", 0.3)
+    tasks.add.enqueue(1, 4)
+    RayTaskExecution.objects.update(state=State.RUNNING, claimed_by=1, attempt_number=1, worker_ids=["1"])
+    (row,) = RayTaskExecution.objects.all()
+    said = payload(row)
+    swallowed = proxied.swallow_next(statement)
+    with pytest.raises(OperationalError, match=r"has not answered for 0\.3 s"):
+        _write([], [said])
+    assert swallowed.is_set()
+    proxied.cut()
+    connection.close()
+    assert _write([], [said]) == {said}
+    assert states() == [State.READY]
 
 
 def payload(row):

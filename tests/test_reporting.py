@@ -97,6 +97,19 @@ def test_a_connection_that_has_died_costs_one_value(attempt, connect, caplog):
     assert set(said().values()) == {"written"}
 
 
+def test_a_connection_that_is_forgotten_costs_one_value(attempt, proxied, monkeypatch, caplog):
+    """The thread would wait for ever, and every attempt of this process for it."""
+    monkeypatch.setattr(reporting, "SAVE_SECONDS", 0.3)
+    reporter = begin(attempt())
+    swallowed = proxied.swallow_next(reporting._WRITE)
+    reporter.report(0.2, "lost")
+    assert swallowed.wait(20)
+    until(lambda: "has not answered for 0.3 s" in caplog.text, what="the warning")
+    reporter.report(0.3, "written")
+    reporter.close()
+    assert set(said().values()) == {"written"}
+
+
 def test_who_has_lost_the_attempt_writes_nothing(attempt):
     fence = attempt()
     reporter = begin(fence)

@@ -28,6 +28,7 @@ from django.db.models import Case, DateTimeField, F, Func, JSONField, Q, Value, 
 from django.db.models.functions import Least, Now
 
 from django_ray import locking
+from django_ray.deadline import answered
 from django_ray.exceptions import Unprepared
 from django_ray.retry import MOST_RELEASED, pause
 from django_ray.rows import Fence
@@ -45,6 +46,7 @@ __all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
 BUDGET_SECONDS = 0.05  # A call starts no body after that.
 PATIENCE_SECONDS = 0.1  # The others of a call wait no longer for a long body.
 SETTLE_SECONDS = 3.0  # For the database to settle: longer than that a body which has ended does not wait for it.
+ANSWER_SECONDS = 10.0  # For the database to answer all the same, or the connection is hung up.
 MOST_CHARACTERS = 1_000_000  # A call that has so many to send is over: they travel together.
 # A process that cannot begin anything answers no sooner: who fails at once gets all the work. Its node's CPU is taken
 # meanwhile, so that Ray gives the work to other nodes.
@@ -192,9 +194,12 @@ def _write(returned: Sequence[tuple[str, ReturnedEnvelope]], unstarted: Sequence
     from django_ray.models import RayTaskExecution, State
 
     alias = router.db_for_write(RayTaskExecution)
+    connection: Any = connections[alias]
+    connection.ensure_connection()
     rows: Any = RayTaskExecution.objects.using(alias)
     fence_of = {row: _fence(row) for row in (*unstarted, *(row for row, _ in returned))}
-    with locking.waiting_briefly(alias, SETTLE_SECONDS):
+    # There is one thread that settles: a connection that a firewall has forgotten must not keep it for ever.
+    with answered(connection, ANSWER_SECONDS), locking.waiting_briefly(alias, SETTLE_SECONDS):
         # In the order of every writer.
         ours = rows.filter(reduce(or_, fence_of.values())).order_by("task_id")
         free = set(ours.select_for_update(skip_locked=True, no_key=True).values_list("task_id", flat=True))

@@ -79,6 +79,7 @@ class Completion:
 
         alias, has_written = Tables().alias, False
         connection: Any = connections[alias]
+        is_ours = not connection.in_atomic_block  # And not that of a TestCase, which goes on.
         try:
             with ExitStack() as ending:
                 with transaction.atomic(using=alias, durable=self._keeps_rows):
@@ -88,7 +89,7 @@ class Completion:
                         done()
                     if self._keeps_rows:
                         ending.enter_context(_answered(connection))
-                        self._write(alias, result)
+                        self._write(alias, result, is_ours=is_ours)
                     has_written = True
                 if not connection.get_autocommit() and not connection.in_atomic_block:
                     connection.commit()  # where AUTOCOMMIT is off, Django leaves that to us
@@ -101,12 +102,14 @@ class Completion:
             log.warning("%s has ended; what came after its commit failed.", self, exc_info=error)
         self.result = result
 
-    def _write(self, alias: str, result: Result | None) -> None:
+    def _write(self, alias: str, result: Result | None, *, is_ours: bool) -> None:
         from django_ray.models import RayTaskExecution
 
         assert result is not None  # noqa: S101
         rows: Any = RayTaskExecution._base_manager.using(alias)  # noqa: SLF001
-        ours = rows.filter(fenced(self._fence)).alias(is_bounded=_bounded()).filter(is_bounded=True)
+        ours = rows.filter(fenced(self._fence))
+        if is_ours:
+            ours = ours.alias(is_bounded=_bounded()).filter(is_bounded=True)
         if not ours.update(**succeeded(result[0], self._output.text)):
             raise TaskSuperseded(f"{self} is not this process's any more: its transaction is rolled back.")
 

@@ -25,6 +25,7 @@ from typing import Any
 from django.db import connections
 
 from django_ray import locking
+from django_ray.deadline import answered
 from django_ray.exceptions import TaskSuperseded
 from django_ray.progress import TOLD, checked
 from django_ray.rows import Fence
@@ -164,12 +165,15 @@ class Reporter:
 def _execute(statement: str, parameters: Sequence[Any], lock_seconds: float | None = None) -> int:
     """Commit it; return how many rows it has. A row that somebody else has locked is not waited for any longer."""
     alias = Tables().alias
+    connection: Any = connections[alias]
+    connection.ensure_connection()
     brief = nullcontext() if lock_seconds is None else locking.waiting_briefly(alias, lock_seconds)
-    with brief, connections[alias].cursor() as cursor:
+    # Who waits for this thread has given it up by then; so it ends, and its connection with it.
+    with answered(connection, SAVE_SECONDS), brief, connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         rows: int = cursor.rowcount
-    if not connections[alias].get_autocommit() and not connections[alias].in_atomic_block:
-        connections[alias].commit()  # where AUTOCOMMIT is off, Django leaves that to us
+    if not connection.get_autocommit() and not connection.in_atomic_block:
+        connection.commit()  # where AUTOCOMMIT is off, Django leaves that to us
     return rows
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from anyio import CancelScope, Event, current_time, move_on_after, sleep
 
+from django_ray.presence import absence
 from django_ray_worker.core.schedule import Decision, Fired, decide
 from django_ray_worker.core.tries import LockWait, backoff, is_news
 from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_transient, one_line
@@ -125,7 +126,7 @@ class Scheduler:
                 everything, after = False, 0
                 continue
             after = waiting.rows[-1]["id"] if everything else 0
-            decisions = [decide(row, waiting.now) for row in waiting.rows]
+            decisions = [decide(row, waiting.now, absence(row["callable_path"])) for row in waiting.rows]
             self._unread |= {decision.id for decision in decisions if not decision.is_readable}
             for decision in decisions:
                 if decision.has_new_problem:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from django_ray.rules import EPOCH, due, read_policy, read_rule
-from django_ray_worker.core.presence import absence
 
 __all__ = ["Decision", "Fired", "Waiting", "decide"]
 
@@ -78,8 +77,8 @@ class Fired:
         )
 
 
-def decide(row: Mapping[str, Any], now: datetime) -> Decision:
-    """Decide about a schedule, whatever somebody has written there."""
+def decide(row: Mapping[str, Any], now: datetime, absence: str) -> Decision:
+    """Decide about a schedule, whatever somebody has written there; absence: why its task is not here, or empty."""
     fence: dict[str, Any] = {"id": row["id"], "version": row["version"], "name": row["name"]}
     try:
         rule = read_rule(row["cron"], _period(row, "every"), row["time_zone"])
@@ -91,7 +90,7 @@ def decide(row: Mapping[str, Any], now: datetime) -> Decision:
         is_new = unread != row["problem"]
         return Decision(**fence, problem=unread, is_readable=False, is_news=is_new, has_new_problem=is_new)
     next_at = None if row["next_at"] is None else _moment(row["next_at"])
-    problem = _NEVER if found.next_at is None else absence(row["callable_path"]) or _delay(since, now) or None
+    problem = _NEVER if found.next_at is None else absence or _delay(since, now) or None
     return Decision(
         **fence,
         ticks=found.ticks,

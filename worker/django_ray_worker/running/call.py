@@ -70,6 +70,7 @@ class Call:
         self._report = report
         self._unwanted: set[UUID] = set()
         self._may_run = False  # One of those left may have begun.
+        self._is_taken_back = False
         self._scope = CancelScope()
 
     def cancel(self, claim: Claim) -> None:
@@ -78,7 +79,8 @@ class Call:
         self._scope.deadline = min(self._scope.deadline, current_time() + self._patience)
 
     def take_back(self) -> None:
-        """Stop waiting for a place to run."""
+        """Stop waiting for a place to run; what is left then is for whoever can run it."""
+        self._is_taken_back = True
         self._scope.cancel()
 
     def disown(self) -> None:
@@ -96,9 +98,10 @@ class Call:
     async def run(self) -> None:
         """Run to the verdicts and report them."""
         try:
-            while self._left:
+            while self._left and not self._is_taken_back:
                 await checkpoint_if_cancelled()
                 await self._run()
+            self._report_left(Unstarted())
         except get_cancelled_exc_class():
             self._report_left(Interrupted() if self._may_run else Unstarted())
             raise

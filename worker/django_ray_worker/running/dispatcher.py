@@ -110,7 +110,7 @@ class Dispatcher:
             self._calls.start_soon(self._run_in_slot, call)
 
     def _take_back(self) -> None:
-        """Give back what waits behind calls that turned out to be long: it is for whoever can run it."""
+        """Give back what waits behind the calls that run."""
         for call in self._slots.ahead:
             call.take_back()
 
@@ -161,8 +161,9 @@ class Dispatcher:
                 self._forget(claim)  # what the call has settled was never reported
 
     def clear(self) -> None:
-        """Give back what has not started."""
+        """Give back what has not started, here or behind the calls that run."""
         self._backlog.clear()
+        self._take_back()
 
     def reconcile(self, ours: Mapping[UUID, Held]) -> None:
         """Heed what the rows say: ours are those that run in our name."""

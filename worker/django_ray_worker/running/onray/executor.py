@@ -264,7 +264,9 @@ class RayExecutor:
                     return answer_of(await ref)
                 except exceptions.TaskCancelledError:
                     if way is COOPERATE:
-                        return NoAnswer(Unstarted())  # what has begun answers by itself
+                        # What has begun answers by itself, unless it is hit between its last body and its answer: then
+                        # it runs again, as after any loss of an answer.
+                        return NoAnswer(Unstarted())
                     break
                 except exceptions.RayError:
                     break

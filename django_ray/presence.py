@@ -1,16 +1,16 @@
-"""Is a task here? Found out without running any code of its module: a row may name whatever it likes."""
+"""What the code here has, found out without running any of it: a row may name whatever it likes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from django.tasks import Task
 
-__all__ = ["absence"]
+__all__ = ["absence", "mentions"]
 
 
 def absence(path: str) -> str:
@@ -22,6 +22,15 @@ def absence(path: str) -> str:
         return _absence(module, name)
     except Exception:  # noqa: BLE001 - of a finder
         return ""
+
+
+def mentions(module: str, word: str) -> bool:
+    """Tell whether the text of a module, or of one below it, has that word. Where that is not known, it has."""
+    try:
+        spec = _spec(module)
+        return spec is not None and (_may_say(spec, word) or any(_may_say(below, word) for below in _below(spec)))
+    except Exception:  # noqa: BLE001 - of a finder
+        return True
 
 
 def _absence(module: str, name: str) -> str:
@@ -55,10 +64,16 @@ def _found(name: str, where: Sequence[str] | None) -> ModuleSpec | None:
     return next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, where)) is not None), None)
 
 
+def _below(spec: ModuleSpec) -> Iterator[ModuleSpec]:
+    for folder in spec.submodule_search_locations or ():
+        for file in Path(folder).rglob("*.py"):
+            yield ModuleSpec(file.stem, None, origin=str(file))
+
+
 def _may_say(spec: ModuleSpec, name: str) -> bool:
-    """Tell whether the text of a module has that name somewhere."""
+    """Tell whether the text of a module has that word somewhere. Where there is no text, it may."""
     if spec.origin is None or not spec.origin.endswith(".py"):
-        return True  # it has no text
+        return True
     return _says(spec.origin, name, Path(spec.origin).stat().st_mtime_ns)
 
 
