@@ -17,7 +17,7 @@ OTHER := .venv-django-6.0
 PYTEST = $(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel demo test test-all lint unit slow stress ticks soak bench long-bench compose-test nodes-test lock clean
+.PHONY: help setup wheel demo test test-all lint unit slow stress ticks gates soak bench long-bench compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -59,6 +59,9 @@ stress: $(STAMP) ## The doorbell's stress test in its long form.
 
 ticks: $(STAMP) ## Five supervisors, a schedule a second, SIGKILL at random, for five minutes: each tick once.
 	@DJANGO_RAY_STRESS=long $(PY) -m pytest -s tests/test_ticks_stress.py $(ARGS)
+
+gates: $(STAMP) ## Eight supervisors, fifty gates, SIGKILL and SIGSTOP at random, for five minutes: never more than may.
+	@DJANGO_RAY_STRESS=long $(PY) -m pytest -s tests/test_gates_stress.py $(ARGS)
 
 soak: $(STAMP) ## Random tasks and random faults for MINUTES (5), and a ledger of what was lost. ARGS="--seed 1".
 	@PYTHONPATH=.:example $(PY) -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(ARGS)

@@ -62,10 +62,9 @@ def _measure(system, session, size, where):
 
 def _claim(session, limit):
     """Return the median seconds of the supervisor's own claim, each rolled back."""
-    from django_ray_worker.database.statements import MOST_QUEUES, SQL
+    from django_ray_worker.database.statements import SQL, claim_parameters
 
-    scope = {"backend": "default", "queues": ["default"], "after": None, "most_queues": MOST_QUEUES}
-    parameters = {**scope, "limit": limit, "worker": 1}
+    parameters = {"backend": "default", "queues": ["default"], **claim_parameters(1, limit)}
     session.execute(SQL["session_settings"])
     seconds = []
     for _ in range(TRIES):

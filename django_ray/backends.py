@@ -115,6 +115,9 @@ class RayTaskBackend(BaseTaskBackend):
     def enqueue[**P, R](self, task: Task[P, R], args: Any, kwargs: Any) -> RayTaskResult[P, R]:
         """Insert the execution in the caller's transaction and return its result, READY.
 
+        Where an equal one is unfinished, as unique=... of the task has it, nothing is inserted, and the result is the
+        one of that, with is_duplicate.
+
         InvalidTask, TypeError and ValueError are raised before any SQL, so that an atomic block survives them. So is
         RuntimeError, when a class of CONTEXT cannot capture.
         """
@@ -139,6 +142,8 @@ class RayTaskBackend(BaseTaskBackend):
         results = self._store(enqueues, {CONTEXT: context} if context else None)
         if is_heard(task_enqueued):
             for result in results:
+                if result.is_duplicate:
+                    continue
                 task_enqueued.send_robust(type(self), task_result=result)
         return results
 
@@ -147,7 +152,7 @@ class RayTaskBackend(BaseTaskBackend):
         found = self._checked.get(id(task))
         if found is None:
             self.validate_task(task)
-            found = checked(task)
+            found = checked(task, self.settings.queue_admission.get(task.queue_name))
             # Made for one enqueue, most of them; and what a naive moment means depends on the time zone of the moment.
             if task.run_after is None and not found.metadata:
                 if len(self._checked) >= MOST_CHECKED:
@@ -193,7 +198,25 @@ class RayTaskBackend(BaseTaskBackend):
         for (one, *_), result in zip(enqueues, results, strict=True):
             if one.metadata:
                 object.__setattr__(result, "_carrier", with_metadata(None, one.metadata))
-        return results
+        return self._with_twins(results, [row.is_duplicate for row in rows])
+
+    @staticmethod
+    def _with_twins(
+        results: list[RayTaskResult[..., Any]], are_duplicates: Sequence[bool]
+    ) -> list[RayTaskResult[..., Any]]:
+        """Put the results of what was there already in the place of those that were not inserted."""
+        if not any(are_duplicates):
+            return results
+        ids = {result.id for result, is_duplicate in zip(results, are_duplicates, strict=True) if is_duplicate}
+        with Tables() as tables:
+            rows = execution_model()._base_manager.using(tables.alias).in_bulk([UUID(one) for one in ids])  # noqa: SLF001
+        found: list[RayTaskResult[..., Any]] = []
+        for result, is_duplicate in zip(results, are_duplicates, strict=True):
+            twin = rows.get(UUID(result.id)) if is_duplicate else None
+            chosen = result if twin is None else task_result(result.task, cast("Row", twin))
+            object.__setattr__(chosen, "is_duplicate", is_duplicate)
+            found.append(chosen)
+        return found
 
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:

@@ -18,6 +18,7 @@ from django.tasks import Task
 from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
+from django_ray.admission import Admission
 from django_ray.metadata import with_metadata
 from django_ray.moments import held
 from django_ray.serialization import encode
@@ -34,6 +35,7 @@ class Checked(NamedTuple):
     task: Task[..., Any]
     head: str
     metadata: Mapping[str, Any] | None = None
+    admission: Admission | None = None
 
 
 # With arguments that JSON can hold.
@@ -42,6 +44,7 @@ type Enqueue = tuple[Checked, list[Any], dict[str, Any]]
 ROWS_PER_INSERT = 1000
 
 _ENQUEUE = "SELECT task_id, enqueued_at, run_after FROM django_ray_enqueue(%s, %s)"
+_ENQUEUE_ADMITTED = "SELECT task_id, enqueued_at, run_after, is_duplicate FROM django_ray_enqueue_admitted(%s, %s)"
 
 
 class Inserted(NamedTuple):
@@ -50,6 +53,7 @@ class Inserted(NamedTuple):
     task_id: UUID
     enqueued_at: datetime
     run_after: datetime | None
+    is_duplicate: bool = False  # Nothing was inserted: an equal execution is there.
 
 
 def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = None) -> list[Inserted]:
@@ -66,14 +70,22 @@ def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = 
         if trace:
             carrier = {**trace, **carrier} if carrier else trace
         for start in range(0, len(enqueues), ROWS_PER_INSERT):
-            cursor.execute(_ENQUEUE, [backend, _rows(enqueues[start : start + ROWS_PER_INSERT], carrier)])
-            inserted += map(Inserted._make, cursor.fetchall())
+            some = enqueues[start : start + ROWS_PER_INSERT]
+            statement = _ENQUEUE if all(one.admission is None for one, *_ in some) else _ENQUEUE_ADMITTED
+            cursor.execute(statement, [backend, _rows(some, carrier)])
+            inserted += [Inserted(*row) for row in cursor.fetchall()]
     return inserted
 
 
-def checked(task: Task[..., Any]) -> Checked:
-    """Return a task that has been validated, as it is enqueued; InvalidTask when no Ray worker could find it."""
+def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
+    """Return a task that has been validated, as it is enqueued; InvalidTask when no Ray worker could find it.
+
+    queue is what admits executions of its queue, where it says nothing itself.
+    """
     check_importable(task)
+    admission = task.admission if isinstance(task, RayTask) else None
+    if queue is not None:
+        admission = (admission or Admission()).over(queue, task.queue_name)
     row = {
         "queue_name": task.queue_name,
         "priority": task.priority,
@@ -81,17 +93,21 @@ def checked(task: Task[..., Any]) -> Checked:
         "options": task.row_options() if isinstance(task, RayTask) else None,
         **_due(task.run_after),
     }
-    return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None))
+    return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None), admission)
 
 
 def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
     tail = _tail(carrier)
     rows = (
-        f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}'
+        f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{_admitted(one, args, kwargs)}'
         f"{_tail(with_metadata(carrier, one.metadata)) if one.metadata else tail}"
         for one, args, kwargs in enqueues
     )
     return f"[{','.join(rows)}]"
+
+
+def _admitted(one: Checked, args: list[Any], kwargs: dict[str, Any]) -> str:
+    return "" if one.admission is None else f', "admission": {encode(one.admission.row(one.task, args, kwargs))}'
 
 
 def _tail(carrier: Carrier | None) -> str:

@@ -13,6 +13,14 @@ class TaskCancelled(Exception):  # noqa: N818
     """The execution was cancelled, before it ran or meanwhile."""
 
 
+class TaskExpired(Exception):  # noqa: N818
+    """The execution had not begun by the time that its task's expires allows."""
+
+
+class GateFull(Exception):  # noqa: N818
+    """As many executions ran behind its gate as may, and when_full does not have it wait."""
+
+
 class TaskRefused(Exception):  # noqa: N818
     """The execution can never run: its path, its options or its arguments do not fit the code."""
 

@@ -21,10 +21,11 @@ from django.utils.translation import gettext_lazy as _
 from django_ray import locking
 from django_ray.bounds import MOST, is_whole, shown
 from django_ray.fields import json_field, moment_field
+from django_ray.gates import RayGate
 from django_ray.rows import StoredError
 from django_ray.timetable import RaySchedule
 
-__all__ = ["RayMinute", "RayQueue", "RaySchedule", "RayTaskExecution", "RayWorker", "State"]
+__all__ = ["RayGate", "RayMinute", "RayQueue", "RaySchedule", "RayTaskExecution", "RayWorker", "State"]
 
 
 class State(models.TextChoices):
@@ -308,6 +309,12 @@ class RayTaskExecution(models.Model):
     )
     tick = moment_field(null=True)
 
+    # What admits it: see admission.py.
+    unique_key = models.TextField(null=True, db_collation="C")  # noqa: DJ001 - null is none
+    gate = models.TextField(null=True, db_collation="C")  # noqa: DJ001
+    gate_rule = json_field(null=True)  # What holds at its gate: limit, count, per, burst, full.
+    expires_at = moment_field(null=True)  # It must have begun by then.
+
     objects = ExecutionQuerySet.as_manager()
 
     class Meta:
@@ -339,8 +346,31 @@ class RayTaskExecution(models.Model):
                 "schedule", name="django_ray_unfinished",
                 condition=Q(schedule__isnull=False, finished_at=None),
             ),
+            # What waits behind gates, for those who admit; by gate, for those who count; and what may not wait for long.
+            models.Index(
+                "backend", F("priority").desc(), "queue_name", "gate", "task_id",
+                name="django_ray_gated", condition=Q(state=State.WAITING, gate__isnull=False),
+            ),
+            models.Index(
+                "backend", "gate", "state",
+                name="django_ray_behind", condition=Q(gate__isnull=False, state__in=(State.WAITING, State.RUNNING)),
+            ),
+            models.Index(
+                "backend", "gate", "task_id",
+                name="django_ray_impatient", condition=Q(state=State.WAITING, gate_rule__has_key="full"),
+            ),
+            models.Index(
+                "backend", "expires_at",
+                name="django_ray_expiring",
+                condition=Q(expires_at__isnull=False, started_at=None, state__in=(State.READY, State.WAITING)),
+            ),
         ]  # fmt: skip
         constraints = [
+            # Of what is enqueued once, there is one that is unfinished.
+            models.UniqueConstraint(
+                fields=["backend", "unique_key"], name="django_ray_unique",
+                condition=Q(unique_key__isnull=False, state__in=(State.READY, State.RUNNING, State.WAITING)),
+            ),
             # Whatever two supervisors believe, a tick is enqueued once.
             models.UniqueConstraint(
                 fields=["schedule", "tick"], name="django_ray_tick", condition=Q(schedule__isnull=False)

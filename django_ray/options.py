@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Self, cast
 
+from django_ray.admission import Admission
 from django_ray.bounds import LONGEST, MOST_SLOTS, is_number, shown
 from django_ray.naming import near
 from django_ray.plan import Plan
@@ -38,6 +39,7 @@ class Options:
     )  # SCHEDULES: task, when.
     defaults: TaskOptions = field(default_factory=TaskOptions)  # MAX_ATTEMPTS, BACKOFF, MAX_LOSSES, IMPORT_GRACE.
     queue_defaults: Mapping[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])  # QUEUE_DEFAULTS.
+    queue_admission: Mapping[str, Admission] = field(default_factory=dict[str, Admission])  # Also there.
 
     def of(self, queue_name: str, row: Any) -> TaskOptions:
         """Return what an execution requires: its row's options over its queue's over these; ValueError if unfit."""
@@ -77,8 +79,12 @@ class Options:
                 raise ValueError(f'{setting}["{key}"] is {shown(given[key])}: {error}') from None
             (policy if name in _POLICY else values)[name] = value
         defaults = TaskOptions(retry=RetryPolicy(**policy))
-        queues = {queue: defaults.changed(said) for queue, said in values.pop("queue_defaults", {}).items()}
-        return cls(**values, defaults=defaults, queue_defaults=queues)
+        queues, admission = dict[str, TaskOptions](), dict[str, Admission]()
+        for queue, (said, admitted) in values.pop("queue_defaults", {}).items():
+            queues[queue] = defaults.changed(said)
+            if admitted is not None:
+                admission[queue] = admitted
+        return cls(**values, defaults=defaults, queue_defaults=queues, queue_admission=admission)
 
 
 def _address(value: Any) -> str:
@@ -129,7 +135,14 @@ def _queue_defaults(value: Any) -> Mapping[str, Any]:
     for queue, said in given.items():
         if not isinstance(queue, str) or not isinstance(said, Mapping):
             raise TypeError(f"{shown(queue)}: {shown(said)} must be a queue name with a dictionary of task options.")
-    return {queue: stored(said, f"the queue {queue!r}") for queue, said in given.items()}
+    return {queue: _queue(said, f"the queue {queue!r}") for queue, said in given.items()}
+
+
+def _queue(said: Mapping[str, Any], where: str) -> tuple[dict[str, Any] | None, Admission | None]:
+    for name in _OF_TASKS:
+        if said.get(name) is not None:
+            raise ValueError(f"{where}: {name} belongs to a task: say it in @task(...).")
+    return stored(said, where), Admission.read(said, where)
 
 
 def _schedules(value: Any) -> Mapping[str, tuple[str, Plan]]:
@@ -156,6 +169,7 @@ def _schedule(name: Any, said: Any) -> tuple[str, Plan]:
 
 _SHORTEST_PULSE = 0.1  # Seconds: each is a statement.
 _LARGEST_RESULT = 268_435_455  # Bytes: more PostgreSQL does not hold in one JSON.
+_OF_TASKS = ("unique", "unique_by", "limit_by")  # They are about arguments.
 _POLICY = {"max_attempts", "backoff", "max_losses", "import_grace"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),

@@ -6,24 +6,36 @@ TypeError and ValueError say what it must be; whoever asks says where it stands 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, cast
 
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, MOST_QUANTITY, is_number, is_whole
+from django_ray.rate import By, Rate, Unique, WhenFull
 from django_ray.retry import Backoff, class_path
+from django_ray.serialization import storable
+
+MOST_NAME = 100  # Characters of a gate's name, before what its executions have in common.
 
 __all__ = [
+    "MOST_NAME",
     "backoff",
     "backoff_fields",
+    "by",
     "classes",
     "flag",
+    "gate",
     "gpus",
     "labels",
+    "period",
     "quantity",
+    "rate",
     "resources",
     "seconds",
     "text",
     "texts",
     "timeout",
+    "unique",
+    "when_full",
     "whole",
 ]
 
@@ -132,3 +144,48 @@ def classes(value: Any) -> list[str]:
         elif not (isinstance(item, type) and issubclass(item, BaseException)):
             raise TypeError(f"{item!r} is not an exception class.")
     return [class_path(item) for item in value]
+
+
+def unique(value: Any) -> Unique:
+    """Return what is one at a time."""
+    if value not in (True, False, "queued", "replace") or isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError('it must be True (until it has ended), "queued" (until it starts), or "replace".')
+    return cast("Unique", value)
+
+
+def by(value: Any) -> By:
+    """Return names of parameters, or a function of the arguments."""
+    if callable(value):
+        return cast("By", value)
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("it must be the name of a parameter, a list of them, or a function of the arguments.")
+    return tuple(names)
+
+
+def gate(value: Any) -> str:
+    """Return the name of a gate."""
+    if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME or not storable(value) or ":" in value:
+        raise ValueError(f"it must be a text of 1 to {MOST_NAME} characters without a colon.")
+    return value
+
+
+def rate(value: Any) -> Rate:
+    """Return a Rate, or the one that a mapping of its fields describes."""
+    if isinstance(value, Mapping):
+        return Rate(**cast("Mapping[str, Any]", value))
+    if not isinstance(value, Rate):
+        raise TypeError("it must be a django_ray.Rate, such as Rate(100, per=timedelta(minutes=1)).")
+    return value
+
+
+def when_full(value: Any) -> WhenFull:
+    """Return what becomes of an execution at a full gate."""
+    if value not in ("wait", "cancel_new", "cancel_running"):
+        raise ValueError('it must be "wait", "cancel_new" or "cancel_running".')
+    return cast("WhenFull", value)
+
+
+def period(value: Any) -> float:
+    """Return the seconds of a timedelta, or that many seconds."""
+    return timeout(value.total_seconds() if isinstance(value, timedelta) else value)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any, Literal, Self, TypedDict, cast, get_type_hints
 
 from django_ray import readers
 from django_ray.bounds import MOST_QUANTITY, shown
+from django_ray.rate import By, Rate, Unique, WhenFull
 from django_ray.readers import whole
 from django_ray.retry import Backoff, RetryPolicy
 from django_ray.serialization import encode, jsonable
@@ -29,7 +31,8 @@ type ExceptionClass = type[BaseException] | str
 class Place:
     """Where the row's options hold a requirement, and what checks it."""
 
-    part: Literal["ray", "retry", ""]  # Ray's .options(), the fields of RetryPolicy, or beside these two.
+    # Ray's .options(), the fields of RetryPolicy, beside these two; or what admission.py makes columns of.
+    part: Literal["ray", "retry", "", "admission"]
     reader: Callable[[Any], Any]  # Returns what is stored; TypeError or ValueError.
     key: str | None = None  # Its name there, if it has another one than here.
     stored_reader: Callable[[Any], Any] | None = None  # Checks what is stored, if reader does not take that.
@@ -58,6 +61,17 @@ class Requirements(TypedDict, total=False):
     retry_on: Annotated[Sequence[ExceptionClass] | None, Place("retry", readers.classes)]
     # Never these; they win over retry_on.
     no_retry_on: Annotated[Sequence[ExceptionClass] | None, Place("retry", readers.classes)]
+    # One at a time that is equal: until it has ended, until it starts, or until it starts and the latest one counts.
+    unique: Annotated[Unique | None, Place("admission", readers.unique)]
+    unique_by: Annotated[By | None, Place("admission", readers.by)]  # What makes it equal; all arguments.
+    limit: Annotated[int | None, Place("admission", partial(whole, 1))]  # Executions behind its gate that may run at a time.
+    limit_by: Annotated[By | None, Place("admission", readers.by)]  # A gate for each of these; one for all.
+    gate: Annotated[str | None, Place("admission", readers.gate)]  # The name of its gate; the path of the task.
+    rate: Annotated[Rate | Mapping[str, Any] | None, Place("admission", readers.rate)]  # How often one may start there.
+    # What becomes of it when as many run as may.
+    when_full: Annotated[WhenFull | None, Place("admission", readers.when_full)]
+    # From when it may start, until it must have begun; a number is seconds.
+    expires: Annotated[timedelta | float | None, Place("admission", readers.period)]
 
 
 REQUIREMENTS: Mapping[str, Place] = {
@@ -108,7 +122,7 @@ class TaskOptions:
 
 def stored(said: Mapping[str, Any], where: str) -> dict[str, Any] | None:
     """Return requirements as the row stores them, None for none; ValueError names the one that cannot work."""
-    options: dict[str, dict[str, Any]] = {"retry": {}, "": {}, "ray": {}}
+    options: dict[str, dict[str, Any]] = {"retry": {}, "": {}, "ray": {}, "admission": {}}
     for name, value in said.items():
         place = REQUIREMENTS.get(name)
         if place is None:
@@ -119,6 +133,7 @@ def stored(said: Mapping[str, Any], where: str) -> dict[str, Any] | None:
             options[place.part][place.key or name] = place.reader(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {name} is {shown(value)}: {error}") from None
+    del options["admission"]  # of each enqueue
     flat = {**options.pop(""), **{part: values for part, values in options.items() if values}}
     if not flat:
         return None

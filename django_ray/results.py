@@ -55,6 +55,8 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
     """Django's TaskResult, which can be waited for."""
 
     _carrier: Any = field(init=False, default=None, repr=False, compare=False)  # Of the row: what travels with it.
+    # Nothing was enqueued: an equal execution was there, as unique=... of the task has it, and this is its result.
+    is_duplicate: bool = field(init=False, default=False, compare=False)
 
     def wait(self, timeout: float | None = None) -> Self:
         """Sleep until the execution is finished, for at most timeout seconds; return self, refreshed.

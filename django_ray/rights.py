@@ -13,20 +13,21 @@ __all__ = ["check_rights", "check_strangers"]
 # As docs/roles.sql grants it to django_ray_web.
 _WRITTEN = (
     "backend", "queue_name", "priority", "callable_path", "args", "kwargs", "options", "carrier", "enqueued_at",
-    "run_after", "due_at",
+    "run_after", "due_at", "task_id", "unique_key", "gate", "gate_rule", "expires_at",
 )  # fmt: skip
 _CALLED = (
-    "django_ray_uuid7()", "django_ray_enqueue(text, json)", "django_ray_cancel(uuid)",
-    "django_ray_ring_queue(text, text)", "django_ray_channel(text)", "django_ray_world()",
+    "django_ray_uuid7()", "django_ray_enqueue(text, json)", "django_ray_enqueue_admitted(text, json)",
+    "django_ray_replace(uuid, text, json)", "django_ray_cancel(uuid)",
+    "django_ray_ring_queue(text, text)", "django_ray_ring(text)", "django_ray_channel(text)", "django_ray_world()",
 )  # fmt: skip
-# A function that is not there is what W001 is for.
+# A function or a column that is not there is what W001 is for.
 _LACKING = """
 SELECT current_user, ARRAY(
     SELECT what FROM (
         SELECT 'SELECT ON django_ray_execution' AS what, has_table_privilege(our.table, 'SELECT') AS has
         UNION ALL
-        SELECT format('INSERT (%%s) ON django_ray_execution', name), has_column_privilege(our.table, name, 'INSERT')
-        FROM unnest(%s::text[]) AS name
+        SELECT format('INSERT (%%s) ON django_ray_execution', name), has_column_privilege(our.table, attnum, 'INSERT')
+        FROM unnest(%s::text[]) AS name JOIN pg_attribute ON attrelid = our.table AND attname = name
         UNION ALL
         SELECT 'UPDATE (awaited) ON django_ray_execution', has_column_privilege(our.table, 'awaited', 'UPDATE')
         UNION ALL
@@ -100,7 +101,7 @@ def check_strangers(databases: Sequence[str] | None = None, **_: Any) -> list[Ch
             f"Others may write the whole table django_ray_execution or django_ray_schedule: {names}. Who may do that "
             "may run code on the Ray nodes.",
             hint="If that is not meant, REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, "
-            f"django_ray_minute, django_ray_progress, django_ray_schedule FROM {names}. Where the host grants "
+            f"django_ray_minute, django_ray_progress, django_ray_schedule, django_ray_gate FROM {names}. Where the host grants "
             "everything in this schema, keep the tables in another one: docs/security.md. Roles of the project get the "
             "rights that they need by docs/roles.sql.",
             id="django_ray.W004",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from django.tasks import Task
 
-__all__ = ["check_arguments"]
+__all__ = ["bound", "check_arguments", "parameters"]
 
 MOST_SHOWN = 200  # Characters of a call that an error shows.
 
@@ -45,6 +45,24 @@ def check_arguments(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[s
         said = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
         shown = said if len(said) <= MOST_SHOWN else f"{said[:MOST_SHOWN]} ..."
         raise TypeError(f"{task.name}{fit.signature} cannot be called with ({shown}): {error}.") from None
+
+
+def bound(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, takes_context: bool
+) -> dict[str, Any] | None:
+    """Return the arguments by the names of their parameters, defaults included; None where these are not known."""
+    fit = _fit(function, takes_context)
+    if fit is None:
+        return None
+    found = fit.signature.bind(*args, **kwargs)
+    found.apply_defaults()
+    return found.arguments
+
+
+def parameters(function: Callable[..., Any], *, takes_context: bool) -> list[str] | None:
+    """Return the names of the parameters that an enqueue gives; None where they are not known."""
+    fit = _fit(function, takes_context)
+    return None if fit is None else [*fit.signature.parameters]
 
 
 @lru_cache(maxsize=10_000)

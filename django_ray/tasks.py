@@ -16,6 +16,7 @@ from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Ta
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 
+from django_ray.admission import ADMISSION, Admission
 from django_ray.bounds import shown
 from django_ray.context import RayTaskContext
 from django_ray.metadata import checked
@@ -58,6 +59,8 @@ def task_options[Function: Callable[..., Any]](
     """
 
     def declare(function: Function) -> Function:
+        if isinstance(function, Task):
+            raise InvalidTask(f"@task_options of {function.name!r} must stand below @task, not above.")
         flags = {name: True for name, is_set in (("atomic", atomic), ("schedulable", schedulable)) if is_set}
         setattr(function, _ATTRIBUTE, {**options, **flags})
         return function
@@ -104,6 +107,11 @@ class RayTask[**P, R](_Task[P, R]):
                 object.__setattr__(self, "metadata", checked(self.metadata, f"The task {self.name!r}"))
             except (TypeError, ValueError) as error:
                 raise InvalidTask(str(error)) from None
+        try:
+            if (admission := self.admission) is not None:
+                admission.check_names(self)
+        except ValueError as error:
+            raise InvalidTask(str(error)) from None
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
         for name in REQUIREMENTS:
             if isinstance(value := getattr(self, name), list):
@@ -142,6 +150,12 @@ class RayTask[**P, R](_Task[P, R]):
             return stored(said, f"The task {self.name!r}")
         except (TypeError, ValueError) as error:
             raise InvalidTask(str(error)) from None
+
+    @property
+    def admission(self) -> Admission | None:
+        """What admits its executions, None for nothing; ValueError when that cannot work."""
+        said = {name: value for name in ADMISSION if (value := getattr(self, name)) is not None}
+        return Admission.read(said, f"The task {self.name!r}") if said else None
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         """Raise TypeError: whoever calls a task means one of two things."""

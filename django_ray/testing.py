@@ -62,8 +62,8 @@ def run_tasks(
 ) -> list[RayTaskResult[..., Any]]:
     """Run what is queued in this process, one after the other, until nothing is due; return the results in that order.
 
-    By priority and age, with what the tasks enqueue meanwhile, with retries and their limits, timeouts excepted. What
-    falls due within ahead runs as if that time had passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
+    By priority and age, with what the tasks enqueue meanwhile, with retries and their limits, timeouts excepted; at a
+    gate with a rate as if the time between two starts had passed. What falls due within ahead runs as if that time had passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
     With raise_errors, the exception of the first attempt that fails is raised here, after it is recorded, also where
     the task would be tried again.
 
@@ -72,10 +72,11 @@ def run_tasks(
     """
     if not timedelta(0) <= ahead <= timedelta(seconds=LONGEST):
         raise ValueError(f"ahead must be a timedelta of 0 to 100 years, not {ahead!r}.")
-    from django_ray.models import RayTaskExecution, RayWorker, State
+    from django_ray.models import RayGate, RayTaskExecution, RayWorker, State
 
     rows = cast("RayTaskBackend", task_backends[backend])
     alias = router.db_for_write(RayTaskExecution)
+    gates = RayGate._base_manager.using(alias).filter(backend=backend)  # noqa: SLF001
     due = RayTaskExecution._base_manager.using(alias).filter(state=State.READY, backend=backend)  # noqa: SLF001
     if queue_name is not None:
         due = due.filter(queue_name=queue_name)
@@ -92,6 +93,7 @@ def run_tasks(
     ran: dict[str, None] = {}
     for _ in range(MOST_EXECUTIONS):
         due.filter(due_at__lte=Now() + ahead).update(due_at=None)
+        gates.filter(next_at__gt=Now()).update(next_at=None)
         attempt = _run_next(alias, worker.pk, backend, queue_name, rows.settings)
         if attempt is None:
             return [rows.get_result(task_id) for task_id in ran]
@@ -166,12 +168,11 @@ class _Attempt:
 def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> _Attempt | None:
     """Claim, run and record one execution, as a supervisor does; None when nothing is due."""
     from django_ray_worker.core.policy import decide
-    from django_ray_worker.database.statements import MOST_QUEUES, SQL, Record, claim_of, record_parameters
+    from django_ray_worker.database.statements import SQL, Record, claim_of, claim_parameters, record_parameters
     from django_ray_worker.running.answer import missing, outcome_of
 
     queues = None if queue_name is None else [queue_name]
-    where = {"backend": backend, "queues": queues, "after": None, "most_queues": MOST_QUEUES}
-    scope = {**where, "worker": worker, "limit": 1}
+    scope = {"backend": backend, "queues": queues, **claim_parameters(worker, 1)}
     with connections[alias].cursor() as cursor:
         cursor.execute(SQL["claim"].decode(), scope)
         names = [column.name for column in cursor.description]

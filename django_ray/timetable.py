@@ -131,6 +131,7 @@ class RaySchedule(models.Model):
     )
     priority = models.SmallIntegerField(default=DEFAULT_TASK_PRIORITY, db_default=DEFAULT_TASK_PRIORITY)
     options = json_field(null=True, blank=True)
+    admission = json_field(null=True, blank=True, editable=False)  # See admission.py.
 
     # When: one of these two.
     cron = models.TextField(null=True, blank=True)  # noqa: DJ001 - null is none, and an empty one is wrong

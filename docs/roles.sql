@@ -35,7 +35,8 @@ $do$;
 
 -- What an earlier version of this file has granted, or somebody else. Nobody sees the moment in between.
 REVOKE ALL ON
-    django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute, django_ray_progress, django_ray_schedule
+    django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute, django_ray_progress, django_ray_schedule,
+    django_ray_gate
 FROM django_ray_web, django_ray_operator, django_ray_supervisor;
 
 -- Functions run with the rights of their caller, django_ray_cancel alone excepted, and PostgreSQL lets everybody call the
@@ -45,9 +46,10 @@ FROM django_ray_web, django_ray_operator, django_ray_supervisor;
 -- A web process: enqueues, reads results, waits for them, cancels.
 
 GRANT SELECT -- a result is the whole row
-    -- what django_ray_enqueue() and a plain INSERT give; all else has its default
+    -- what django_ray_enqueue(), django_ray_enqueue_admitted() and a plain INSERT give; all else has its default
     , INSERT (
-        backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after, due_at
+        backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after, due_at,
+        task_id, unique_key, gate, gate_rule, expires_at
     )
     , UPDATE (awaited) -- the mark of who waits
 ON django_ray_execution TO django_ray_web;
@@ -56,9 +58,10 @@ GRANT SELECT ON django_ray_progress TO django_ray_web; -- result.progress
 
 GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
-    django_ray_enqueue(text, json),
+    django_ray_enqueue(text, json), django_ray_enqueue_admitted(text, json),
+    django_ray_replace(uuid, text, json), -- with the rights of the owner: unique="replace"
     django_ray_cancel(uuid), -- with the rights of the owner: cancelling is all that it can do
-    django_ray_ring_queue(text, text), django_ray_channel(text), django_ray_world() -- called by triggers
+    django_ray_ring_queue(text, text), django_ray_ring(text), django_ray_channel(text), django_ray_world() -- by triggers
 TO django_ray_web;
 
 -- The admin, the live page, the metrics view and the management commands.
@@ -76,14 +79,19 @@ ON django_ray_queue TO django_ray_operator;
 -- Schedules: all of a row, as Django writes it. By columns, since who may write the whole table is warned of.
 GRANT SELECT, DELETE
     , INSERT (
-        backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed,
+        backend, name, callable_path, args, kwargs, queue_name, priority, options, admission, cron, every, time_zone, missed,
         missed_within, overlap, is_declared, gone_at, seen, paused_at, last_at, next_at, lag, problem
     )
     , UPDATE (
-        backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed,
+        backend, name, callable_path, args, kwargs, queue_name, priority, options, admission, cron, every, time_zone, missed,
         missed_within, overlap, is_declared, gone_at, seen, paused_at, since, last_at, next_at, lag, skipped, lost, problem
     )
 ON django_ray_schedule TO django_ray_operator;
+
+GRANT SELECT, DELETE -- what overrides the limits of gates
+    , INSERT (backend, name, "limit", rate_count, rate_per, rate_burst, next_at)
+    , UPDATE (backend, name, "limit", rate_count, rate_per, rate_burst, next_at)
+ON django_ray_gate TO django_ray_operator;
 
 GRANT SELECT ON django_ray_worker, django_ray_minute TO django_ray_operator;
 
@@ -112,11 +120,11 @@ ON django_ray_execution TO django_ray_supervisor;
 GRANT SELECT
     -- what the code declares
     , INSERT (
-        backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed,
+        backend, name, callable_path, args, kwargs, queue_name, priority, options, admission, cron, every, time_zone, missed,
         missed_within, overlap, is_declared, seen
     )
     , UPDATE (
-        callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed, missed_within, overlap,
+        callable_path, args, kwargs, queue_name, priority, options, admission, cron, every, time_zone, missed, missed_within, overlap,
         is_declared, gone_at, seen,
         last_at, next_at, lag, skipped, lost, problem -- ticks
     )
@@ -127,6 +135,10 @@ GRANT DELETE -- PRUNE_AFTER
     , INSERT (task_id, attempt, fraction, message, at)
     , UPDATE (attempt, fraction, message, at, number, output, lines)
 ON django_ray_progress TO django_ray_supervisor;
+
+GRANT SELECT, DELETE -- limits of gates; PRUNE_AFTER
+    , INSERT (backend, name, next_at), UPDATE (next_at) -- each start where there is a rate
+ON django_ray_gate TO django_ray_supervisor;
 
 GRANT SELECT -- who is paused; only an operator pauses
 ON django_ray_queue TO django_ray_supervisor;
@@ -150,6 +162,9 @@ GRANT EXECUTE ON FUNCTION
     django_ray_heads(text, text[], text, int), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what to claim
     django_ray_is_passed_over(text, text[], uuid[]), django_ray_later(text, text[]),
     django_ray_is_small(jsonb, jsonb, jsonb, jsonb, jsonb, jsonb),
+    django_ray_admissible(text, text[], int, text, text), django_ray_make_way(text), django_ray_expire(text), -- gates
+    django_ray_places(text, text, jsonb, int), django_ray_gate_rule(text, text, jsonb),
+    django_ray_number(jsonb, float8, float8), django_ray_error(text, text, jsonb),
     django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
     django_ray_is_settled(text), django_ray_await_in_flight(text),
     django_ray_identify(int), django_ray_session(int), -- liveness

@@ -326,3 +326,15 @@ def note_tick(context, path):
     """Write when it was due, and which execution this is: one line, whatever else is written there."""
     with Path(path).open("a") as file:
         file.write(f"{context.tick.isoformat()} {context.task_result.id}\n")
+
+
+@task
+@task_options(limit_by="gate", gate="places", max_attempts=1000)
+def note_place(gate, seconds):
+    """Write when it begins and ends, by the server's clock, in transactions of their own."""
+    assert connection.get_autocommit()
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO gate_ledger (gate, pid) VALUES (%s, %s) RETURNING id", [gate, os.getpid()])
+        (number,) = cursor.fetchone()
+        time.sleep(seconds)
+        cursor.execute("UPDATE gate_ledger SET ended = clock_timestamp() WHERE id = %s", [number])

@@ -15,7 +15,7 @@ from django_ray.models import RayTaskExecution, RayWorker, State
 from django_ray.runtime import completion
 from django_ray.runtime.entrypoint import invoke
 from django_ray.testing import run_tasks
-from django_ray_worker.database.statements import SQL
+from django_ray_worker.database.statements import SQL, claim_parameters
 from tests import ledger
 
 
@@ -26,9 +26,9 @@ def claimed(transactional_db):
     def _claimed(task, *args):
         result = task.enqueue(*args)
         worker = RayWorker.objects.create(hostname="h", pid=1, concurrency=1, backend="default", queues=[])
-        where = {"backend": "default", "queues": ["default"], "after": None, "most_queues": 1}
+        where = {"backend": "default", "queues": ["default"]}
         with connection.cursor() as cursor:
-            cursor.execute(SQL["claim"].decode(), {**where, "worker": worker.pk, "limit": 1})
+            cursor.execute(SQL["claim"].decode(), where | claim_parameters(worker.pk, 1))
             row = dict(zip([column.name for column in cursor.description], cursor.fetchone(), strict=True))
         assert str(row["task_id"]) == str(result.id)
         return row["payload"], RayTaskExecution.objects.filter(pk=result.id)
@@ -64,8 +64,9 @@ def test_the_transaction_of_a_test_case_has_no_limit_afterwards():
         assert cursor.execute(limit).fetchone() == before
 
 
-def test_the_connection_is_kept_for_the_next_body(table, claimed):
+def test_the_connection_is_kept_for_the_next_body(table, claimed, monkeypatch):
     """What its end sets on the session is over with its transaction."""
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", None)
     pids = []
     for _ in range(2):
         payload, _row = claimed(ledger.note, "", 1)

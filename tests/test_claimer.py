@@ -34,6 +34,8 @@ async def test_a_due_time_without_a_session_does_not_spin():
         identity=Identity(1),
         may_claim=may_not_claim,
         doorbell=SimpleNamespace(),
+        gate_bell=SimpleNamespace(),
+        gatekeeper=SimpleNamespace(),
         starter=SimpleNamespace(room=1),
         wakeup=wakeup,
         claiming=Lock(),
@@ -56,9 +58,9 @@ async def test_a_notification_during_a_claim_that_returns_nothing_means_another_
         await soon(lambda: sleepers() and not life._wakeup.is_hungry)
         claim = life._store.claim
 
-        async def ring_during(*arguments):
+        async def ring_during(*arguments, **options):
             nonlocal rung
-            batch = await claim(*arguments)
+            batch = await claim(*arguments, **options)
             if not rung:
                 assert batch.claims == ()
                 rung += 1
@@ -80,9 +82,9 @@ async def test_what_is_claimed_is_started_even_if_the_stop_comes_in_between(data
     async with living(database, executor) as life:
         claim, stopped = life._store.claim, False
 
-        async def stop_after(*arguments):
+        async def stop_after(*arguments, **options):
             nonlocal stopped
-            batch = await claim(*arguments)
+            batch = await claim(*arguments, **options)
             if batch.claims:
                 life._stop.intake.cancel()
                 stopped = True

@@ -14,7 +14,7 @@ from django_ray_worker.core.judge import abandoned, released
 from django_ray_worker.core.metrics import Metrics
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import Fail, Release, Retry, Succeed
-from django_ray_worker.database.statements import SQL, Record, record_parameters
+from django_ray_worker.database.statements import SQL, Record, claim_parameters, record_parameters
 from django_ray_worker.recording.recorder import Recorder
 
 ERROR = Error(exception_class_path="builtins.ValueError", message="m", traceback="t")
@@ -498,8 +498,7 @@ async def test_claim_and_record_use_their_indexes_however_full_the_table(crowded
     store, worker = await open_store()
     if statistics == "fresh":
         crowded.execute("ANALYZE django_ray_execution")
-    queues = {"queues": ["default", "other"], "after": None, "most_queues": 1000}
-    scope = {"backend": "default", **queues, "worker": worker, "limit": 50}
+    scope = {"backend": "default", "queues": ["default", "other"], **claim_parameters(worker, 50)}
     claim = plan(crowded, "claim", scope)
     indexes = {node["Index Name"] for node in nodes(claim) if "Index Name" in node}
     assert "django_ray_ready" in indexes

@@ -6,8 +6,8 @@ import pytest
 from anyio import fail_after, sleep
 
 from django_ray_worker.core.config import MOST_BELLS
-from django_ray_worker.database import store as store_module
-from django_ray_worker.database.statements import SQL
+from django_ray_worker.database import statements
+from django_ray_worker.database.statements import SQL, claim_parameters
 from tests.supervisors import Instant, config, hear, living, notifications
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -114,7 +114,7 @@ async def test_more_queues_than_rows_wanted_keep_their_order_where_each_is_deep(
 
 async def test_a_claim_goes_round_where_there_are_too_many(open_store, connect, monkeypatch):
     """I21: each has its turn, whatever the others hold."""
-    monkeypatch.setattr(store_module, "MOST_QUEUES", 3)
+    monkeypatch.setattr(statements, "MOST_QUEUES", 3)
     store, worker = await open_store(queues=None, backend="any")
     fill(connect(), 8, 100)
     place, seen, places = None, [], []
@@ -129,7 +129,7 @@ async def test_a_claim_goes_round_where_there_are_too_many(open_store, connect, 
 
 async def test_every_execution_is_claimed_once_where_a_claim_goes_round(database, connect, monkeypatch):
     """I21: two supervisors of any queue, and no timer but that of rows that somebody else had locked."""
-    monkeypatch.setattr(store_module, "MOST_QUEUES", 3)
+    monkeypatch.setattr(statements, "MOST_QUEUES", 3)
     session, executor = connect(), Instant()
     fill(session, 20, 30)
     session.execute("INSERT INTO django_ray_queue (backend, name, paused_at) VALUES ('any', %s, now())", [queue(5)])
@@ -147,7 +147,7 @@ async def test_every_execution_is_claimed_once_where_a_claim_goes_round(database
 @pytest.mark.parametrize("most", [3, 1000])
 async def test_what_others_have_locked_hides_nothing(database, connect, monkeypatch, most):
     """I21: a stranger has locked the first rows of all queues but the last."""
-    monkeypatch.setattr(store_module, "MOST_QUEUES", most)
+    monkeypatch.setattr(statements, "MOST_QUEUES", most)
     session, stranger, executor = connect(), connect(autocommit=False), Instant()
     fill(session, 50)
     stranger.execute("SELECT 1 FROM django_ray_execution WHERE queue_name <> %s FOR UPDATE", [queue(50)])
@@ -173,7 +173,7 @@ async def test_a_claim_a_promotion_and_a_pulse_cost_the_same_beside_any_number_o
     session.execute(SQL["session_settings"])
     scope = {"backend": "any", "queues": None, "worker": worker}
     statements = {
-        "claim": {**scope, "limit": 4, "after": queue(500), "most_queues": 1000},
+        "claim": scope | claim_parameters(worker, 4, after=queue(500)),
         "promote": scope,
         "pulse": {**scope, "names": [worker], "hostname": "h", "pid": 1},
     }
@@ -232,7 +232,7 @@ async def test_a_supervisor_of_many_named_queues_sleeps_on_one_bell(database, co
 @pytest.mark.parametrize("name", ["", " ", "\x01", "~", "ü" * 60])
 async def test_a_name_at_the_edge_has_its_turn_as_well(open_store, connect, insert, monkeypatch, name):
     """I21: among the names that a claim goes round by."""
-    monkeypatch.setattr(store_module, "MOST_QUEUES", 1)
+    monkeypatch.setattr(statements, "MOST_QUEUES", 1)
     store, worker = await open_store(queues=None, backend="any")
     for each in ("a", name, "b"):
         insert(backend="any", queue_name=each)

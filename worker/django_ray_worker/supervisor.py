@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, create_task_group, current_time, move_on_after
 
 from django_ray_worker.claiming.claimer import Claimer, Wakeup
+from django_ray_worker.claiming.gatekeeper import Gatekeeper
 from django_ray_worker.claiming.scheduler import Scheduler
 from django_ray_worker.core.exceptions import Stuck
 from django_ray_worker.core.metrics import Metrics
@@ -147,6 +148,10 @@ class Supervisor:
         self._doorbell = Doorbell(
             self._session, store, config.bells, most_waits=database.most_waits, look=self._wakeup.look
         )
+        self._gate_bell = Doorbell(
+            self._session, store, [config.gate_bell], most_waits=1, look=self._wakeup.look
+        )
+        self._gatekeeper = Gatekeeper(store, self.metrics, may_write=lambda: self._session.is_open)
         self._liveness = Liveness(
             store,
             self._session,
@@ -161,6 +166,8 @@ class Supervisor:
             identity=self._identity,
             may_claim=lambda: self._session.is_open and executor.is_usable,
             doorbell=self._doorbell,
+            gate_bell=self._gate_bell,
+            gatekeeper=self._gatekeeper,
             starter=self._dispatcher,
             wakeup=self._wakeup,
             claiming=self._reconciler.claiming,
@@ -197,6 +204,7 @@ class Supervisor:
         """Claim until told to stop: what runs goes on in attempts, what only waits is cancelled with waits."""
         self._dispatcher.open(attempts, waits)
         self._doorbell.open(waits)
+        self._gate_bell.open(waits)
         await session.start(
             partial(
                 self._session.run,
@@ -211,6 +219,7 @@ class Supervisor:
         session.start_soon(self._liveness.tend)
         session.start_soon(self._reconciler.run)
         session.start_soon(self._tally.run, self._identity)
+        waits.start_soon(self._gatekeeper.run)
         waits.start_soon(self._tend_executor)
         waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
         log.info("%s", self._banner())
@@ -234,6 +243,8 @@ class Supervisor:
         """Return what to do when a bell rings."""
         return {
             **dict.fromkeys(self._config.bells, self._wakeup.look),
+            self._config.gate_bell: self._wakeup.look,
+            f"full:{self._config.backend}": self._gatekeeper.look,
             f"pauses:{self._config.backend}": self._reconciler.ask,
             f"schedules:{self._config.backend}": self._scheduler.look,
             f"supervisors:{self._config.backend}": self._liveness.members_changed,
@@ -242,11 +253,13 @@ class Supervisor:
     def _look(self) -> None:
         """On every new session: something may be due that nobody rang for."""
         self._wakeup.look()
+        self._gatekeeper.look()
         self._scheduler.look()
 
     async def _look_around(self) -> None:
         """On every new session, before it counts as open: settle what happened while nobody looked."""
         self._doorbell.forget()
+        self._gate_bell.forget()
         if self._session.opened:
             self.metrics.reconnects += 1
             await self._liveness.come_back()
@@ -259,8 +272,12 @@ class Supervisor:
 
     def _heed(self, pulse: Pulse) -> None:
         """Find what no one thought of: rows that nobody rang for, requests and claims that never reached us."""
-        if pulse.oldest is not None:
+        if pulse.oldest is not None or pulse.has_gated:
             self._wakeup.look()
+        if pulse.has_impatient:
+            self._gatekeeper.look()
+        if pulse.has_expired:
+            self._gatekeeper.expire_in(0.0)
         if pulse.has_overdue:
             self._scheduler.look()
         self.metrics.schedule_problems = pulse.problems

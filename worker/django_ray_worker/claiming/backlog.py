@@ -30,6 +30,7 @@ AHEAD = 3
 PLANNED_SECONDS = 0.8 * BUDGET_SECONDS  # Of a call: its bodies may take longer than expected, and still all be run.
 MOST_CHARACTERS = 1_000_000  # That the claims of one call carry: they travel together, and are kept until it has ended.
 SOON_SECONDS = 0.75 * PATIENCE_SECONDS
+MOST_PER_CALL_AHEAD = 10  # Bodies of 3 ms and more: the gap of 6 ms between two calls is a part of these that counts.
 # A call of several stops whoever runs at its timeout: it must be far longer than what came before in the call.
 SHORTEST_SHARED_TIMEOUT = 1.0
 
@@ -64,14 +65,19 @@ class Backlog:
     def is_ready(self) -> bool:
         """Tell whether a call may be sent now."""
         return bool(self._claims) and (
-            self._slots.free > 0 or (self._slots.free_ahead > 0 and _takes_a_cpu(self._claims[0]))
+            self._slots.free > 0 or (self._free_ahead > 0 and _takes_a_cpu(self._claims[0]))
         )
+
+    @property
+    def _free_ahead(self) -> int:
+        """How many calls may wait behind those that run. None where one carries many: these would only be smaller."""
+        return self._slots.free_ahead if self._per_call <= MOST_PER_CALL_AHEAD else 0
 
     def room(self) -> int:
         """Return how many more to claim; 0 for not yet."""
         # Ahead for the slots that will be free soon; what waits for a long body would only be given back.
         ahead = self._slots.soon * self._per_call if self._most > 1 else 0
-        room = (self._slots.free + self._slots.free_ahead) * self._per_call + ahead - len(self._claims)
+        room = (self._slots.free + self._free_ahead) * self._per_call + ahead - len(self._claims)
         # Not a few at a time: each claim is a statement.
         return room if room > 0 and 2 * room >= ahead else 0
 
@@ -90,7 +96,7 @@ class Backlog:
 
     def take(self) -> list[Claim]:
         """Return the next claims for one call, when a slot is free: what fits, spread over the free slots."""
-        share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free + self._slots.free_ahead)))
+        share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free + self._free_ahead)))
         first = self._claims.popleft()
         chosen, seconds, characters = [first], self._pace.of(first), len(first.payload)
         while self._claims and len(chosen) < share:

@@ -18,7 +18,8 @@ from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_t
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from django_ray_worker.core.claim import Claim
+    from django_ray_worker.claiming.gatekeeper import Gatekeeper
+    from django_ray_worker.core.claim import Claim, Gates
     from django_ray_worker.core.identity import Identity
     from django_ray_worker.database.store import Store
     from django_ray_worker.waking.doorbell import Doorbell
@@ -74,6 +75,8 @@ class Claimer:
         identity: Identity,
         may_claim: Callable[[], bool],
         doorbell: Doorbell,
+        gate_bell: Doorbell,
+        gatekeeper: Gatekeeper,
         starter: Starter,
         wakeup: Wakeup,
         claiming: Lock,
@@ -83,6 +86,8 @@ class Claimer:
         self._identity = identity
         self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
+        self._gate_bell = gate_bell  # It rings when a place behind a gate is free: for who has seen somebody wait there.
+        self._gatekeeper = gatekeeper
         self._starter = starter
         self._wakeup = wakeup
         self._claiming = claiming  # Held from the claim until its attempts have started: who reconciles waits for it.
@@ -90,7 +95,9 @@ class Claimer:
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
         self._place: str | None = None  # Where any queue is served, and there are very many: the one to go on after.
-        self._again = float("inf")  # When to look again for rows that somebody else had locked.
+        self._again = float("inf")  # When to look again: for rows that somebody else had locked, or for a gate's next start.
+        self._gate_place: tuple[str | None, str | None] = (None, None)  # The one to go on after.
+        self._is_gates_turn = True  # Of an odd number of slots, what waits behind gates gets one more every other time.
         self._locked = LockWait()
         self._tries = 0
 
@@ -124,6 +131,7 @@ class Claimer:
             if self._wakeup.has_heard:
                 # Rings that we cannot use only cost the enqueuers.
                 self._wakeup.has_heard = False
+                await self._gate_bell.leave()
                 await self._doorbell.leave()
             return
         # Cleared before the claim, never after: a bell during the claim means another one.
@@ -153,18 +161,33 @@ class Claimer:
                 self._has_due = False
             room = self._starter.room
             async with self._claiming:
-                batch = await self._store.claim(self._identity.worker, room, self._place)
+                share = (room + self._is_gates_turn) // 2
+                batch = await self._store.claim(
+                    self._identity.worker, room, self._place, share=share, after_gate=self._gate_place
+                )
                 self._starter.start(batch.claims)
             self._place = batch.place
+            if batch.gates.is_used:
+                self._gate_place, self._is_gates_turn = batch.gates.place, not self._is_gates_turn
+            self._gatekeeper.expire_in(batch.next_expiry)
             # What is still overdue after it was promoted is locked by somebody, too.
             is_locked = has_promoted and batch.next_due is not None and batch.next_due <= 0
             next_due = batch.next_later if is_locked else batch.next_due
             self._due = float("inf") if next_due is None else current_time() + next_due
             # Where only some of very many queues were looked into, the others may hold more.
             is_partial = batch.place is not None and bool(batch.claims)
-            is_short = len(batch.claims) < room and not is_partial
+            is_short = len(batch.claims) < room and not (is_partial or batch.gates.has_more)
             self._mind_skipped(batch.has_skipped or is_locked, is_short)
+            if batch.gates.next_in is not None:
+                self._again = min(self._again, current_time() + batch.gates.next_in)
+        await self._mind_gates(batch.gates)
         return is_short
+
+    async def _mind_gates(self, gates: Gates) -> None:
+        if gates.is_used:
+            await self._gate_bell.announce()
+        else:
+            await self._gate_bell.leave()
 
     def _mind_skipped(self, has_skipped: bool, is_short: bool) -> None:  # noqa: FBT001 - facts, not choices
         """Look again soon for rows that were locked: if their transaction is rolled back, nobody will ring."""

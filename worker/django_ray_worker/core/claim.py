@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django_ray.requirements import TaskOptions
 
-__all__ = ["Batch", "Claim", "Held", "Neighbour", "Pulse", "Reconciled", "Recorded", "Rescued"]
+__all__ = ["Batch", "Claim", "Gates", "Held", "MadeWay", "Neighbour", "Pulse", "Reconciled", "Recorded", "Rescued"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,16 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """What a claim says of gates."""
+
+    is_used: bool = False  # Something waits behind one.
+    has_more: bool = False  # And more of it may start than was taken.
+    next_in: float | None = None  # Seconds until something may start that may not before.
+    place: tuple[str | None, str | None] = (None, None)  # The queue and the gate after which the next claim goes on.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The answer to one claim statement: claims in the order to start them."""
 
@@ -53,7 +63,18 @@ class Batch:
     has_skipped: bool  # It is short, and rows of our queues are locked by somebody else, and may stay READY.
     next_due: float | None  # Seconds until a row of our queues falls due, by the database's clock; 0 or less is now.
     place: str | None  # The queue after which the next claim goes on; None when all were looked into.
+    gates: Gates
+    next_expiry: float | None  # Seconds until something ends that has not begun by then; 0 or less is now.
     next_later: float | None = None  # As next_due, for those that are not due yet.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeWay:
+    """The answer to who asks to make way at full gates."""
+
+    refused: int  # New ones that were cancelled.
+    stopped: int  # Running ones whose cancel was asked for.
+    has_skipped: bool  # Somebody else was in the way: ask again.
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +124,9 @@ class Pulse:
     has_unwanted: bool  # Somebody wants one of them cancelled.
     has_overdue: bool  # A schedule is due, or not looked at yet, and nobody has done so.
     problems: int  # Schedules that have one.
+    has_gated: bool  # Something waits behind a gate.
+    has_impatient: bool  # And some of it does not want to wait if that is full.
+    has_expired: bool  # Something has not begun by its time.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

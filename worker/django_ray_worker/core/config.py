@@ -35,3 +35,8 @@ class Config:
         if self.queues is None or len(self.queues) > MOST_BELLS:
             return (f"queues:{self.backend}",)
         return tuple(f"queue:{self.backend}:{queue}" for queue in self.queues)
+
+    @property
+    def gate_bell(self) -> str:
+        """The bell that rings when a place behind a gate is free."""
+        return f"gates:{self.backend}"

@@ -22,3 +22,5 @@ class Metrics:
     ticks_lost: int = 0  # Ticks that nobody was there to see, and that were not made up for.
     tick_lag: float = 0  # Seconds from the last tick that was enqueued here to its enqueue.
     schedule_problems: int = 0  # Schedules with a problem, at the last pulse.
+    turned_away: int = 0  # Executions that were cancelled here at a full gate.
+    expired: int = 0  # Executions that had not begun by their time, and were ended here.

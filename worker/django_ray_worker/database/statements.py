@@ -18,7 +18,7 @@ from django_ray_worker.core.claim import Claim
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import CANCELLED, Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
 
-__all__ = ["MOST_QUEUES", "SQL", "Record", "claim_of", "lock_parameters", "record_parameters"]
+__all__ = ["SQL", "Record", "claim_of", "claim_parameters", "lock_parameters", "record_parameters"]
 
 
 MOST_QUEUES = 1000  # That a claim from any queue looks into: their first rows take 5 ms.
@@ -39,12 +39,36 @@ def _load(name: str) -> bytes:
 SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
-        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "declare", "due", "fire",
-        "hang_up", "identify", "is_registered", "leave", "lock", "mark_lost", "neighbour", "notify", "promote", "prune",
+        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "declare", "due", "expire", "fire",
+        "hang_up", "identify", "is_registered", "leave", "lock", "make_way", "mark_lost", "neighbour", "notify", "promote", "prune",
         "prune_workers", "pulse", "record", "register", "revive", "running", "session_settings", "sign_off",
         "unsettled", "watch",
     )
 }  # fmt: skip
+
+
+def claim_parameters(
+    worker: int,
+    limit: int,
+    *,
+    after: str | None = None,
+    share: int | None = None,
+    after_gate: tuple[str | None, str | None] = (None, None),
+) -> dict[str, Any]:
+    """Return the parameters of claim.sql, but for backend and queues.
+
+    after is the queue, after_gate the queue and gate after which to go on. Of one priority, share comes from behind
+    gates, if there are both; None is half of it.
+    """
+    return {
+        "worker": worker,
+        "limit": limit,
+        "after": after,
+        "most_queues": MOST_QUEUES,
+        "share": (limit + 1) // 2 if share is None else share,
+        "after_queue": after_gate[0],
+        "after_gate": after_gate[1],
+    }
 
 
 def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:

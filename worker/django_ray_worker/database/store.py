@@ -21,16 +21,16 @@ from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
 from django_ray.rules import EPOCH
-from django_ray_worker.core.claim import Batch, Claim, Held, Neighbour, Pulse, Reconciled, Recorded, Rescued
+from django_ray_worker.core.claim import Batch, Claim, Gates, Held, MadeWay, Neighbour, Pulse, Reconciled, Recorded, Rescued
 from django_ray_worker.core.policy import Verdict
 from django_ray_worker.core.schedule import Decision, Fired, Waiting
 from django_ray_worker.database.deadline import ANSWER_SECONDS, Connection
 from django_ray_worker.database.errors import DatabaseError
 from django_ray_worker.database.statements import (
-    MOST_QUEUES,
     SQL,
     Record,
     claim_of,
+    claim_parameters,
     lock_parameters,
     record_parameters,
 )
@@ -122,9 +122,17 @@ class Store:
         async with self._transaction() as connection:
             await connection.execute(SQL["sign_off"], {"worker": worker})
 
-    async def claim(self, worker: int, limit: int, after: str | None = None) -> Batch:
-        """Take up to limit executions for worker; where any queue is served, of the queues that come after that one."""
-        parameters = {**self._scope, "worker": worker, "limit": limit, "after": after, "most_queues": MOST_QUEUES}
+    async def claim(
+        self,
+        worker: int,
+        limit: int,
+        after: str | None = None,
+        *,
+        share: int | None = None,
+        after_gate: tuple[str | None, str | None] = (None, None),
+    ) -> Batch:
+        """Take up to limit executions for worker. The rest is as claim_parameters() has it."""
+        parameters = self._scope | claim_parameters(worker, limit, after=after, share=share, after_gate=after_gate)
         async with self._connection() as connection:
             rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
         return Batch(
@@ -133,12 +141,32 @@ class Store:
             next_due=rows[0]["next_due"],
             next_later=rows[0]["next_later"],
             place=rows[0]["place"],
+            gates=Gates(
+                is_used=rows[0]["has_gated"],
+                has_more=rows[0]["has_more"],
+                next_in=rows[0]["next_start"],
+                place=(rows[0]["after_queue"], rows[0]["after_gate"]),
+            ),
+            next_expiry=rows[0]["next_expiry"],
         )
 
     async def promote(self) -> None:
         """Make the rows claimable whose due time has come."""
         async with self._transaction() as connection:
             await connection.execute(SQL["promote"], self._scope)
+
+    async def expire(self) -> int:
+        """End what has not begun by its time; return how many."""
+        async with self._connection() as connection:
+            row = await (await connection.execute(SQL["expire"], self._scope)).fetchone()
+        return 0 if row is None else cast("int", row["number"])
+
+    async def make_way(self) -> MadeWay:
+        """Cancel at full gates what does not want to wait there, or what runs there for it."""
+        async with self._connection() as connection:
+            row = await (await connection.execute(SQL["make_way"], self._scope)).fetchone()
+        assert row is not None  # noqa: S101 - no FROM
+        return MadeWay(**row)
 
     async def declare(self, definitions: str, tasks: str) -> None:
         """Have the schedules as the code says, where that is new to them: JSON from declaring.py."""

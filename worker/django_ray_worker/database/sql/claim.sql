@@ -5,19 +5,29 @@
 -- What few claims need is in functions of its own: each part of a statement is set up for every claim, a call only when it comes.
 WITH queue AS MATERIALIZED (
     SELECT name, next_due, is_last FROM django_ray_heads(%(backend)s, %(queues)s, %(after)s, %(most_queues)s)
-), candidate AS MATERIALIZED (
+), head AS MATERIALIZED (
     SELECT head.task_id, head.priority
     FROM queue
     CROSS JOIN LATERAL (
         SELECT task_id, priority FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NULL
+            AND (expires_at IS NULL OR expires_at > statement_timestamp() OR started_at IS NOT NULL)
         ORDER BY priority DESC, task_id
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
     ) AS head
     LIMIT %(limit)s * greatest(%(limit)s, 32)::bigint
+), gated AS MATERIALIZED (
+    SELECT * FROM django_ray_admissible(%(backend)s, %(queues)s, %(limit)s::int, %(after_queue)s::text, %(after_gate)s::text)
+    WHERE EXISTS (SELECT FROM django_ray_execution WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL)
 ), chosen AS MATERIALIZED (
-    SELECT task_id FROM candidate ORDER BY priority DESC, task_id LIMIT %(limit)s
+    -- Of one priority, what waits behind gates has its share before the others, and gets what these leave.
+    SELECT task_id FROM (
+        SELECT task_id, priority, %(share)s::int AS rank FROM head
+        UNION ALL
+        SELECT task_id, priority, CASE WHEN rank <= %(share)s::int THEN rank - %(limit)s::int ELSE rank END FROM gated WHERE task_id IS NOT NULL
+    ) AS candidate
+    ORDER BY priority DESC, rank, task_id LIMIT %(limit)s
 ), claimed AS (
     UPDATE django_ray_execution AS execution SET
         state = 'RUNNING',
@@ -62,7 +72,16 @@ WITH queue AS MATERIALIZED (
     SELECT
         -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody. Who takes
         -- all that it asks for looks again anyway.
-        CASE WHEN number < %(limit)s THEN django_ray_is_passed_over(%(backend)s, names, ids) ELSE false END AS has_skipped,
+        CASE WHEN number < %(limit)s THEN django_ray_is_passed_over(%(backend)s, names, ids) ELSE false END
+            OR coalesce(gates.has_skipped, false) AS has_skipped,
+        -- Something waits behind gates: and what these say.
+        gates.has_more IS NOT NULL AS has_gated, coalesce(gates.has_more, false) AS has_more, gates.next_in AS next_start,
+        gates.queue AS after_queue, gates.gate AS after_gate,
+        (
+            SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM django_ray_execution
+            WHERE backend = %(backend)s AND expires_at IS NOT NULL AND started_at IS NULL AND state IN ('READY', 'WAITING')
+            ORDER BY expires_at LIMIT 1
+        ) AS next_expiry,
         (extract(epoch FROM first_due) - extract(epoch FROM clock_timestamp()))::float8 AS next_due,
         -- The same without what is overdue, which may be locked for long. Looked for only if something is.
         (
@@ -77,14 +96,17 @@ WITH queue AS MATERIALIZED (
         least(65536, greatest(2048, 8388608 / nullif(number, 0))) AS most_bytes
     FROM
         (
-            SELECT min(next_due) AS first_due, array_agg(name) AS names, min(name) FILTER (WHERE is_last) AS place
+            SELECT
+                min(next_due) AS first_due, array_agg(name) AS names,
+                min(name) FILTER (WHERE is_last) AS place
             FROM queue
-        ) AS queues,
-        (SELECT count(*) AS number, array_agg(task_id) AS ids FROM chosen) AS taken
+        ) AS queues
+        CROSS JOIN (SELECT count(*) AS number, array_agg(task_id) AS ids FROM chosen) AS taken
+        LEFT JOIN gated AS gates ON gates.task_id IS NULL
     OFFSET 0  -- once, and not for each row that is taken
 )
 SELECT
-    has_skipped, next_due, next_later, place,
+    has_skipped, next_due, next_later, place, has_gated, has_more, next_start, next_expiry, after_queue, after_gate,
     task_id, attempt_number, claimed_by_id, queue_name, callable_path, failures, losses, released, waited, missing_for,
     CASE WHEN octet_length(options) > 65536 THEN '' ELSE options END AS options,
     CASE WHEN octet_length(payload) <= most_bytes THEN payload END AS payload

@@ -1,6 +1,7 @@
 -- A sign of life, unless somebody has locked our row, and a NOTIFY that must come back on the listening session. Says as well
 -- what no one may have told us: that our row is gone, that we were found dead, what is claimable, what runs in our name and
--- whether some of it is unwanted, and whether a schedule is overdue.
+-- whether some of it is unwanted, whether a schedule is overdue, and
+-- what waits behind gates or has expired.
 WITH own AS MATERIALIZED (
     SELECT id, lost_at IS NOT NULL AS is_lost FROM django_ray_worker
     WHERE id = %(worker)s AND hostname = %(hostname)s AND pid = %(pid)s AND backend = %(backend)s AND stopped_at IS NULL
@@ -34,5 +35,16 @@ SELECT
     (
         SELECT count(*) FROM django_ray_schedule
         WHERE backend = %(backend)s AND paused_at IS NULL AND gone_at IS NULL AND problem IS NOT NULL
-    )::int AS problems
+    )::int AS problems,
+    EXISTS (
+        SELECT FROM django_ray_execution WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL
+    ) AS has_gated,
+    EXISTS (
+        SELECT FROM django_ray_execution WHERE backend = %(backend)s AND state = 'WAITING' AND gate_rule ? 'full'
+    ) AS has_impatient,
+    EXISTS (
+        SELECT FROM django_ray_execution
+        WHERE backend = %(backend)s AND expires_at <= statement_timestamp() AND expires_at IS NOT NULL AND started_at IS NULL
+            AND state IN ('READY', 'WAITING')
+    ) AS has_expired
 FROM echo

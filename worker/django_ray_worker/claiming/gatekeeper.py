@@ -1,0 +1,94 @@
+"""What will not begin is turned away: what has expired, and at a full gate what does not want to wait there.
+
+An actor of its own, because neither may depend on free slots. It sends nothing unless somebody has told it to look: an
+enqueue, a claim that saw what expires next, a new session, or a pulse that found what was missed.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from anyio import CancelScope, Event, current_time, move_on_after
+
+from django_ray_worker.core.tries import backoff, is_news
+from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django_ray_worker.core.metrics import Metrics
+    from django_ray_worker.database.store import Store
+
+__all__ = ["Gatekeeper"]
+
+log = logging.getLogger("django_ray.claimer")
+
+
+class Gatekeeper:
+    """Of one supervisor."""
+
+    def __init__(self, work: Store, metrics: Metrics, *, may_write: Callable[[], bool]) -> None:
+        self._store = work
+        self._metrics = metrics
+        self._may_write = may_write  # There is a session.
+        self._changed = Event()
+        self._is_full = False  # Somebody may stand at a full gate who does not want to wait.
+        self._expires = float("inf")  # When something expires, by the loop's clock.
+        self._tries = 0
+
+    def look(self) -> None:
+        """Look at the gates: somebody has come who does not want to wait."""
+        self._is_full = True
+        self._changed.set()
+
+    def expire_in(self, seconds: float | None) -> None:
+        """Take note when something expires next, as far as one has seen; None is never."""
+        if seconds is None:
+            return
+        at = current_time() + max(0.0, seconds)
+        if at < self._expires:
+            self._expires = at
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Turn away for ever."""
+        while True:
+            with move_on_after(self._expires - current_time()):
+                await self._changed.wait()
+            self._changed = Event()
+            await self._turn()
+
+    async def _turn(self) -> None:
+        if not self._may_write():
+            self._expires = float("inf")
+            return  # the next session looks
+        try:
+            # The statements have their own deadlines.
+            with CancelScope(shield=True):
+                await self._turn_away()
+        except DatabaseError as error:
+            if not is_transient(error):
+                raise
+            wait = backoff(self._tries)
+            if is_news(self._tries):
+                log.warning("Gates wait for the database (%s); again in %.1f s.", one_line(error), wait)
+            self._again(wait)
+        else:
+            self._tries = 0
+
+    async def _turn_away(self) -> None:
+        if self._is_full:
+            self._is_full = False
+            made = await self._store.make_way()
+            self._metrics.turned_away += made.refused
+            if made.has_skipped:
+                self._is_full = True
+                self._again(backoff(self._tries))
+        if current_time() >= self._expires:
+            self._expires = float("inf")
+            self._metrics.expired += await self._store.expire()
+
+    def _again(self, seconds: float) -> None:
+        self._tries += 1
+        self._expires = min(self._expires, current_time() + seconds)
