@@ -19,6 +19,7 @@ from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
 from django_ray.admission import Admission
+from django_ray.admitting import admitted
 from django_ray.metadata import with_metadata
 from django_ray.moments import held
 from django_ray.serialization import encode
@@ -107,7 +108,7 @@ def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
 
 
 def _admitted(one: Checked, args: list[Any], kwargs: dict[str, Any]) -> str:
-    return "" if one.admission is None else f', "admission": {encode(one.admission.row(one.task, args, kwargs))}'
+    return "" if one.admission is None else f', "admission": {encode(admitted(one.admission, one.task, args, kwargs))}'
 
 
 def _tail(carrier: Carrier | None) -> str:

@@ -63,7 +63,8 @@ def run_tasks(
     """Run what is queued in this process, one after the other, until nothing is due; return the results in that order.
 
     By priority and age, with what the tasks enqueue meanwhile, with retries and their limits, timeouts excepted; at a
-    gate with a rate as if the time between two starts had passed. What falls due within ahead runs as if that time had passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
+    gate with a rate as if the time between two starts had passed. What falls due within ahead runs as if that time had
+    passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
     With raise_errors, the exception of the first attempt that fails is raised here, after it is recorded, also where
     the task would be tried again.
 

@@ -264,8 +264,18 @@ def test_a_call_is_sent_ahead_for_each_that_should_end_soon():
 def test_what_ray_would_run_at_once_is_not_sent_ahead(pace, cpus, is_sent):
     backlog, slots, _ = backlog_of(pace, total=1, ahead=1)
     slots.take("runs", soon=True)
-    backlog.put([claim(ray=cpus)])
+    backlog.put([claim("tasks.medium", ray=cpus)])
     assert backlog.is_ready is is_sent
+
+
+@pytest.mark.parametrize(("task", "is_sent"), [("tasks.short", False), ("tasks.medium", True)])
+def test_where_a_call_carries_many_none_is_sent_ahead(pace, task, is_sent):
+    """At half load calls would only become smaller, and each of them costs."""
+    backlog, slots, _ = backlog_of(pace, total=1, ahead=1)
+    slots.take("runs", soon=True)
+    room = backlog.room()
+    backlog.put([claim(task)])
+    assert (backlog.is_ready, room > 0) == (is_sent, True)
 
 
 async def test_what_waits_behind_long_ones_is_taken_back(pace):
@@ -274,12 +284,13 @@ async def test_what_waits_behind_long_ones_is_taken_back(pace):
     executor = Endless()
     dispatcher = Dispatcher(executor, 1, Tally(None), record=records.append, on_free=lambda: None, ahead=1)
     dispatcher._pace = dispatcher._backlog._pace = pace
-    first, ahead, behind = claim(), claim(), claim()
+    first, ahead, behind = claim("tasks.medium"), claim("tasks.medium"), claim("tasks.medium")
     async with create_task_group() as calls, create_task_group() as waits:
         dispatcher.open(calls, waits)
         for one in (first, ahead, behind):
             dispatcher.start([one])
-        await executor.has_two.wait()
+        with fail_after(20):
+            await executor.has_two.wait()
         assert (executor.running, dispatcher.busy, dispatcher.running) == ([first, ahead], 1, 2)
         with fail_after(PATIENCE_SECONDS * 50):
             while len(records) < 2:  # noqa: ASYNC110

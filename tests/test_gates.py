@@ -39,7 +39,9 @@ def sql(connect):
 
 @pytest.fixture
 def row(sql):
-    return lambda task_id: sql("SELECT *, errors -> -1 ->> 'message' AS message FROM django_ray_execution WHERE task_id = %s", task_id)
+    return lambda task_id: sql(
+        "SELECT *, errors -> -1 ->> 'message' AS message FROM django_ray_execution WHERE task_id = %s", task_id
+    )
 
 
 async def taken(store, worker, room=10, **options):
@@ -85,7 +87,8 @@ async def test_whatever_ends_an_attempt_leaves_its_place(open_store, gated, sql,
 
 async def test_what_comes_back_waits_behind_its_gate_again(open_store, gated, row):
     store, worker = await open_store()
-    first, second = gated(), gated()
+    first = gated()
+    gated()
     await ended(store, await store.claim(worker, 10), Retry(error=ERROR, after=0, failures=1))
     assert row(first)["state"] == State.WAITING
     assert await taken(store, worker) == [first]
@@ -196,7 +199,17 @@ async def test_a_burst_may_be_made_up_for(open_store, gated):
 
 
 @pytest.mark.parametrize(
-    "rule", ["[]", '"x"', "{}", '{"limit": "x", "count": 0, "per": -1}', '{"limit": -3}', '{"limit": 1e400}', '{"count": 5}', '{"full": 7}']
+    "rule",
+    [
+        "[]",
+        '"x"',
+        "{}",
+        '{"limit": "x", "count": 0, "per": -1}',
+        '{"limit": -3}',
+        '{"limit": 1e400}',
+        '{"count": 5}',
+        '{"full": 7}',
+    ],
 )
 async def test_whatever_somebody_has_written_there_no_claim_fails(open_store, insert, rule):
     store, worker = await open_store()

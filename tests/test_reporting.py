@@ -101,7 +101,7 @@ def test_a_connection_that_is_forgotten_costs_one_value(attempt, proxied, monkey
     """The thread would wait for ever, and every attempt of this process for it."""
     monkeypatch.setattr(reporting, "SAVE_SECONDS", 0.3)
     reporter = begin(attempt())
-    swallowed = proxied.swallow_next(reporting._WRITE)
+    swallowed = proxied.swallow_next(reporting._WRITE[:40])
     reporter.report(0.2, "lost")
     assert swallowed.wait(20)
     until(lambda: "has not answered for 0.3 s" in caplog.text, what="the warning")

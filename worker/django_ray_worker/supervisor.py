@@ -148,9 +148,7 @@ class Supervisor:
         self._doorbell = Doorbell(
             self._session, store, config.bells, most_waits=database.most_waits, look=self._wakeup.look
         )
-        self._gate_bell = Doorbell(
-            self._session, store, [config.gate_bell], most_waits=1, look=self._wakeup.look
-        )
+        self._gate_bell = Doorbell(self._session, store, [config.gate_bell], most_waits=1, look=self._wakeup.look)
         self._gatekeeper = Gatekeeper(store, self.metrics, may_write=lambda: self._session.is_open)
         self._liveness = Liveness(
             store,

@@ -64,9 +64,7 @@ class Backlog:
     @property
     def is_ready(self) -> bool:
         """Tell whether a call may be sent now."""
-        return bool(self._claims) and (
-            self._slots.free > 0 or (self._free_ahead > 0 and _takes_a_cpu(self._claims[0]))
-        )
+        return bool(self._claims) and (self._slots.free > 0 or (self._free_ahead > 0 and _takes_a_cpu(self._claims[0])))
 
     @property
     def _free_ahead(self) -> int:

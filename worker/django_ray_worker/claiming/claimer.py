@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
 
+from django_ray_worker.core.claim import Gates
 from django_ray_worker.core.tries import LockWait, backoff, is_news
 from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_transient, one_line
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django_ray_worker.claiming.gatekeeper import Gatekeeper
-    from django_ray_worker.core.claim import Claim, Gates
+    from django_ray_worker.core.claim import Claim
     from django_ray_worker.core.identity import Identity
     from django_ray_worker.database.store import Store
     from django_ray_worker.waking.doorbell import Doorbell
@@ -86,7 +87,9 @@ class Claimer:
         self._identity = identity
         self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
-        self._gate_bell = gate_bell  # It rings when a place behind a gate is free: for who has seen somebody wait there.
+        self._gate_bell = (
+            gate_bell  # It rings when a place behind a gate is free: for who has seen somebody wait there.
+        )
         self._gatekeeper = gatekeeper
         self._starter = starter
         self._wakeup = wakeup
@@ -95,7 +98,9 @@ class Claimer:
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
         self._place: str | None = None  # Where any queue is served, and there are very many: the one to go on after.
-        self._again = float("inf")  # When to look again: for rows that somebody else had locked, or for a gate's next start.
+        self._again = float(
+            "inf"
+        )  # When to look again: for rows that somebody else had locked, or for a gate's next start.
         self._gate_place: tuple[str | None, str | None] = (None, None)  # The one to go on after.
         self._is_gates_turn = True  # Of an odd number of slots, what waits behind gates gets one more every other time.
         self._locked = LockWait()
@@ -153,7 +158,7 @@ class Claimer:
 
     async def _claim(self) -> bool:
         """Claim what there is room for; tell whether it came back short."""
-        is_short = False
+        is_short, gates = False, Gates()
         # Nothing may come between the claim and the start of its attempts. The statements have their own deadlines.
         with CancelScope(shield=True):
             if has_promoted := self._has_due:
@@ -178,9 +183,10 @@ class Claimer:
             is_partial = batch.place is not None and bool(batch.claims)
             is_short = len(batch.claims) < room and not (is_partial or batch.gates.has_more)
             self._mind_skipped(batch.has_skipped or is_locked, is_short)
-            if batch.gates.next_in is not None:
-                self._again = min(self._again, current_time() + batch.gates.next_in)
-        await self._mind_gates(batch.gates)
+            gates = batch.gates
+            if gates.next_in is not None:
+                self._again = min(self._again, current_time() + gates.next_in)
+        await self._mind_gates(gates)
         return is_short
 
     async def _mind_gates(self, gates: Gates) -> None:

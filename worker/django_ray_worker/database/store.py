@@ -21,7 +21,18 @@ from psycopg.types.json import Jsonb
 
 from django_ray.options import Options
 from django_ray.rules import EPOCH
-from django_ray_worker.core.claim import Batch, Claim, Gates, Held, MadeWay, Neighbour, Pulse, Reconciled, Recorded, Rescued
+from django_ray_worker.core.claim import (
+    Batch,
+    Claim,
+    Gates,
+    Held,
+    MadeWay,
+    Neighbour,
+    Pulse,
+    Reconciled,
+    Recorded,
+    Rescued,
+)
 from django_ray_worker.core.policy import Verdict
 from django_ray_worker.core.schedule import Decision, Fired, Waiting
 from django_ray_worker.database.deadline import ANSWER_SECONDS, Connection
@@ -132,7 +143,8 @@ class Store:
         after_gate: tuple[str | None, str | None] = (None, None),
     ) -> Batch:
         """Take up to limit executions for worker. The rest is as claim_parameters() has it."""
-        parameters = self._scope | claim_parameters(worker, limit, after=after, share=share, after_gate=after_gate)
+        asked = claim_parameters(worker, limit, after=after, share=share, after_gate=after_gate)
+        parameters = {**self._scope, **asked}
         async with self._connection() as connection:
             rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
         return Batch(
