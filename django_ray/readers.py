@@ -185,7 +185,7 @@ def when_full(value: Any) -> WhenFull:
     """Return what becomes of an execution at a full gate."""
     if value not in ("wait", "cancel_new", "cancel_running"):
         raise ValueError('it must be "wait", "cancel_new" or "cancel_running".')
-    return value
+    return cast("WhenFull", value)  # pyright: ignore[reportUnnecessaryCast]
 
 
 def period(value: Any) -> float:
