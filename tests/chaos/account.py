@@ -31,6 +31,7 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
         "lost": len(findings.lost),
         "recorded twice": len(findings.twice),
         "effects of atomic tasks": f"{history.effects.total()}, {len(findings.effects)} of them too many or too few",
+        "gates": f"full {findings.gates_full} times, crowded {len(findings.gates_crowded)} times",
         "ticks of the schedule": f"{findings.ticks}, {len(findings.ticks_wrong)} of them wrong",
         "not asked for": len(findings.unasked),
         f"claimed, not begun, over {audit.MOST_UNBEGUN} times": len(findings.went_round),
@@ -52,6 +53,7 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
         *findings.unasked,
         *findings.went_round,
         *findings.started_twice,
+        *findings.gates_crowded,
         *findings.ticks_wrong,
     ]
     for sentence in wrong[:MOST_SENTENCES]:

@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from tests.chaos.customer import Customer
 from tests.chaos.postgres import Postgres
+from tests.chaos.tasks import MOST_AT_A_GATE
 
 __all__ = ["FINISHED", "MOST_UNBEGUN", "TICK", "Findings", "History", "audit", "install", "read_history", "read_ledger"]
 
@@ -28,7 +29,7 @@ _INSTALL = """
 CREATE TABLE chaos_change (
     id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), task_id uuid NOT NULL,
     old_state text, new_state text, old_attempt int, new_attempt int, old_owner int, new_owner int,
-    due_at timestamptz, failures int, losses int, new_pid int,
+    due_at timestamptz, failures int, losses int, new_pid int, gate text,
     written_by text DEFAULT current_setting('application_name')
 );
 CREATE TABLE chaos_effect (key text NOT NULL, attempt int NOT NULL);
@@ -42,11 +43,12 @@ CREATE TRIGGER chaos_note_worker AFTER INSERT ON django_ray_worker FOR EACH ROW 
 CREATE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO chaos_change (
-        task_id, old_state, new_state, old_attempt, new_attempt, old_owner, new_owner, due_at, failures, losses, new_pid
+        task_id, old_state, new_state, old_attempt, new_attempt, old_owner, new_owner, due_at, failures, losses,
+        new_pid, gate
     ) VALUES (
         OLD.task_id, OLD.state, NEW.state, OLD.attempt_number, NEW.attempt_number, OLD.claimed_by_id,
         NEW.claimed_by_id, NEW.due_at, NEW.failures, NEW.losses,
-        (SELECT pid FROM chaos_worker WHERE id = NEW.claimed_by_id ORDER BY place DESC LIMIT 1)
+        (SELECT pid FROM chaos_worker WHERE id = NEW.claimed_by_id ORDER BY place DESC LIMIT 1), NEW.gate
     );
     RETURN NULL;
 END $$;
@@ -100,18 +102,22 @@ class Findings:
     started_again: int = 0
     started_twice: list[str] = field(default_factory=list)  # Within one attempt.
     went_round: list[str] = field(default_factory=list)  # Claimed again and again without being begun.
+    gates_full: int = 0  # Times that as many ran behind a gate as may.
+    gates_crowded: list[str] = field(default_factory=list)  # When more than that ran.
     ticks: int = 0  # Of the schedule.
     ticks_wrong: list[str] = field(default_factory=list)  # Those that are missing, are there twice, or have not run.
 
     @property
     def is_clean(self) -> bool:
-        return not (self.lost or self.twice or self.effects or self.unasked or self.went_round or self.ticks_wrong)
+        wrong = (self.lost, self.twice, self.effects, self.unasked, self.went_round, self.gates_crowded)
+        return not any((*wrong, self.ticks_wrong))
 
 
 def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, str]]) -> Findings:
     """Compare what was enqueued with the rows, the changes and the ledger."""
     findings = Findings()
     by_key = {row["args"][0]: row for row in history.rows if row.get("tick") is None}
+    _judge_gates(findings, [change for changes in history.changes.values() for change in changes])
     _judge_ticks(findings, [row for row in history.rows if row.get("tick") is not None])
     for key, order in customer.orders.items():
         row = by_key.get(key)
@@ -180,6 +186,21 @@ def _judge_ticks(findings: Findings, rows: Iterable[Mapping[str, Any]]) -> None:
                 f"the tick of {first + TICK * number:%H:%M:%S}: {', '.join(states) or 'missing'}"
             )
     findings.ticks_wrong += (f"{tick} is no tick" for tick in by_tick)
+
+
+def _judge_gates(findings: Findings, changes: Iterable[Mapping[str, Any]]) -> None:
+    """Replay who was RUNNING behind each gate. Whoever is admitted comes after the end that made room for it."""
+    running: dict[str, set[Any]] = defaultdict(set)
+    for change in sorted((one for one in changes if one.get("gate")), key=lambda one: one["id"]):
+        inside = running[change["gate"]]
+        if change["new_state"] != "RUNNING":
+            inside.discard(change["task_id"])
+            continue
+        before = len(inside)
+        inside.add(change["task_id"])
+        findings.gates_full += before < len(inside) == MOST_AT_A_GATE
+        if len(inside) > MOST_AT_A_GATE:
+            findings.gates_crowded.append(f"{change['task_id']}: {len(inside)} ran behind {change['gate']!r}")
 
 
 def _judge_changes(changes: Iterable[Mapping[str, Any]]) -> Iterable[str]:

@@ -25,7 +25,17 @@ from tests.chaos.postgres import Postgres
 
 __all__ = ["Customer", "Order"]
 
-KINDS = {"quick": 35, "slow": 20, "atomic": 20, "failing": 8, "flaky": 10, "cancelled": 5, "later": 7, "rolled back": 4}
+KINDS = {
+    "quick": 35,
+    "slow": 20,
+    "atomic": 20,
+    "gated": 15,
+    "failing": 8,
+    "flaky": 10,
+    "cancelled": 5,
+    "later": 7,
+    "rolled back": 4,
+}
 MOST_DELAY = 3.0  # Seconds until one that is due later is due, and until something is cancelled.
 CANCEL_SHARE = 0.04  # Of what is not meant to be cancelled.
 BURST_SHARE, BURST = 0.03, 10
@@ -100,6 +110,8 @@ class Customer:
                     result = tasks.slow.enqueue(key, seconds)
                 case "atomic":
                     result = tasks.atomic.enqueue(key, seconds / 4)
+                case "gated":
+                    result = tasks.gated.enqueue(key, f"gate {self._chance.randrange(3)}", seconds / 4)
                 case "later":
                     result = tasks.quick.using(run_after=timedelta(seconds=delay)).enqueue(key)
                 case _:

@@ -14,7 +14,9 @@ from django.tasks import task
 
 from django_ray import task_options
 
-__all__ = ["atomic", "cancelled", "failing", "flaky", "quick", "slow"]
+__all__ = ["MOST_AT_A_GATE", "atomic", "cancelled", "failing", "flaky", "gated", "quick", "slow"]
+
+MOST_AT_A_GATE = 2
 
 MOST_SECONDS = 30  # That a task goes on which nobody cancels.
 
@@ -46,6 +48,16 @@ def slow(context, key, seconds):
     time.sleep(seconds)
     note(key, context.attempt, "ended")
     return key
+
+
+@task(takes_context=True)
+@task_options(limit=MOST_AT_A_GATE, limit_by="gate")
+def gated(context, key, gate, seconds):
+    """Two at a time behind each of a few gates; the audit counts."""
+    note(key, context.attempt, "started")
+    time.sleep(seconds)
+    note(key, context.attempt, "ended")
+    return gate
 
 
 @task(takes_context=True)

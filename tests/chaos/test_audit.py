@@ -167,7 +167,7 @@ def test_the_trigger_notes_every_change():
         session.execute("CREATE TABLE django_ray_worker (id int, pid int)")
         session.execute(
             "CREATE TABLE django_ray_execution AS SELECT %s::uuid AS task_id, 'READY' AS state, 0 AS attempt_number,"
-            " NULL::int AS claimed_by_id, NULL::timestamptz AS due_at, 0 AS failures, 0 AS losses",
+            " NULL::int AS claimed_by_id, NULL::timestamptz AS due_at, 0 AS failures, 0 AS losses, NULL::text AS gate",
             [ID],
         )
         audit.install(postgres)
@@ -240,3 +240,23 @@ def test_a_tick_that_is_missing_or_there_twice_or_did_not_run_is_found():
     assert judged_ticks(*ended, ended[2])[1] == ["the tick of 00:00:02: SUCCESSFUL, SUCCESSFUL"]
     assert judged_ticks(*ended, (4, "READY"))[1] == ["the tick of 00:00:04: READY"]
     assert judged_ticks(*ended, (1.5, "SUCCESSFUL"))[1] == [f"{at(1.5)} is no tick"]
+
+
+def test_more_behind_a_gate_than_may_run_are_found():
+    """In the order in which the changes were made, whatever the rows say in the end."""
+    first, second, third = (UUID(int=number) for number in (1, 2, 3))
+
+    def change(number, task_id, new):
+        return {**a_change(number, "WAITING", new, 1), "id": number, "task_id": task_id, "gate": "g"}
+
+    fine = [
+        change(1, first, "RUNNING"),
+        change(2, second, "RUNNING"),
+        change(3, first, "SUCCESSFUL"),
+        change(4, third, "RUNNING"),
+    ]
+    findings = audit.Findings()
+    audit._judge_gates(findings, reversed(fine))
+    assert (findings.gates_full, findings.gates_crowded) == (2, [])
+    audit._judge_gates(findings, [change for change in fine if change["id"] != 3])
+    assert findings.gates_crowded == [f"{third}: 3 ran behind 'g'"]
