@@ -51,6 +51,19 @@ async def test_a_supervisor_deletes_what_ended_long_ago_and_nothing_else(databas
     ]
 
 
+async def test_gates_where_nothing_starts_any_more_go_unless_they_override_something(open_store, connect):
+    store, _ = await open_store()
+    session = connect()
+    session.execute(
+        """INSERT INTO django_ray_gate (name, next_at, "limit", rate_count, rate_per) VALUES"""
+        " ('old', now() - interval '2 hours', NULL, NULL, NULL), ('new', now(), NULL, NULL, NULL),"
+        " ('wider', now() - interval '2 hours', 5, NULL, NULL), ('slower', now() - interval '2 hours', NULL, 1, 1)"
+    )
+    assert await store.prune_gates(3600, 10) == 1
+    names = session.execute("SELECT name FROM django_ray_gate ORDER BY 1").fetchall()
+    assert [row["name"] for row in names] == ["new", "slower", "wider"]
+
+
 async def test_it_looks_again_and_again(database, connect, monkeypatch):
     monkeypatch.setattr(pruning, "FIRST_SECONDS", 0)
     monkeypatch.setattr(pruning, "PERIOD_SECONDS", 0.01)
@@ -102,6 +115,8 @@ class Scripted:
 
     async def prune_workers(self, age, limit):
         return 0
+
+    prune_gates = prune_workers
 
 
 @pytest.mark.parametrize(

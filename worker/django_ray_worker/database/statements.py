@@ -41,7 +41,7 @@ SQL: Mapping[str, bytes] = {
     for name in (
         "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "declare", "due", "expire", "fire",
         "hang_up", "identify", "is_registered", "leave", "lock", "make_way", "mark_lost", "neighbour", "notify",
-        "promote", "prune",
+        "promote", "prune", "prune_gates",
         "prune_workers", "pulse", "record", "register", "revive", "running", "session_settings", "sign_off",
         "unsettled", "watch",
     )

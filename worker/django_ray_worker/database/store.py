@@ -218,6 +218,10 @@ class Store:
         """Delete the rows of up to limit supervisors that ended more than age seconds ago; return how many."""
         return await self._prune("prune_workers", age, limit)
 
+    async def prune_gates(self, age: float, limit: int) -> int:
+        """Delete up to limit rows of gates where nothing has started for age seconds; return how many."""
+        return await self._prune("prune_gates", age, limit)
+
     async def _prune(self, statement: str, age: float, limit: int) -> int:
         async with self._connection() as connection:
             parameters = {**self._scope, "age": age, "limit": limit}

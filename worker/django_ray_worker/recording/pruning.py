@@ -1,4 +1,5 @@
-"""PRUNE_AFTER: what ended long enough ago is deleted, oldest first: executions of the backend, and rows of supervisors.
+"""PRUNE_AFTER: what ended long enough ago is deleted, oldest first: executions of the backend, and rows of
+supervisors and of gates that are not used any more.
 
 In batches, each one statement that skips what somebody else has locked: several supervisors share the work, and nobody
 waits for it. Nothing depends on it, so no error of it ends the supervisor. Without PRUNE_AFTER it sends nothing.
@@ -46,6 +47,7 @@ class Pruning:
             try:
                 await self._prune(self._age, self._store.prune, "executions")
                 await self._prune(self._age, self._store.prune_workers, "supervisors")
+                await self._prune(self._age, self._store.prune_gates, "gates")
             except DatabaseError as error:
                 log.error("Pruning failed (%s); again in %.0f s.", one_line(error), period)  # noqa: TRY400 - one line
             await sleep(period)
@@ -70,4 +72,4 @@ class Pruning:
                 break
             await sleep(PAUSE_SECONDS)
         if gone:
-            log.info("Deleted %d %s that ended more than %g s ago.", gone, what, age)
+            log.info("Deleted %d %s, done with more than %g s ago.", gone, what, age)
