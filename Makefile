@@ -33,8 +33,8 @@ demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 
 test: lint unit ## All checks and tests, without the slow ones.
 
-test-all: test slow $(OTHER)/.installed ## And the slow ones, and all of them on the other Django.
-	@$(MAKE) --no-print-directory unit slow PY=$(OTHER)/bin/python
+test-all: test slow $(OTHER)/.installed ## And the slow ones, which break Ray; and the others on the other Django.
+	@$(MAKE) --no-print-directory unit PY=$(OTHER)/bin/python
 
 lint: $(STAMP) ## Style, types, import rules, container files.
 	@.venv/bin/ruff check --quiet .
