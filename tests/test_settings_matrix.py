@@ -11,6 +11,13 @@ from tests.matrix.settings import CASES
 from tests.supervisors import ROOT, database_url, url_of
 
 OWN_USERS = "users of its own"
+# What most projects differ in; the others are among the slow ones.
+OFTEN = ("as they come", "no time zones", "a pool", "everybody logs in", OWN_USERS)
+
+
+def cases(*, beside_a_replica):
+    names = [name for name, case in CASES.items() if ("DATABASE_ROUTERS" in case) == beside_a_replica]
+    return [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def python(case, url, *arguments, **environment):
@@ -35,7 +42,7 @@ def own_database(connect):
     session.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.mark.parametrize("case", [name for name, case in CASES.items() if "DATABASE_ROUTERS" not in case])
+@pytest.mark.parametrize("case", cases(beside_a_replica=False))
 def test_every_page_verb_and_command(case, own_database):
     url = database_url(connection)
     if case == OWN_USERS:  # their tables are others
@@ -44,7 +51,7 @@ def test_every_page_verb_and_command(case, own_database):
     python(case, url, "tests.matrix.tour")
 
 
-@pytest.mark.parametrize("case", [name for name, case in CASES.items() if "DATABASE_ROUTERS" in case])
+@pytest.mark.parametrize("case", cases(beside_a_replica=True))
 def test_every_page_verb_and_command_beside_a_replica_that_is_late(case, own_database):
     python("as they come", own_database, "django", "migrate", "--verbosity", "0")
     python(case, database_url(connection), "tests.matrix.tour", REPLICA_URL=own_database)
