@@ -6,8 +6,8 @@ Queue, priority and options are those of the task: who writes options decides wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, override
 
 from django import forms
@@ -19,9 +19,10 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ray.admin.lists import rows_of
 from django_ray.backends import RayTaskBackend
-from django_ray.declaring import declared
+from django_ray.declaring import declared, reason_of
 from django_ray.models import RaySchedule
 from django_ray.results import import_task
+from django_ray.runtime.foreign import contained
 from django_ray.serialization import jsonable, storable
 from django_ray.signature import check_arguments
 from django_ray.timetable import default_zone
@@ -112,7 +113,11 @@ class ScheduleForm(_Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._heads = _heads()
+        self._backends = {one.alias: one for one in task_backends.all() if isinstance(one, RayTaskBackend)}
+        found = {alias: declared(one, imports=False) for alias, one in self._backends.items()}
+        # What may be scheduled, by backend and path; and what the code declares, by backend and name.
+        self._heads = {f"{alias} {head['callable_path']}" for alias, one in found.items() for head in one.tasks}
+        self._planned = {(alias, name): task for alias, one in found.items() for name, task in one.planned.items()}
         if "task" not in self.fields:  # one who may only look
             return
         field: Any = self.fields["task"]
@@ -145,28 +150,27 @@ class ScheduleForm(_Form):
         said = super().clean() or self.cleaned_data
         if not {"name", "task", "args", "kwargs"} <= said.keys():
             return said
-        head = self._heads[said["task"]]
         if said["task"] != self._key:
             self.instance.backend, self.instance.callable_path = said["task"].split(" ")
             self.instance.follow()
         others = rows_of(RaySchedule).filter(backend=self.instance.backend, name=said["name"])
         if others.exclude(pk=self.instance.pk).exists():
             self.add_error("name", gettext("There is a schedule of this name already."))
-        try:
-            check_arguments(import_task(head["callable_path"]), said["args"], said["kwargs"])
-        except TypeError as error:
-            self.add_error("args", str(error))
+        problem = contained(partial(self._take_arguments, said["args"], said["kwargs"]), reason_of)
+        if problem is not None:
+            self.add_error("args", problem)
         return said
 
-
-def _heads() -> dict[str, Mapping[str, Any]]:
-    """Return what may be scheduled, by backend and path."""
-    backends = [backend for backend in task_backends.all() if isinstance(backend, RayTaskBackend)]
-    return {
-        f"{backend.alias} {head['callable_path']}": head
-        for backend in backends
-        for head in declared(backend, imports=False).tasks
-    }
+    def _take_arguments(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Raise what an enqueue with them would; have the row say what admits its executions."""
+        row = self.instance
+        check_arguments(import_task(row.callable_path), args, kwargs)
+        row.args, row.kwargs = args, kwargs
+        planned = self._planned.get((row.backend, row.name)) if row.is_declared else None
+        if planned is not None and planned.module_path == row.callable_path:
+            row.admission = self._backends[row.backend].admission(planned, args, kwargs, row.queue_name)
+        else:
+            row.admission = row.said_admission()
 
 
 def _label(alias: str, path: str) -> str:
