@@ -59,6 +59,7 @@ GRANT SELECT ON django_ray_progress TO django_ray_web; -- result.progress
 GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
     django_ray_enqueue(text, json), django_ray_enqueue_admitted(text, json),
+    django_ray_enqueue_round(text, json, uuid[], text[], int[]),
     django_ray_replace(uuid, text, json), -- with the rights of the owner: unique="replace"
     django_ray_cancel(uuid), -- with the rights of the owner: cancelling is all that it can do
     django_ray_ring_queue(text, text), django_ray_ring(text), django_ray_channel(text), django_ray_world() -- by triggers

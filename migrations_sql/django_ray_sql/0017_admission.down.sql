@@ -1,5 +1,6 @@
 -- The functions and triggers of before. What waits behind gates is made claimable by the migration.
 DROP FUNCTION django_ray_enqueue_admitted(text, json);
+DROP FUNCTION django_ray_enqueue_round(text, json, uuid[], text[], int[]);
 DROP FUNCTION django_ray_replace(uuid, text, json);
 DROP FUNCTION django_ray_expire(text);
 DROP FUNCTION django_ray_make_way(text);

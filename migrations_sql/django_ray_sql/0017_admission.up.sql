@@ -479,6 +479,66 @@ BEGIN ATOMIC
 END;
 REVOKE EXECUTE ON FUNCTION django_ray_replace(uuid, text, json) FROM PUBLIC;
 
+-- One round of django_ray_enqueue_admitted(): insert the chosen calls, which are places, and see what the others are duplicates of. Those
+-- that are left met an execution that has ended, or started, since.
+CREATE FUNCTION django_ray_enqueue_round(of_backend text, calls json, ids uuid[], keys text[], chosen int[])
+RETURNS TABLE (left_over int[], twins jsonb) LANGUAGE plpgsql VOLATILE ROWS 1
+SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    inserted uuid[];
+    twin uuid;
+    place int;
+    each json[];
+BEGIN
+    WITH fresh AS (
+        INSERT INTO django_ray_execution AS execution (
+            task_id, backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after,
+            due_at, unique_key, gate, gate_rule, expires_at
+        )
+        SELECT
+            ids[number], of_backend, coalesce(queue_name, 'default'), coalesce(priority, 0), callable_path,
+            coalesce(args, '[]'), coalesce(kwargs, '{}'), options, carrier, statement_timestamp(),
+            coalesce(moment, statement_timestamp() + delay), coalesce(moment, statement_timestamp() + delay),
+            admission ->> 'unique', admission ->> 'gate', admission -> 'rule',
+            coalesce(moment, statement_timestamp() + coalesce(delay, '0')) + (admission ->> 'expires')::interval
+        FROM ROWS FROM (
+            json_to_recordset(calls) AS (
+                queue_name text, priority int2, callable_path text, args jsonb, kwargs jsonb, options jsonb,
+                carrier jsonb, moment timestamptz, delay interval, admission jsonb
+            )
+        ) WITH ORDINALITY AS call(
+            queue_name, priority, callable_path, args, kwargs, options, carrier, moment, delay, admission, number
+        )
+        WHERE number = ANY (chosen)
+        ORDER BY admission ->> 'unique' COLLATE "C", number
+        ON CONFLICT (backend, unique_key) WHERE unique_key IS NOT NULL AND state IN ('READY', 'RUNNING', 'WAITING') DO NOTHING
+        RETURNING execution.task_id
+    )
+    SELECT array_agg(task_id) INTO inserted FROM fresh;
+    twins := '{}';
+    IF EXISTS (SELECT FROM unnest(keys) AS key WHERE key LIKE 'r:%') THEN
+        each := ARRAY(SELECT json_array_elements(calls));
+    END IF;
+    left_over := ARRAY(SELECT number FROM unnest(chosen) AS number WHERE ids[number] <> ALL (coalesce(inserted, '{}')));
+    -- In the order of their keys, too: who replaces waits for who replaces.
+    FOREACH place IN ARRAY ARRAY(SELECT number FROM unnest(left_over) AS number ORDER BY keys[number] COLLATE "C") LOOP
+        twin := (
+            SELECT task_id FROM django_ray_execution
+            WHERE backend = of_backend AND unique_key = keys[place] COLLATE "C" AND state IN ('READY', 'RUNNING', 'WAITING')
+        );
+        -- It may have ended, or started, in between: then the key is free.
+        IF twin IS NOT NULL AND (
+            keys[place] NOT LIKE 'r:%' OR django_ray_replace(twin, keys[place], each[place])
+        ) THEN
+            twins := twins || jsonb_build_object(keys[place], twin);
+            left_over := array_remove(left_over, place);
+        END IF;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+
 -- As django_ray_enqueue(), for calls of which one says more: "admission": {"unique": a key, "gate": a text, "rule": {...}, "expires": an
 -- interval}. Of an unfinished execution with the same key it is a duplicate: nothing is inserted, and the id is that of the other. A key that
 -- begins with 'r:' gives the other one, which has not started, its arguments and its time. A key that begins with 'u:' is held until
@@ -490,17 +550,12 @@ SET search_path FROM CURRENT AS $$
 DECLARE
     -- Made before, in their order, since rows are inserted in that of their keys: two who enqueue the same ones never wait in a ring.
     ids uuid[] := ARRAY(SELECT django_ray_uuid7() FROM generate_series(1, json_array_length(calls)));
-    each json[] := ARRAY(SELECT json_array_elements(calls));
-    keys text[];
-    chosen int[];  -- The places of the calls that are to be inserted: of each key the first, or the last of those that replace.
-    inserted uuid[];
-    twin uuid;
-    twins jsonb := '{}';  -- By their keys: the executions that calls have become.
-    place int;
-BEGIN
-    SELECT array_agg(call #>> '{admission,unique}' ORDER BY number) INTO keys
-    FROM json_array_elements(calls) WITH ORDINALITY AS element(call, number);
-    chosen := ARRAY(
+    keys text[] := ARRAY(
+        SELECT call #>> '{admission,unique}'
+        FROM json_array_elements(calls) WITH ORDINALITY AS element(call, number) ORDER BY number
+    );
+    -- The places of the calls that are to be inserted: of each key the first, or the last of those that replace.
+    chosen int[] := ARRAY(
         SELECT number FROM (
             SELECT number, key, CASE
                 WHEN key LIKE 'r:%' THEN max(number) OVER (PARTITION BY key) ELSE min(number) OVER (PARTITION BY key)
@@ -509,48 +564,26 @@ BEGIN
         ) AS one
         WHERE key IS NULL OR number = wanted
     );
-
+    has_many boolean := (SELECT count(DISTINCT key) > 1 FROM unnest(keys) AS key);
+    twins jsonb := '{}';  -- By their keys: the executions that calls have become.
+    ended record;
+BEGIN
     FOR round IN 1 .. 1000 LOOP
-        WITH fresh AS (
-            INSERT INTO django_ray_execution AS execution (
-                task_id, backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after,
-                due_at, unique_key, gate, gate_rule, expires_at
-            )
-            SELECT
-                ids[number], of_backend, coalesce(queue_name, 'default'), coalesce(priority, 0), callable_path,
-                coalesce(args, '[]'), coalesce(kwargs, '{}'), options, carrier, statement_timestamp(),
-                coalesce(moment, statement_timestamp() + delay), coalesce(moment, statement_timestamp() + delay),
-                admission ->> 'unique', admission ->> 'gate', admission -> 'rule',
-                coalesce(moment, statement_timestamp() + coalesce(delay, '0')) + (admission ->> 'expires')::interval
-            FROM ROWS FROM (
-                json_to_recordset(calls) AS (
-                    queue_name text, priority int2, callable_path text, args jsonb, kwargs jsonb, options jsonb,
-                    carrier jsonb, moment timestamptz, delay interval, admission jsonb
-                )
-            ) WITH ORDINALITY AS call(
-                queue_name, priority, callable_path, args, kwargs, options, carrier, moment, delay, admission, number
-            )
-            WHERE number = ANY (chosen)
-            ORDER BY admission ->> 'unique' COLLATE "C", number
-            ON CONFLICT (backend, unique_key) WHERE unique_key IS NOT NULL AND state IN ('READY', 'RUNNING', 'WAITING') DO NOTHING
-            RETURNING execution.task_id
-        )
-        SELECT array_agg(task_id) INTO inserted FROM fresh;
-        chosen := ARRAY(SELECT number FROM unnest(chosen) AS number WHERE ids[number] <> ALL (coalesce(inserted, '{}')));
-        -- In the order of their keys, too: who replaces waits for who replaces.
-        FOREACH place IN ARRAY ARRAY(SELECT number FROM unnest(chosen) AS number ORDER BY keys[number] COLLATE "C") LOOP
-            twin := (
-                SELECT task_id FROM django_ray_execution
-                WHERE backend = of_backend AND unique_key = keys[place] COLLATE "C" AND state IN ('READY', 'RUNNING', 'WAITING')
-            );
-            -- It may have ended, or started, in between: then the key is free, and the call is inserted.
-            IF twin IS NOT NULL AND (
-                keys[place] NOT LIKE 'r:%' OR django_ray_replace(twin, keys[place], each[place])
-            ) THEN
-                twins := twins || jsonb_build_object(keys[place], twin);
-                chosen := array_remove(chosen, place);
-            END IF;
-        END LOOP;
+        IF has_many THEN
+            -- What is left must not be inserted by one that holds keys after it. So all of them are given back, and it begins anew.
+            BEGIN
+                SELECT * INTO ended FROM django_ray_enqueue_round(of_backend, calls, ids, keys, chosen);
+                IF ended.left_over <> '{}' THEN
+                    RAISE USING ERRCODE = 'DRNEW';
+                END IF;
+            EXCEPTION WHEN SQLSTATE 'DRNEW' THEN
+                CONTINUE;
+            END;
+        ELSE
+            SELECT * INTO ended FROM django_ray_enqueue_round(of_backend, calls, ids, keys, chosen);
+        END IF;
+        twins := twins || ended.twins;
+        chosen := ended.left_over;
         EXIT WHEN chosen = '{}';
     END LOOP;
     IF chosen <> '{}' THEN
