@@ -123,7 +123,7 @@ def declare(backend: RayTaskBackend, using: str, *, counts: bool) -> Declared:
 
 
 def _admit_others(alias: str, using: str) -> None:
-    """Have the schedules that others have made say what their tasks now say of the admission of executions.
+    """Have the schedules that others have made, and that follow their tasks, say what admits executions now.
 
     In migrate alone: it follows from the arguments of each, so no rule in SQL could tell which version has said it.
     """
@@ -131,6 +131,8 @@ def _admit_others(alias: str, using: str) -> None:
 
     rows = RaySchedule._base_manager.using(using)  # noqa: SLF001
     for row in rows.filter(backend=alias, is_declared=False):
+        if not row.follows:
+            continue
         said = contained(row.said_admission, reason_of)
         if isinstance(said, str):
             log.warning("The schedule %r cannot be enqueued as its task says: %s", row.name, said)

@@ -233,7 +233,16 @@ class RaySchedule(models.Model):
             return
         options = getattr(task, "row_options", lambda: None)()
         self.queue_name, self.priority, self.options = task.queue_name, task.priority, options
-        self.seen = [{"queue_name": task.queue_name, "priority": task.priority, "options": options}]
+        self.seen = [self._head]
+
+    @property
+    def _head(self) -> dict[str, Any]:
+        return {"queue_name": self.queue_name, "priority": self.priority, "options": self.options}
+
+    @property
+    def follows(self) -> bool:
+        """Tell whether it says what its task said last, and nobody anything else."""
+        return bool(self.seen) and self.seen[-1] == self._head
 
     def said_admission(self) -> dict[str, Any] | None:
         """Return what its task says of the admission of executions with its arguments; see admission.py.

@@ -113,11 +113,7 @@ class ScheduleForm(_Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._backends = {one.alias: one for one in task_backends.all() if isinstance(one, RayTaskBackend)}
-        found = {alias: declared(one, imports=False) for alias, one in self._backends.items()}
-        # What may be scheduled, by backend and path; and what the code declares, by backend and name.
-        self._heads = {f"{alias} {head['callable_path']}" for alias, one in found.items() for head in one.tasks}
-        self._planned = {(alias, name): task for alias, one in found.items() for name, task in one.planned.items()}
+        self._heads = _heads()
         if "task" not in self.fields:  # one who may only look
             return
         field: Any = self.fields["task"]
@@ -166,11 +162,17 @@ class ScheduleForm(_Form):
         row = self.instance
         check_arguments(import_task(row.callable_path), args, kwargs)
         row.args, row.kwargs = args, kwargs
-        planned = self._planned.get((row.backend, row.name)) if row.is_declared else None
-        if planned is not None and planned.module_path == row.callable_path:
-            row.admission = self._backends[row.backend].admission(planned, args, kwargs, row.queue_name)
-        else:
-            row.admission = row.said_admission()
+        row.admission = row.said_admission()
+
+
+def _heads() -> set[str]:
+    """Return what may be scheduled, by backend and path."""
+    backends = [backend for backend in task_backends.all() if isinstance(backend, RayTaskBackend)]
+    return {
+        f"{backend.alias} {head['callable_path']}"
+        for backend in backends
+        for head in declared(backend, imports=False).tasks
+    }
 
 
 def _label(alias: str, path: str) -> str:
