@@ -1,30 +1,21 @@
 """What admits an execution: is it enqueued at all, behind which gate does it wait, and until when must it begin.
 
-Unique is about enqueueing, a gate is about running. Both follow from the arguments of an enqueue: they are bound by the
-signature, so that positional and named calls are equal. What is made here goes into columns of the row, from where
-PostgreSQL and the supervisors take it: they need no code of the project for it.
+Unique is about enqueueing, a gate is about running. Here is what a task or a queue says of it; admitting.py makes of
+it, and of the arguments of an enqueue, what the row says. Pure.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self
 
 from django_ray.bounds import shown
 from django_ray.rate import By, Rate, Unique, WhenFull
 from django_ray.requirements import REQUIREMENTS
-from django_ray.serialization import jsonable
-from django_ray.signature import bound, parameters
-
-if TYPE_CHECKING:
-    from django.tasks import Task
 
 __all__ = ["ADMISSION", "Admission"]
 
-MOST_VALUE = 150  # Characters of what the executions behind a gate have in common; more is a hash of it.
 # What a task says of it.
 ADMISSION = tuple(name for name, place in REQUIREMENTS.items() if place.part == "admission")
 
@@ -56,7 +47,7 @@ class Admission:
         if not values:
             return None
         admission = cls(**values)
-        admission._check(where)  # noqa: SLF001 - of its own
+        admission._check(where)
         return admission
 
     def _check(self, where: str) -> None:
@@ -64,20 +55,6 @@ class Admission:
             raise ValueError(f'{where}: unique_by says what is equal: say unique=True, "queued" or "replace" as well.')
         if self.when_full != "wait" and self.limit is None:
             raise ValueError(f"{where}: when_full is {self.when_full!r}, and there is no limit: say limit=... as well.")
-
-    def check_names(self, task: Task[..., Any]) -> None:
-        """Raise ValueError for parameters that the function of a task does not have."""
-        known = parameters(task.func, takes_context=task.takes_context)
-        for what in ("unique_by", "limit_by"):
-            chosen = getattr(self, what)
-            if known is None or chosen is None or callable(chosen):
-                continue
-            for name in chosen:
-                if name not in known:
-                    raise ValueError(
-                        f"The task {task.name!r}: {what} names {name!r}, which is no parameter of its function; there "
-                        f"are {', '.join(known) or 'none'}."
-                    )
 
     @property
     def has_gate(self) -> bool:
@@ -103,60 +80,3 @@ class Admission:
             "when_full": self.when_full,
             "gate": self.gate or f"queue {queue_name}"[:100].replace(":", " "),
         }
-
-    def row(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what an enqueue with these arguments says of it: what django_ray_enqueue_admitted() takes.
-
-        ValueError and TypeError when a function of the arguments gives what JSON cannot hold; whatever it raises.
-        """
-        row: dict[str, Any] = {}
-        if self.unique:
-            said = _canonical(self._value(task, self.unique_by, args, kwargs, "unique_by"))
-            digest = sha256(f"{task.module_path}\n{said}".encode()).hexdigest()
-            row["unique"] = f"{_HELD[self.unique]}:{digest[:48]}"
-        if self.has_gate:
-            row["gate"] = self.gate or task.module_path[-200:]
-            if self.limit_by is not None:
-                row["gate"] += f":{_text(self._value(task, self.limit_by, args, kwargs, 'limit_by'))}"
-            rule: dict[str, Any] = {} if self.limit is None else {"limit": self.limit}
-            if self.rate is not None:
-                rule |= self.rate.rule
-            if self.when_full != "wait":
-                rule["full"] = self.when_full
-            row["rule"] = rule
-        if self.expires is not None:
-            row["expires"] = f"{self.expires} seconds"
-        return row
-
-    @staticmethod
-    def _value(
-        task: Task[..., Any], chosen: By | None, args: Sequence[Any], kwargs: Mapping[str, Any], what: str
-    ) -> Any:
-        if callable(chosen):
-            function = cast("Callable[..., Any]", chosen)
-            return jsonable(function(*args, **kwargs), f"what {what} of the task {task.name!r} returns")
-        values = bound(task.func, args, kwargs, takes_context=task.takes_context)
-        if values is None:  # a builtin that does not tell its parameters
-            return [list(args), dict(kwargs)]
-        if chosen is None:
-            return sorted(values.items())
-        names = cast("Sequence[str]", chosen)
-        return values[names[0]] if len(names) == 1 else [values[name] for name in names]
-
-
-_HELD = {True: "u", "queued": "q", "replace": "r"}
-
-
-def _canonical(value: Any) -> str:
-    """Return the JSON of a value, which equal ones have in common.
-
-    What is no JSON is what a parameter is by default: NUL, which no argument has, and no address of an object.
-    """
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=lambda default: f"\0{type(default).__name__}")
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else _canonical(value)
-    if not text or len(text) > MOST_VALUE:
-        return sha256(text.encode()).hexdigest()[:48]
-    return text

@@ -22,6 +22,7 @@ from django.tasks.signals import task_enqueued
 from django.utils import timezone
 
 from django_ray import locking
+from django_ray.admitting import admitted
 from django_ray.bounds import shown
 from django_ray.carrying import CONTEXT, captured
 from django_ray.enqueueing import (
@@ -168,7 +169,7 @@ class RayTaskBackend(BaseTaskBackend):
         if admission is None:
             return None
         check_arguments(task, args, kwargs)
-        return admission.row(task, args, kwargs)
+        return admitted(admission, task, args, kwargs)
 
     def _check(self, task: Task[..., Any]) -> Checked:
         """Check a task, once: it is immutable, and the same one is enqueued again and again."""

@@ -19,6 +19,7 @@ from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
 from django_ray.admission import Admission
+from django_ray.admitting import admitted
 from django_ray.metadata import with_metadata
 from django_ray.moments import held
 from django_ray.serialization import encode
@@ -133,7 +134,7 @@ def enqueued(checked: Checked, args: list[Any], kwargs: dict[str, Any]) -> Enque
     Before any SQL, so that a transaction survives it.
     """
     admission = checked.admission
-    return Enqueue(checked, args, kwargs, None if admission is None else admission.row(checked.task, args, kwargs))
+    return Enqueue(checked, args, kwargs, None if admission is None else admitted(admission, checked.task, args, kwargs))
 
 
 def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:

@@ -1,6 +1,6 @@
-"""What overrides the limits of a gate, live, and when its next start is due. Whoever saves a row tells the supervisors.
+"""What overrides the limits of a gate, live, and when its next start is due. Supervisors hear of each change.
 
-A gate needs no row: what waits behind it says its limits. One is made for a gate with a rate when something starts there.
+A gate needs no row: what waits behind it says its limits. One is made for a gate with a rate when something starts.
 """
 
 from __future__ import annotations

@@ -31,8 +31,11 @@ class Rate:
     def __post_init__(self) -> None:
         if not is_whole(self.count, 1) or not is_whole(self.burst, 1):
             raise ValueError(f"a rate counts whole starts, at least 1: count is {self.count!r}, burst {self.burst!r}.")
-        if not isinstance(self.per, timedelta) or not is_number(self.per.total_seconds(), 1e-6, LONGEST):
-            raise ValueError(f"the period of a rate is a timedelta above 0 and at most {LONGEST_IN_WORDS}, not {shown(self.per)}.")
+        per: Any = self.per  # what users pass is not always what the annotation says
+        if not isinstance(per, timedelta) or not is_number(per.total_seconds(), 1e-6, LONGEST):
+            raise ValueError(
+                f"the period of a rate is a timedelta above 0 and at most {LONGEST_IN_WORDS}, not {shown(self.per)}."
+            )
 
     @property
     def rule(self) -> dict[str, Any]:

@@ -148,7 +148,9 @@ def classes(value: Any) -> list[str]:
 
 def unique(value: Any) -> Unique:
     """Return what is one at a time."""
-    if value not in (True, False, "queued", "replace") or isinstance(value, int | float) and not isinstance(value, bool):
+    if value not in (True, False, "queued", "replace") or (
+        isinstance(value, int | float) and not isinstance(value, bool)
+    ):
         raise ValueError('it must be True (until it has ended), "queued" (until it starts), or "replace".')
     return cast("Unique", value)
 
@@ -183,7 +185,7 @@ def when_full(value: Any) -> WhenFull:
     """Return what becomes of an execution at a full gate."""
     if value not in ("wait", "cancel_new", "cancel_running"):
         raise ValueError('it must be "wait", "cancel_new" or "cancel_running".')
-    return cast("WhenFull", value)
+    return cast("WhenFull", value)  # pyright: ignore[reportUnnecessaryCast]
 
 
 def period(value: Any) -> float:

@@ -64,7 +64,9 @@ class Requirements(TypedDict, total=False):
     # One at a time that is equal: until it has ended, until it starts, or until it starts and the latest one counts.
     unique: Annotated[Unique | None, Place("admission", readers.unique)]
     unique_by: Annotated[By | None, Place("admission", readers.by)]  # What makes it equal; all arguments.
-    limit: Annotated[int | None, Place("admission", partial(whole, 1))]  # Executions behind its gate that may run at a time.
+    limit: Annotated[
+        int | None, Place("admission", partial(whole, 1))
+    ]  # Executions behind its gate that may run at a time.
     limit_by: Annotated[By | None, Place("admission", readers.by)]  # A gate for each of these; one for all.
     gate: Annotated[str | None, Place("admission", readers.gate)]  # The name of its gate; the path of the task.
     rate: Annotated[Rate | Mapping[str, Any] | None, Place("admission", readers.rate)]  # How often one may start there.

@@ -17,6 +17,7 @@ from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 
 from django_ray.admission import ADMISSION, Admission
+from django_ray.admitting import check_names
 from django_ray.bounds import shown
 from django_ray.context import RayTaskContext
 from django_ray.metadata import checked
@@ -109,7 +110,7 @@ class RayTask[**P, R](_Task[P, R]):
                 raise InvalidTask(str(error)) from None
         try:
             if (admission := self.admission) is not None:
-                admission.check_names(self)
+                check_names(admission, self)
         except ValueError as error:
             raise InvalidTask(str(error)) from None
         Task.__post_init__(self)  # super() does not work in a slotted dataclass

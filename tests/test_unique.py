@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_ray import again, locking, task, task_options
+from django_ray.admitting import admitted
 from django_ray.exceptions import TaskExpired
 from django_ray.models import RayTaskExecution, State
 from django_ray_worker.core.judge import abandoned
@@ -423,7 +424,7 @@ def test_the_key_follows_from_the_bound_arguments_alone(values, positional):
     admission = once.admission
 
     def key(args, kwargs):
-        return admission.row(once, args, kwargs)["unique"]
+        return admitted(admission, once, args, kwargs)["unique"]
 
     args = [values[name] for name in "ab"[:positional]]
     named = {name: value for name, value in reversed(values.items()) if name not in "ab"[:positional]}
@@ -469,9 +470,8 @@ def test_a_default_that_is_no_json_is_equal_to_itself_in_every_process():
     with_a_default.enqueue(1)
     assert with_a_default.enqueue(a=1).is_duplicate
     assert not with_a_default.enqueue(1, None).is_duplicate
-    assert with_a_default.admission.row(with_a_default, [1], {}) == with_another_default.admission.row(
-        with_another_default, [1], {}
-    )
+    first, second = (admitted(one.admission, one, [1], {}) for one in (with_a_default, with_another_default))
+    assert first == second
 
 
 def test_tasks_and_backends_do_not_meet():
