@@ -34,7 +34,8 @@ _FRESH = {
     "losses": 0,
 }
 _COPIED = (
-    "backend", "queue_name", "priority", "callable_path", "args", "kwargs", "options", "unique_key", "gate", "gate_rule",
+    "backend", "queue_name", "priority", "callable_path", "args", "kwargs", "options", "unique_key", "gate",
+    "gate_rule",
 )  # fmt: skip
 # These columns alone: nobody needs a right to write the others. A copy has as long as its model had to begin.
 _COPY = """

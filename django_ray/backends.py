@@ -164,7 +164,7 @@ class RayTaskBackend(BaseTaskBackend):
     def admission(
         self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], queue_name: str
     ) -> dict[str, Any] | None:
-        """Return what an enqueue with these arguments, in this queue, says of its admission; raises what that raises."""
+        """Return what an enqueue with these, in this queue, says of its admission; raises what that raises."""
         admission = admission_of(task, self.settings.queue_admission.get(queue_name), queue_name)
         if admission is None:
             return None

@@ -38,7 +38,9 @@ from django_ray.tasks import RayTask
 if TYPE_CHECKING:
     from django.apps import AppConfig
 
-__all__ = ["Declared", "after_migrate", "declare", "declared", "is_there", "reason_of", "schedulable_tasks", "stray_tasks"]
+__all__ = [
+    "Declared", "after_migrate", "declare", "declared", "is_there", "reason_of", "schedulable_tasks", "stray_tasks",
+]  # fmt: skip
 
 log = logging.getLogger("django_ray.schedules")
 

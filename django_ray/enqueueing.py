@@ -28,7 +28,8 @@ from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier, producer
 
 __all__ = [
-    "Checked", "Enqueue", "Inserted", "admission_of", "check_function", "check_run_after", "checked", "enqueued", "insert",
+    "Checked", "Enqueue", "Inserted", "admission_of", "check_function", "check_run_after", "checked", "enqueued",
+    "insert",
 ]  # fmt: skip
 
 
@@ -119,7 +120,8 @@ def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
         "options": task.row_options() if isinstance(task, RayTask) else None,
         **_due(task.run_after),
     }
-    return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None), admission_of(task, queue, task.queue_name))
+    admission = admission_of(task, queue, task.queue_name)
+    return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None), admission)
 
 
 def admission_of(task: Task[..., Any], queue: Admission | None, queue_name: str) -> Admission | None:
@@ -133,8 +135,9 @@ def enqueued(checked: Checked, args: list[Any], kwargs: dict[str, Any]) -> Enque
 
     Before any SQL, so that a transaction survives it.
     """
-    admission = checked.admission
-    return Enqueue(checked, args, kwargs, None if admission is None else admitted(admission, checked.task, args, kwargs))
+    if checked.admission is None:
+        return Enqueue(checked, args, kwargs)
+    return Enqueue(checked, args, kwargs, admitted(checked.admission, checked.task, args, kwargs))
 
 
 def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:

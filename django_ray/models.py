@@ -325,7 +325,7 @@ class RayTaskExecution(models.Model):
                 "schedule", name="django_ray_unfinished",
                 condition=Q(schedule__isnull=False, finished_at=None),
             ),
-            # What waits behind gates, for those who admit; by gate, for those who count; and what may not wait for long.
+            # What waits behind gates, for who admits; by gate, for who counts; and what may not wait for long.
             models.Index(
                 "backend", F("priority").desc(), "queue_name", "gate", "task_id",
                 name="django_ray_gated", condition=Q(state=State.WAITING, gate__isnull=False),
@@ -347,7 +347,8 @@ class RayTaskExecution(models.Model):
         constraints = [
             # Of what is enqueued once, there is one that is unfinished.
             models.UniqueConstraint(
-                fields=["backend", "unique_key"], name="django_ray_unique",
+                fields=["backend", "unique_key"],
+                name="django_ray_unique",
                 condition=Q(unique_key__isnull=False, state__in=(State.READY, State.RUNNING, State.WAITING)),
             ),
             # Whatever two supervisors believe, a tick is enqueued once.

@@ -102,9 +102,9 @@ def check_strangers(databases: Sequence[str] | None = None, **_: Any) -> list[Ch
             f"Others may write the whole table django_ray_execution or django_ray_schedule: {names}. Who may do that "
             "may run code on the Ray nodes.",
             hint="If that is not meant, REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, "
-            f"django_ray_minute, django_ray_progress, django_ray_schedule, django_ray_gate FROM {names}. Where the host grants "
-            "everything in this schema, keep the tables in another one: docs/security.md. Roles of the project get the "
-            "rights that they need by docs/roles.sql.",
+            "django_ray_minute, django_ray_progress, django_ray_schedule, django_ray_gate FROM "
+            f"{names}. Where the host grants everything in this schema, keep the tables in another one: "
+            "docs/security.md. Roles of the project get the rights that they need by docs/roles.sql.",
             id="django_ray.W004",
         )
     ]

@@ -63,7 +63,8 @@ def run_tasks(
     """Run what is queued in this process, one after the other, until nothing is due; return the results in that order.
 
     By priority and age, with what the tasks enqueue meanwhile, with retries and their limits, timeouts excepted; at a
-    gate with a rate as if the time between two starts had passed. What falls due within ahead runs as if that time had passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
+    gate with a rate as if the time between two starts had passed. What falls due within ahead runs as if that time had
+    passed: run_tasks(ahead=timedelta(hours=1)) includes most retries.
     With raise_errors, the exception of the first attempt that fails is raised here, after it is recorded, also where
     the task would be tried again.
 
@@ -335,8 +336,7 @@ class DummyBackend(_InMemory):
     @override
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
         return [
-            self._keep(one.key, result)
-            for one, result in zip(enqueues, super()._store(enqueues, carrier), strict=True)
+            self._keep(one.key, result) for one, result in zip(enqueues, super()._store(enqueues, carrier), strict=True)
         ]
 
     def _keep(self, key: str | None, result: RayTaskResult[..., Any]) -> RayTaskResult[..., Any]:
@@ -353,7 +353,7 @@ class DummyBackend(_InMemory):
             task = changed(twin.task, priority=result.task.priority, run_after=result.task.run_after)
             object.__setattr__(twin, "task", task)
         duplicate = deepcopy(twin)
-        object.__setattr__(duplicate, "is_duplicate", True)  # noqa: FBT003
+        object.__setattr__(duplicate, "is_duplicate", True)
         return duplicate
 
     @override

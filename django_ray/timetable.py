@@ -58,7 +58,8 @@ class Overlap(models.TextChoices):
 
 
 _UNSAID = (DEFAULT_TASK_QUEUE_NAME, DEFAULT_TASK_PRIORITY, None)
-_DECIDE = frozenset({"backend", "callable_path", "args", "kwargs", "queue_name"})  # What admits executions follows from it.
+# What admits executions follows from these.
+_DECIDE = frozenset({"backend", "callable_path", "args", "kwargs", "queue_name"})
 
 
 def _is_json(field: str, kind: str) -> Exact:
@@ -292,7 +293,8 @@ class RaySchedule(models.Model):
         """Enqueue what was due from start on, and before end; return how many are new.
 
         Each tick is enqueued once, however often it is asked for, as long as its execution is not deleted. What is
-        unfinished matters only where the task says unique=...: an equal one is not enqueued. ValueError for more than 10,000 ticks, and when the rule cannot be read.
+        unfinished matters only where the task says unique=...: then an equal one is not enqueued. ValueError for more
+        than 10,000 ticks, and when the rule cannot be read.
         """
         after, until = (_aware(moment) - timedelta(microseconds=1) for moment in (start, end))
         chosen = list(islice(ticks(self.rule, after, until), MOST_FILLED + 1))
@@ -324,7 +326,7 @@ def _run_now(cursor: Any, pk: int, backend: str, now: datetime) -> Any:
         cursor.execute(_TWIN, [pk])
         if (row := cursor.fetchone()) is not None:
             result = _result(backend, *row)
-            object.__setattr__(result, "is_duplicate", True)  # noqa: FBT003
+            object.__setattr__(result, "is_duplicate", True)
             return result
         # It has ended in between, and so it can be enqueued.
 

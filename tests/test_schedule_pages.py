@@ -257,7 +257,10 @@ def test_what_admits_its_executions_follows_from_the_arguments_of_the_form(admin
     assert row.run_now().id == row.run_now().id
     assert admin_client.post(page(row), {**chime, "args": "[4]"}).status_code == 302
     row.refresh_from_db()
-    assert (row.admission["gate"], row.admission["unique"] == first["unique"]) == ("tests.clockwork.tasks.chime:4", False)
+    assert (row.admission["gate"], row.admission["unique"] == first["unique"]) == (
+        "tests.clockwork.tasks.chime:4",
+        False,
+    )
     assert admin_client.post(page(row), NEW).status_code == 302
     row.refresh_from_db()
     assert row.admission is None

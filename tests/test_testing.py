@@ -89,7 +89,7 @@ class RunTasks(TestCase):
 
     def test_what_is_unique_until_it_starts_may_enqueue_itself(self):
         again.enqueue(1)
-        with self.assertRaises(RuntimeError):
+        with pytest.raises(RuntimeError):
             run_tasks()  # each of them enqueues the next one
         assert RayTaskExecution.objects.filter(state=State.READY).count() == 1
 
@@ -275,7 +275,7 @@ def test_the_dummy_replaces_what_may_be_replaced():
     assert (kept.args, kept.task.priority, kept.id) == ([1, 3], 7, results[0].id)
     assert kept.task.run_after - kept.enqueued_at == timedelta(hours=1)
     assert (last.is_duplicate, last.args) == (True, [1, 3])
-    assert [result.args for result in results][0] == [1, 0]
+    assert results[0].args == [1, 0]
 
 
 @override_settings(TASKS=IMMEDIATE)

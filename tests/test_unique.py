@@ -180,12 +180,14 @@ def waiting(connect):
 
     def _waiting(kind):
         until(
-            lambda: session.execute(
-                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                " AND wait_event = %s",
-                [kind],
-            ).fetchone()
-            is not None,
+            lambda: (
+                session.execute(
+                    "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                    " AND wait_event = %s",
+                    [kind],
+                ).fetchone()
+                is not None
+            ),
             what=f"somebody waits for a lock of {kind}",
         )
 
@@ -199,7 +201,9 @@ def stranger(connect):
     rows(pk=twin.id).delete()
     session = connect(autocommit=False)
     session.execute(
-        "INSERT INTO django_ray_execution (callable_path, unique_key, args) VALUES ('tests.test_unique.once', %s, '[1]')", [key]
+        "INSERT INTO django_ray_execution (callable_path, unique_key, args)"
+        " VALUES ('tests.test_unique.once', %s, '[1]')",
+        [key],
     )
     yield session
     session.rollback()
@@ -214,7 +218,8 @@ def paused(connect, waiting):
         f" BEGIN PERFORM pg_advisory_xact_lock({PAUSE}); RETURN NULL; END $$"
     )
     session.execute(
-        "CREATE TRIGGER test_pause AFTER INSERT ON django_ray_execution FOR EACH STATEMENT EXECUTE FUNCTION test_pause()"
+        "CREATE TRIGGER test_pause AFTER INSERT ON django_ray_execution"
+        " FOR EACH STATEMENT EXECUTE FUNCTION test_pause()"
     )
     session.execute("SELECT pg_advisory_lock(%s)", [PAUSE])
     yield lambda: session.execute("SELECT pg_advisory_unlock(%s)", [PAUSE])
@@ -449,7 +454,9 @@ def test_a_function_says_what_counts():
 
 def test_a_function_that_fails_or_returns_no_json_is_told_before_any_sql():
     with transaction.atomic():
-        with pytest.raises(TypeError, match="what unique_by of the task 'by_what_is_no_json' returns is a set, .* pass a list"):
+        with pytest.raises(
+            TypeError, match=r"what unique_by of the task 'by_what_is_no_json' returns is a set, .* pass a list"
+        ):
             by_what_is_no_json.enqueue(1)
         with pytest.raises(KeyError, match="id"):
             enqueue_many(*[(once, (number,), {}) for number in range(1500)], (by_function, ({},), {}))
@@ -488,7 +495,10 @@ def test_tasks_and_backends_do_not_meet():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"unique": True, "unique_by": "d"}, "unique_by names 'd', which is no parameter of its function; there are a, b, c"),
+        (
+            {"unique": True, "unique_by": "d"},
+            "unique_by names 'd', which is no parameter of its function; there are a, b, c",
+        ),
         ({"unique": True, "unique_by": ["a", "x"]}, "unique_by names 'x'"),
         ({"unique_by": "a"}, 'unique_by says what is equal: say unique=True, "queued" or "replace" as well'),
         ({"unique": "until_started"}, 'must be True .until it has ended., "queued" .until it starts., or "replace"'),
@@ -726,7 +736,10 @@ def test_the_command_says_how_many_are_left():
 
     fail(3)
     assert said("--all") == "Retried 1 execution. Left 2 executions as they are: an equal one is unfinished.\n"
-    assert said("--state", "failed") == "Retried 0 executions. Left 2 executions as they are: an equal one is unfinished.\n"
+    assert (
+        said("--state", "failed")
+        == "Retried 0 executions. Left 2 executions as they are: an equal one is unfinished.\n"
+    )
     rows(state=State.FAILED).last().delete()
     assert said("--all") == "Retried 0 executions. Left 1 execution as it is: an equal one is unfinished.\n"
     rows(state=State.READY).delete()

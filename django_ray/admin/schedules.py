@@ -197,7 +197,9 @@ class ScheduleAdmin(Bounded):
         except ValueError as error:  # too much of it, or a rule that cannot be read
             self.message_user(request, str(error), messages.ERROR)
 
-    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], int], done: Any, otherwise: Callable[[], Any]) -> None:
+    def _do_or_say_why(
+        self, request: HttpRequest, verb: Callable[[], int], done: Any, otherwise: Callable[[], Any]
+    ) -> None:
         try:
             number = verb()
         except Locked as error:

@@ -45,4 +45,6 @@ class Command(BaseCommand):
 
 def _left(number: int) -> str:
     """Return the sentence about those that stay as they are."""
-    return f" Left {counted(number)} as {'it is' if number == 1 else 'they are'}: an equal one is unfinished." if number else ""
+    if not number:
+        return ""
+    return f" Left {counted(number)} as {'it is' if number == 1 else 'they are'}: an equal one is unfinished."
