@@ -115,7 +115,7 @@ def test_a_queue_says_what_its_tasks_do_not(settings):
     assert execution.expires_at - execution.enqueued_at == timedelta(minutes=1)
 
 
-def test_two_enqueue_the_keys_of_ticks_in_the_order_of_the_keys():
+def test_ticks_are_enqueued_in_the_order_of_their_keys():
     """So that they never wait in a ring with who enqueues the same ones."""
     rows = [make(f"at {hour}", callable_path="tests.clockwork.tasks.chime", args=[hour]) for hour in range(20)]
     with connection.cursor() as cursor:

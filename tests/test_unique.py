@@ -481,6 +481,13 @@ def test_a_default_that_is_no_json_is_equal_to_itself_in_every_process():
     assert first == second
 
 
+def test_using_takes_it_back():
+    for of in (once, on_django_6_0):
+        assert not of.enqueue(1).is_duplicate
+        assert not of.using(unique=False).enqueue(1).is_duplicate
+        assert of.using(timeout=3).enqueue(1).is_duplicate
+
+
 def test_tasks_and_backends_do_not_meet():
     assert once.enqueue(1).id != on_django_6_0.enqueue(1).id
     call = '[{"callable_path": "tests.test_unique.once", "admission": {"unique": "u:1"}}]'
