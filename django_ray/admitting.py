@@ -82,8 +82,11 @@ _HELD = {True: "u", "queued": "q", "replace": "r"}
 
 
 def _canonical(value: Any) -> str:
-    """Return the JSON of a value, which equal ones have in common. What a parameter is by default may be no JSON."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
+    """Return the JSON of a value, which equal ones have in common.
+
+    What is no JSON is what a parameter is by default: NUL, which no argument has, and no address of an object.
+    """
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=lambda default: f"\0{type(default).__name__}")
 
 
 def _text(value: Any) -> str:

@@ -22,9 +22,19 @@ from django.tasks.signals import task_enqueued
 from django.utils import timezone
 
 from django_ray import locking
+from django_ray.admitting import admitted
 from django_ray.bounds import shown
 from django_ray.carrying import CONTEXT, captured
-from django_ray.enqueueing import Checked, Enqueue, check_function, check_run_after, checked, insert
+from django_ray.enqueueing import (
+    Checked,
+    Enqueue,
+    admission_of,
+    check_function,
+    check_run_after,
+    checked,
+    enqueued,
+    insert,
+)
 from django_ray.hearing import is_heard
 from django_ray.metadata import with_metadata
 from django_ray.naming import near
@@ -135,8 +145,7 @@ class RayTaskBackend(BaseTaskBackend):
         given = [(task, *self._arguments(args, kwargs)) for task, args, kwargs in calls]
         enqueues: list[Enqueue] = []
         for task, args, kwargs in given:
-            enqueues.append((self._check(task), args, kwargs))
-            check_arguments(task, args, kwargs)
+            enqueues.append(self._enqueue(task, args, kwargs))
         # Once for all of them, and after what else may be refused.
         context = captured(self.settings.context) if self.settings.context and enqueues else None
         results = self._store(enqueues, {CONTEXT: context} if context else None)
@@ -146,6 +155,21 @@ class RayTaskBackend(BaseTaskBackend):
                     continue
                 task_enqueued.send_robust(type(self), task_result=result)
         return results
+
+    def _enqueue(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Enqueue:
+        one = self._check(task)
+        check_arguments(task, args, kwargs)
+        return enqueued(one, args, kwargs)
+
+    def admission(
+        self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], queue_name: str
+    ) -> dict[str, Any] | None:
+        """Return what an enqueue with these, in this queue, says of its admission; raises what that raises."""
+        admission = admission_of(task, self.settings.queue_admission.get(queue_name), queue_name)
+        if admission is None:
+            return None
+        check_arguments(task, args, kwargs)
+        return admitted(admission, task, args, kwargs)
 
     def _check(self, task: Task[..., Any]) -> Checked:
         """Check a task, once: it is immutable, and the same one is enqueued again and again."""
@@ -193,7 +217,7 @@ class RayTaskBackend(BaseTaskBackend):
                 errors=[],
                 worker_ids=[],
             )
-            for (one, args, kwargs), row in zip(enqueues, rows, strict=True)
+            for (one, args, kwargs, _), row in zip(enqueues, rows, strict=True)
         ]
         for (one, *_), result in zip(enqueues, results, strict=True):
             if one.metadata:

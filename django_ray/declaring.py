@@ -38,11 +38,15 @@ from django_ray.tasks import RayTask
 if TYPE_CHECKING:
     from django.apps import AppConfig
 
-__all__ = ["Declared", "after_migrate", "declare", "declared", "is_there", "schedulable_tasks", "stray_tasks"]
+__all__ = [
+    "Declared", "after_migrate", "declare", "declared", "is_there", "reason_of", "schedulable_tasks", "stray_tasks",
+]  # fmt: skip
 
 log = logging.getLogger("django_ray.schedules")
 
 _DECLARE = "SELECT django_ray_declare(%s, %s, %s, %s)"
+# The tables may be as old as somebody wants them to be.
+_KNOWS_ADMISSION = "SELECT to_regclass('django_ray_gate') IS NOT NULL"
 # What a module that declares something says somewhere: others need not be imported, and may be large.
 _WORD = "schedul"
 
@@ -77,14 +81,14 @@ def declared(backend: RayTaskBackend, *, imports: bool = True) -> Declared:
     }
     plans = [(task, plan) for task in tasks.values() for plan in plans_of(task)]
     for path, plan in backend.settings.schedules.values():
-        task = contained(partial(import_task, path), _said)
+        task = contained(partial(import_task, path), reason_of)
         if isinstance(task, str):
             found.problems.append(f"The schedule {plan.name!r}: its task {path!r} cannot be imported: {task}")
         else:
             tasks[task.module_path] = task
             plans.append((task, plan))
     for task, plan in plans:
-        problem = contained(partial(_add, found, backend, task, plan), _said)
+        problem = contained(partial(_add, found, backend, task, plan), reason_of)
         if problem is not None:
             found.problems.append(f"The schedule {plan.name or task.name!r} of {task.module_path}: {problem}")
     is_planned = {task.module_path for task, _ in plans}
@@ -92,7 +96,7 @@ def declared(backend: RayTaskBackend, *, imports: bool = True) -> Declared:
         head
         for task in tasks.values()
         if (getattr(task, "schedulable", False) or task.module_path in is_planned)
-        and isinstance(head := contained(partial(_head, backend, task), _said), dict)
+        and isinstance(head := contained(partial(_head, backend, task), reason_of), dict)
     ]
     return found
 
@@ -110,10 +114,32 @@ def declare(backend: RayTaskBackend, using: str, *, counts: bool) -> Declared:
     """
     found = declared(backend)
     found.log()
-    counts = counts and not (found.problems or found.unimported)
+    is_all = not (found.problems or found.unimported)
     with connections[using].cursor() as cursor:
-        cursor.execute(_DECLARE, [backend.alias, *found.parameters, counts])
+        cursor.execute(_DECLARE, [backend.alias, *found.parameters, counts and is_all])
+        cursor.execute(_KNOWS_ADMISSION)
+        (knows_admission,) = cursor.fetchone()
+    if counts and knows_admission:
+        _admit_others(backend.alias, using)
     return found
+
+
+def _admit_others(alias: str, using: str) -> None:
+    """Have the schedules that others have made, and that follow their tasks, say what admits executions now.
+
+    In migrate alone: it follows from the arguments of each, so no rule in SQL could tell which version has said it.
+    """
+    from django_ray.timetable import RaySchedule
+
+    rows = RaySchedule._base_manager.using(using)  # noqa: SLF001
+    for row in rows.filter(backend=alias, is_declared=False):
+        if not row.follows:
+            continue
+        said = contained(row.said_admission, reason_of)
+        if isinstance(said, str):
+            log.warning("The schedule %r cannot be enqueued as its task says: %s", row.name, said)
+        elif said != row.admission:
+            rows.filter(pk=row.pk, args=row.args, kwargs=row.kwargs).update(admission=said)
 
 
 def after_migrate(sender: AppConfig, using: str, **_: Any) -> None:
@@ -128,7 +154,7 @@ def after_migrate(sender: AppConfig, using: str, **_: Any) -> None:
         if cursor.fetchone() != (True,):
             return
     for alias in settings.TASKS:
-        backend = contained(partial(task_backends.__getitem__, alias), _said)
+        backend = contained(partial(task_backends.__getitem__, alias), reason_of)
         if isinstance(backend, RayTaskBackend) and backend.keeps_rows:
             declare(backend, using, counts=True)
 
@@ -155,7 +181,7 @@ def _tasks(alias: str, unimported: list[str], *, imports: bool) -> Iterator[RayT
         name = f"{application.name}.tasks"
         if name in sys.modules or not is_there(name) or not (imports or mentions(name, _WORD)):
             continue
-        reason = contained(partial(import_module, name), _said)
+        reason = contained(partial(import_module, name), reason_of)
         if isinstance(reason, str):
             unimported.append(f"{name} cannot be imported, and may declare schedules: {reason}")
     yield from (task for task in _tasks_in(_modules()) if task.backend == alias)
@@ -199,6 +225,9 @@ def _add(found: Declared, backend: RayTaskBackend, task: Task[..., Any], plan: P
     }
     if (other := found.planned.get(row["name"])) is not None:
         raise ValueError(f"another one, of {other.module_path}, has that name: say name=... of one.")
+    # Only where there is one: a definition that says nothing of it is the one that it was before.
+    if (admission := backend.admission(changed, args, kwargs, changed.queue_name)) is not None:
+        row["admission"] = admission
     found.planned[row["name"]] = changed
     found.definitions.append({**row, "digest": _digest(row)})
 
@@ -221,7 +250,8 @@ def _digest(row: Mapping[str, Any]) -> str:
     return sha256(encode(sorted(row.items())).encode()).hexdigest()[:32]
 
 
-def _said(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return what an error of the project's code says."""
     if isinstance(error, KeyboardInterrupt):
         raise error  # of the developer
     found = described(error)

@@ -27,7 +27,10 @@ from django_ray.tables import Tables
 from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier, producer
 
-__all__ = ["Checked", "Enqueue", "Inserted", "check_function", "check_run_after", "checked", "insert"]
+__all__ = [
+    "Checked", "Enqueue", "Inserted", "admission_of", "check_function", "check_run_after", "checked", "enqueued",
+    "insert",
+]  # fmt: skip
 
 
 class Checked(NamedTuple):
@@ -39,8 +42,19 @@ class Checked(NamedTuple):
     admission: Admission | None = None
 
 
-# With arguments that JSON can hold.
-type Enqueue = tuple[Checked, list[Any], dict[str, Any]]
+class Enqueue(NamedTuple):
+    """A task with arguments that JSON can hold and that fit its function, and what it says of its admission."""
+
+    checked: Checked
+    args: list[Any]
+    kwargs: dict[str, Any]
+    admission: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> str | None:
+        """What makes it equal to others."""
+        return None if self.admission is None else self.admission.get("unique")
+
 
 ROWS_PER_INSERT = 1000
 
@@ -63,19 +77,34 @@ def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = 
     The carrier is what travels with them, beside the context of a trace.
     """
     tables, inserted = Tables(), list[Inserted]()
+    enqueues, places = _in_order(enqueues)
     block = (
         transaction.atomic(using=tables.alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
     )
     cursor_of = connections[tables.alias].cursor
-    with producer([checked.task for checked, *_ in enqueues]) as trace, tables, block, cursor_of() as cursor:
+    with producer([one.checked.task for one in enqueues]) as trace, tables, block, cursor_of() as cursor:
         if trace:
             carrier = {**trace, **carrier} if carrier else trace
         for start in range(0, len(enqueues), ROWS_PER_INSERT):
             some = enqueues[start : start + ROWS_PER_INSERT]
-            statement = _ENQUEUE if all(one.admission is None for one, *_ in some) else _ENQUEUE_ADMITTED
+            statement = _ENQUEUE if all(one.admission is None for one in some) else _ENQUEUE_ADMITTED
             cursor.execute(statement, [backend, _rows(some, carrier)])
             inserted += [Inserted(*row) for row in cursor.fetchall()]
-    return inserted
+    return [inserted[place] for place in places]
+
+
+def _in_order(enqueues: Sequence[Enqueue]) -> tuple[Sequence[Enqueue], Sequence[int]]:
+    """Return them as they are inserted, and where each of them is then.
+
+    Over many statements, too, keys come in their order: two who enqueue the same ones wait in a line, not in a ring.
+    """
+    if len(enqueues) <= ROWS_PER_INSERT or not any(one.key for one in enqueues):
+        return enqueues, range(len(enqueues))
+    order = sorted(range(len(enqueues)), key=lambda number: enqueues[number].key or "~")  # those without one come last
+    places = [0] * len(order)
+    for place, number in enumerate(order):
+        places[number] = place
+    return [enqueues[number] for number in order], places
 
 
 def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
@@ -84,9 +113,6 @@ def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
     queue is what admits executions of its queue, where it says nothing itself.
     """
     check_importable(task)
-    admission = task.admission if isinstance(task, RayTask) else None
-    if queue is not None:
-        admission = (admission or Admission()).over(queue, task.queue_name)
     row = {
         "queue_name": task.queue_name,
         "priority": task.priority,
@@ -94,21 +120,38 @@ def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
         "options": task.row_options() if isinstance(task, RayTask) else None,
         **_due(task.run_after),
     }
+    admission = admission_of(task, queue, task.queue_name)
     return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None), admission)
+
+
+def admission_of(task: Task[..., Any], queue: Admission | None, queue_name: str) -> Admission | None:
+    """Return what admits the executions of a task in a queue, where the queue says what the task does not."""
+    admission = task.admission if isinstance(task, RayTask) else None
+    return admission if queue is None else (admission or Admission()).over(queue, queue_name)
+
+
+def enqueued(checked: Checked, args: list[Any], kwargs: dict[str, Any]) -> Enqueue:
+    """Return an enqueue; whatever a function of its arguments raises, and TypeError or ValueError for what it returns.
+
+    Before any SQL, so that a transaction survives it.
+    """
+    if checked.admission is None:
+        return Enqueue(checked, args, kwargs)
+    return Enqueue(checked, args, kwargs, admitted(checked.admission, checked.task, args, kwargs))
 
 
 def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
     tail = _tail(carrier)
     rows = (
-        f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{_admitted(one, args, kwargs)}'
+        f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{_admitted(admission)}'
         f"{_tail(with_metadata(carrier, one.metadata)) if one.metadata else tail}"
-        for one, args, kwargs in enqueues
+        for one, args, kwargs, admission in enqueues
     )
     return f"[{','.join(rows)}]"
 
 
-def _admitted(one: Checked, args: list[Any], kwargs: dict[str, Any]) -> str:
-    return "" if one.admission is None else f', "admission": {encode(admitted(one.admission, one.task, args, kwargs))}'
+def _admitted(admission: dict[str, Any] | None) -> str:
+    return "" if admission is None else f', "admission": {encode(admission)}'
 
 
 def _tail(carrier: Carrier | None) -> str:

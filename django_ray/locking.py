@@ -16,7 +16,7 @@ from django.db import OperationalError, connections, models, router, transaction
 
 from django_ray.clock import seconds
 
-__all__ = ["LOCK_SECONDS", "Locked", "update", "waiting_briefly"]
+__all__ = ["LOCK_SECONDS", "Locked", "still_locked", "update", "waiting_briefly"]
 
 log = logging.getLogger("django_ray.locking")
 
@@ -83,12 +83,17 @@ def update(chosen: Any, states: Sequence[str], done: models.Q | None, values: Ma
             number += _update_free(rows, left_over, values)
             locked = list((left_over if done is None else left_over.exclude(done)).values_list("pk", flat=True))
     if locked:
-        names = ", ".join(map(str, locked[:3])) + (", ..." if len(locked) > 3 else "")  # noqa: PLR2004
-        raise Locked(
-            f"{number} executions are done; {len(locked)} are not, since another transaction has locked them for "
-            f"longer than {LOCK_SECONDS:g} s: {names}. Try again when it has ended; pg_stat_activity shows which it is."
-        )
+        raise still_locked(number, locked)
     return number
+
+
+def still_locked(number: int, locked: Sequence[Any]) -> Locked:
+    """Return the error that says which rows are left, and how many are done."""
+    names = ", ".join(map(str, locked[:3])) + (", ..." if len(locked) > 3 else "")  # noqa: PLR2004
+    return Locked(
+        f"{number} executions are done; {len(locked)} are not, since another transaction has locked them for "
+        f"longer than {LOCK_SECONDS:g} s: {names}. Try again when it has ended; pg_stat_activity shows which it is."
+    )
 
 
 def _update_free(rows: Any, wanted: Any, values: Mapping[str, Any]) -> int:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any, override
 
-from django.core.exceptions import EmptyResultSet
-from django.db import connections, models, router, transaction
+from django.db import models, router, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.fields.json import KT
 from django.db.models.functions import Coalesce, JSONObject, Now
@@ -18,7 +17,7 @@ from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from django.utils.translation import gettext_lazy as _
 
-from django_ray import locking
+from django_ray import again, locking
 from django_ray.bounds import MOST, is_whole, shown
 from django_ray.fields import json_field, moment_field
 from django_ray.gates import RayGate
@@ -207,39 +206,19 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
     def retry(self) -> int:
         """Make those that FAILED or were CANCELLED claimable again, with all their attempts; return how many.
 
-        Their errors are kept, and whoever waits for a result waits for the new one. Locked as for cancel().
+        Their errors are kept, and whoever waits for a result waits for the new one. What has expired once does not
+        again. Where an equal execution is unfinished, as unique=... of the task has it, they stay as they are and do
+        not count; of equal ones the newest is retried. Locked as for cancel().
         """
-        return locking.update(
-            self,
-            (State.FAILED, State.CANCELLED),
-            None,
-            {
-                "state": State.READY,
-                "finished_at": None,
-                "cancel_requested_at": None,
-                "due_at": None,
-                "missing_since": None,
-                "released": 0,
-                "failures": 0,
-                "losses": 0,
-            },
-        )
+        return again.retry(self).number
 
     def enqueue_again(self) -> int:
-        """Enqueue them once more, as executions of their own that may start at once; return how many."""
-        columns = ("backend", "queue_name", "priority", "callable_path", "args", "kwargs", "options")
-        self._for_write = True
-        # One statement that names these columns alone: nobody needs a right to write the others.
-        try:
-            # The body needs what it was enqueued with; of the trace of then, it is no part.
-            kept = Case(When(carrier__has_key="context", then=JSONObject(context=F("carrier__context"))))
-            chosen = self.values_list(*columns, kept)
-            rows, parameters = chosen.query.get_compiler(self.db).as_sql()
-        except EmptyResultSet:
-            return 0
-        with connections[self.db].cursor() as cursor:
-            cursor.execute(f"INSERT INTO django_ray_execution ({', '.join(columns)}, carrier) {rows}", parameters)
-            return int(cursor.rowcount)
+        """Enqueue them once more, as executions of their own that may start at once; return how many.
+
+        Those of which an equal one is unfinished, as unique=... of the task has it, are left out and do not count.
+        Copies wait behind the same gates, and have from now as long to begin as their models had.
+        """
+        return again.enqueue_again(self).number
 
     def prune(self, most: int = 1000) -> int:
         """Delete up to most of those that are finished, and that nobody else is busy with; return how many."""

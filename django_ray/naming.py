@@ -37,6 +37,32 @@ _ARGUMENTS: Mapping[str, str] = {
     "meta": "metadata={...}",
     "max_calls": "fresh_process=True",
     "num_retries": "max_attempts=N",
+    # Once, at most so many, not too fast, not too late
+    "once": "unique=True, with unique_by=... for the arguments that count",  # celery-once
+    "singleton": "unique=True",  # celery-singleton
+    "unique_on": "unique_by=...",
+    "lock_expiry": "unique=True: a lock is a row here, and ends with it",
+    "rate_limit": "rate=Rate(count, per=timedelta(...))",
+    "limits_concurrency": "limit=N, with limit_by=...",  # Solid Queue
+    "concurrency": "limit=N, with limit_by=...",
+    "concurrency_key": "limit_by=...",
+    "concurrency_limit": "limit=N",
+    "max_concurrency": "limit=N, with limit_by=...",
+    "max_concurrent": "limit=N, with limit_by=...",
+    "max_instances": "limit=N",
+    "on_conflict": 'when_full="cancel_new"',
+    "unique_for": 'unique=True: while an equal one is unfinished; "queued" is until it starts',  # Sidekiq, Faktory
+    "unique_until": 'unique=True, or unique="queued": until it starts',
+    "unique_opts": "unique=True, with unique_by=...",  # River
+    "unique_key": "unique=True, with unique_by=...",
+    "debounce": 'unique="replace" and run_after=timedelta(...)',
+    "throttle": "rate=Rate(count, per=timedelta(...))",
+    "lock": "unique=True, or limit=1 with limit_by=...",
+    "queueing_lock": 'unique="queued"',  # Procrastinate
+    "expires_in": "expires=timedelta(...)",
+    "expiration": "expires=timedelta(...)",
+    "ttl": "expires=timedelta(...)",
+    "max_age": "expires=timedelta(...)",
     # Temporal
     "heartbeat_timeout": "stall_timeout=seconds, and context.progress() in its body",
 }

@@ -93,7 +93,7 @@ class RayTask[**P, R](_Task[P, R]):
         for name, value in getattr(self.func, _ATTRIBUTE, {}).items():
             if name not in _DECLARED:
                 raise InvalidTask(f"task_options() has no {name!r}{foreign(name, _DECLARED)}")
-            if not getattr(self, name):
+            if (said := getattr(self, name)) is None or (said is False and name not in REQUIREMENTS):
                 object.__setattr__(self, name, value)
         for flag in ("atomic", "schedulable"):
             if not isinstance(value := getattr(self, flag), bool):

@@ -38,7 +38,7 @@ from django_ray.declaring import declared
 from django_ray.enqueueing import Checked, Enqueue
 from django_ray.exceptions import TaskRefused
 from django_ray.metadata import with_metadata
-from django_ray.results import RayTaskResult, task_result
+from django_ray.results import RayTaskResult, changed, task_result
 from django_ray.retry import MOST_RELEASED
 from django_ray.rows import ClaimedRow
 from django_ray.rules import Rule, read_rule, ticks
@@ -227,7 +227,7 @@ class _InMemory(RayTaskBackend):
         for each, row in sorted(chosen.items()):
             every = None if row["every"] is None else timedelta(seconds=row["every"])
             if _is_due(read_rule(row["cron"], every, row["time_zone"]), at):
-                enqueue = (self._check(found.planned[each]), row["args"], row["kwargs"])
+                enqueue = self._enqueue(found.planned[each], row["args"], row["kwargs"])
                 results += self._done(self._store([enqueue], ticking(each, at, row["time_zone"])))
         return results
 
@@ -240,7 +240,7 @@ class _InMemory(RayTaskBackend):
         now = timezone.now()
         return [
             task_result(one.task, self._row(one.task, args, kwargs, enqueued_at=now, carrier=_carrier(one, carrier)))
-            for one, args, kwargs in enqueues
+            for one, args, kwargs, _ in enqueues
         ]
 
     def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], **said: Any) -> ClaimedRow:
@@ -318,21 +318,43 @@ class ImmediateBackend(_InMemory):
 
 
 class DummyBackend(_InMemory):
-    """Runs nothing and keeps the results, READY, in .results. As Django's of that name, with our options."""
+    """Runs nothing and keeps the results, READY, in .results. As Django's of that name, with our options.
+
+    What is unique is kept once, as long as it is READY; of "replace", the latest.
+    """
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
         self.results: list[RayTaskResult[..., Any]] = []
+        self._unique: dict[str, RayTaskResult[..., Any]] = {}
 
     def clear(self) -> None:
         """Forget the results."""
         self.results.clear()
+        self._unique.clear()
 
     @override
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
-        results = super()._store(enqueues, carrier)
-        self.results += results
-        return deepcopy(results)
+        return [
+            self._keep(one.key, result) for one, result in zip(enqueues, super()._store(enqueues, carrier), strict=True)
+        ]
+
+    def _keep(self, key: str | None, result: RayTaskResult[..., Any]) -> RayTaskResult[..., Any]:
+        """Keep a result, unless there is an equal one; return a copy of what is kept."""
+        twin = None if key is None else self._unique.get(key)
+        if key is None or twin is None or twin.is_finished or twin not in self.results:
+            self.results.append(result)
+            if key is not None:
+                self._unique[key] = result
+            return deepcopy(result)
+        if key.startswith("r:"):
+            for name in ("args", "kwargs", "enqueued_at"):
+                object.__setattr__(twin, name, getattr(result, name))
+            task = changed(twin.task, priority=result.task.priority, run_after=result.task.run_after)
+            object.__setattr__(twin, "task", task)
+        duplicate = deepcopy(twin)
+        object.__setattr__(duplicate, "is_duplicate", True)
+        return duplicate
 
     @override
     def cancel(self, result_id: str) -> bool:

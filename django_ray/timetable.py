@@ -35,6 +35,11 @@ MOST_FILLED = 10_000  # Ticks of one backfill().
 # What counts is what the database's clock says.
 _NOW = "SELECT statement_timestamp()"
 _ENQUEUE = "SELECT task_id FROM django_ray_enqueue_ticks(%s::int[], %s::timestamptz[])"
+_TWIN = (
+    "SELECT execution.task_id FROM django_ray_schedule AS schedule JOIN django_ray_execution AS execution"
+    " ON execution.backend = schedule.backend AND unique_key = admission ->> 'unique'"
+    " AND state IN ('READY', 'RUNNING', 'WAITING') WHERE schedule.id = %s"
+)
 
 
 class Missed(models.TextChoices):
@@ -53,6 +58,8 @@ class Overlap(models.TextChoices):
 
 
 _UNSAID = (DEFAULT_TASK_QUEUE_NAME, DEFAULT_TASK_PRIORITY, None)
+# What admits executions follows from these.
+_DECIDE = frozenset({"backend", "callable_path", "args", "kwargs", "queue_name"})
 
 
 def _is_json(field: str, kind: str) -> Exact:
@@ -86,7 +93,8 @@ class ScheduleQuerySet(models.QuerySet["RaySchedule"]):
     def run_now(self) -> list[TaskResult[..., Any]]:
         """Enqueue each of them once, whatever its rule says, and also while it is paused; return the results.
 
-        The tick of such a run is the moment of this.
+        The tick of such a run is the moment of this. Where an equal execution is unfinished, as unique=... of the task
+        has it, nothing is enqueued, and the result is the one of that, with is_duplicate.
         """
         alias = self.written_to
         chosen = list(self.order_by("name").values_list("pk", "backend"))
@@ -95,8 +103,7 @@ class ScheduleQuerySet(models.QuerySet["RaySchedule"]):
             cursor.execute(_NOW)
             (now,) = cursor.fetchone()
             for pk, backend in chosen:
-                cursor.execute(_ENQUEUE, [[pk], [now]])
-                results += [_result(backend, task_id) for (task_id,) in cursor.fetchall()]
+                results.append(_run_now(cursor, pk, backend, now))
         return results
 
     def _write(self, condition: Q, **values: Any) -> int:
@@ -191,9 +198,18 @@ class RaySchedule(models.Model):
 
     @override
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save it. A new one whose queue, priority and options nobody has said follows its task."""
+        """Save it. A new one whose queue, priority and options nobody has said follows its task.
+
+        What admits its executions is what its task says for these arguments, unless the code declares the schedule:
+        whatever that raises, and TypeError when they do not fit.
+        """
         if self._state.adding and not self.seen and (self.queue_name, self.priority, self.options) == _UNSAID:
             self.follow()
+        only = kwargs.get("update_fields")
+        if not self.is_declared and (only is None or not _DECIDE.isdisjoint(only)):
+            self.admission = self.said_admission()
+            if only is not None:
+                kwargs["update_fields"] = {*only, "admission"}
         super().save(*args, **kwargs)
 
     @property
@@ -214,15 +230,39 @@ class RaySchedule(models.Model):
 
     def follow(self) -> None:
         """Say what the task says of queue, priority and options, now and, after each migrate, what it says then."""
-        try:
-            task: Any = import_string(self.callable_path)
-        except Exception:  # noqa: BLE001 - of the project's
-            return  # it is not here
-        if not isinstance(task, Task):
+        if (task := self._task()) is None:
             return
         options = getattr(task, "row_options", lambda: None)()
         self.queue_name, self.priority, self.options = task.queue_name, task.priority, options
-        self.seen = [{"queue_name": task.queue_name, "priority": task.priority, "options": options}]
+        self.seen = [self._head]
+
+    @property
+    def _head(self) -> dict[str, Any]:
+        return {"queue_name": self.queue_name, "priority": self.priority, "options": self.options}
+
+    @property
+    def follows(self) -> bool:
+        """Tell whether it says what its task said last, and nobody anything else."""
+        return bool(self.seen) and self.seen[-1] == self._head
+
+    def said_admission(self) -> dict[str, Any] | None:
+        """Return what its task says of the admission of executions with its arguments; see admission.py.
+
+        As the row has it where the task is not here. Raises what an enqueue raises.
+        """
+        task = self._task()
+        admission = getattr(task_backends[self.backend], "admission", None) if self.backend in settings.TASKS else None
+        if task is None or admission is None:
+            return self.admission  # type: ignore[no-any-return]
+        return admission(task, self.args, self.kwargs, self.queue_name)  # type: ignore[no-any-return]
+
+    def _task(self) -> Any:
+        """Return its task, None if that is not here."""
+        try:
+            task: Any = import_string(self.callable_path)
+        except Exception:  # noqa: BLE001 - of the project's
+            return None
+        return task if isinstance(task, Task) else None
 
     @override
     def clean(self) -> None:
@@ -253,7 +293,8 @@ class RaySchedule(models.Model):
         """Enqueue what was due from start on, and before end; return how many are new.
 
         Each tick is enqueued once, however often it is asked for, as long as its execution is not deleted. What is
-        unfinished does not matter here. ValueError for more than 10,000 ticks, and when the rule cannot be read.
+        unfinished matters only where the task says unique=...: then an equal one is not enqueued. ValueError for more
+        than 10,000 ticks, and when the rule cannot be read.
         """
         after, until = (_aware(moment) - timedelta(microseconds=1) for moment in (start, end))
         chosen = list(islice(ticks(self.rule, after, until), MOST_FILLED + 1))
@@ -275,6 +316,19 @@ class RaySchedule(models.Model):
     def _tell(self, number: int) -> bool:
         self.refresh_from_db(using=self._row().written_to)  # a replica may not know it yet
         return bool(number)
+
+
+def _run_now(cursor: Any, pk: int, backend: str, now: datetime) -> Any:
+    while True:
+        cursor.execute(_ENQUEUE, [[pk], [now]])
+        if (row := cursor.fetchone()) is not None:
+            return _result(backend, *row)
+        cursor.execute(_TWIN, [pk])
+        if (row := cursor.fetchone()) is not None:
+            result = _result(backend, *row)
+            object.__setattr__(result, "is_duplicate", True)
+            return result
+        # It has ended in between, and so it can be enqueued.
 
 
 def _result(backend: str, task_id: Any) -> Any:

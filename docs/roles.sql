@@ -59,9 +59,10 @@ GRANT SELECT ON django_ray_progress TO django_ray_web; -- result.progress
 GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
     django_ray_enqueue(text, json), django_ray_enqueue_admitted(text, json),
+    django_ray_enqueue_round(text, json, uuid[], text[], int[]),
     django_ray_replace(uuid, text, json), -- with the rights of the owner: unique="replace"
     django_ray_cancel(uuid), -- with the rights of the owner: cancelling is all that it can do
-    django_ray_ring_queue(text, text), django_ray_ring(text), django_ray_channel(text), django_ray_world() -- by triggers
+    django_ray_ring_queue(text, text), django_ray_channel(text), django_ray_world() -- called by triggers
 TO django_ray_web;
 
 -- The admin, the live page, the metrics view and the management commands.
@@ -101,6 +102,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what is shown
     django_ray_session(int), -- who is here
     django_ray_enqueue_ticks(int[], timestamptz[]), -- run_now, backfill
+    django_ray_ring(text), -- by triggers: a limit of a gate has changed
     django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
 TO django_ray_operator;
 
@@ -165,6 +167,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_admissible(text, text[], int, text, text), django_ray_make_way(text), django_ray_expire(text), -- gates
     django_ray_places(text, text, jsonb, int), django_ray_gate_rule(text, text, jsonb),
     django_ray_number(jsonb, float8, float8), django_ray_error(text, text, jsonb),
+    django_ray_ring(text), -- by triggers: a place behind a gate is free
     django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
     django_ray_is_settled(text), django_ray_await_in_flight(text),
     django_ray_identify(int), django_ray_session(int), -- liveness

@@ -30,6 +30,12 @@ def add(a, b):
     return a + b
 
 
+@task
+@task_options(unique="replace", unique_by="a", limit=1, expires=3600)
+def add_once(a, b):
+    return a + b
+
+
 bound = ContextVar("bound", default="nothing")
 
 

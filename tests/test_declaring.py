@@ -1,8 +1,10 @@
 """What the code says of schedules becomes rows; two versions of it side by side."""
 
+import importlib
 import json
 import logging
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 
@@ -16,7 +18,7 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 from django_ray import schedule, task, task_options
 from django_ray.backends import RayTaskBackend
 from django_ray.checks import check_schedules
-from django_ray.declaring import declare, declared, schedulable_tasks
+from django_ray.declaring import _digest, declare, declared, schedulable_tasks
 from django_ray.models import RaySchedule
 from tests import tasks as ours
 from tests.supervisors import Instant, hear, living, notifications
@@ -329,6 +331,81 @@ def test_a_schedule_of_staff_follows_its_task_until_somebody_says_otherwise(shop
             cursor.execute("SELECT django_ray_declare('default', %s, %s, false)", definition.parameters)
         assert rows()["follows"].options == {"timeout": 90}, "what was seen before comes back with migrate alone"
     assert (rows()["own"].priority, rows()["own"].options) == (9, None)
+
+
+UNIQUE = """
+@task
+@schedule("0 3 * * *", name="first", args=[1])
+@schedule("0 3 * * *", name="second", args=[2], limit=2, unique="queued")
+@task_options(unique=True, limit=1, limit_by="a", schedulable=True)
+def press(a, b=0): ...
+"""
+
+
+def test_a_definition_says_what_admits_its_executions(shop):
+    name = shop(UNIQUE)
+    first, second = declared(backend()).definitions
+    assert (first["admission"]["gate"], first["admission"]["rule"]) == (f"{name}.tasks.press:1", {"limit": 1})
+    assert (second["admission"]["gate"], second["admission"]["rule"]) == (f"{name}.tasks.press:2", {"limit": 2})
+    assert [one["admission"]["unique"][:2] for one in (first, second)] == ["u:", "q:"]
+
+
+def test_a_definition_without_has_the_digest_that_it_had(shop):
+    """Or each upgrade would undo what staff has changed."""
+    shop(NIGHTLY)
+    (definition,) = declared(backend()).definitions
+    assert "admission" not in definition
+    row = {name: value for name, value in definition.items() if name != "digest"}
+    row["callable_path"] = "shop.tasks.nightly"
+    assert _digest(row) == "3354ff5ebcb02f7510462b6bab4c7df4"
+
+
+def test_what_admits_its_executions_cannot_be_told_and_so_it_is_refused(shop):
+    shop("""
+@task
+@schedule("@daily", args=[1])
+@task_options(unique=True, unique_by=lambda a: {a})
+def press(a): ...
+""")
+    found = declared(backend())
+    assert found.definitions == []
+    assert "what unique_by of the task 'press' returns is a set" in found.problems[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_declared_becomes_the_row_and_changes_with_it(shop, settings):
+    shop(UNIQUE)
+    found = declare(backend(), "default", counts=True)
+    assert {name: row.admission for name, row in rows().items()} == {
+        one["name"]: one["admission"] for one in found.definitions
+    }
+    settings.INSTALLED_APPS = settings.INSTALLED_APPS[:-1]
+    shop(UNIQUE.replace('unique=True, limit=1, limit_by="a", ', ""))
+    found = declare(backend(), "default", counts=False)
+    assert rows()["first"].admission is None
+    assert rows()["second"].admission["rule"] == {"limit": 2}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_schedule_of_staff_follows_what_its_task_says_of_admission_with_each_migrate(shop, caplog):
+    path = f"{shop(UNIQUE)}.tasks.press"
+    module = sys.modules.get(path.rpartition(".")[0]) or importlib.import_module(path.rpartition(".")[0])
+    follows = RaySchedule.objects.create(name="follows", callable_path=path, cron="@hourly", args=[7])
+    RaySchedule.objects.create(name="own", callable_path=path, cron="@hourly", args=[7], queue_name="other")
+    assert follows.admission["gate"] == f"{path}:7"
+    module.press = replace(module.press, limit=5)
+    for counts in (False, True):
+        declare(backend(), "default", counts=counts)
+        assert rows()["follows"].admission["rule"] == {"limit": 5 if counts else 1}
+    assert rows()["own"].admission["rule"] == {"limit": 1}
+    module.press.func._django_ray_options = {"schedulable": True}
+    module.press = replace(module.press, unique=None, limit=None, limit_by=None)
+    declare(backend(), "default", counts=True)
+    assert rows()["follows"].admission is None
+    module.press = replace(module.press, unique=True, unique_by=lambda a: 1 / 0)
+    with caplog.at_level(logging.WARNING, "django_ray"):
+        declare(backend(), "default", counts=True)
+    assert "The schedule 'follows' cannot be enqueued as its task says: division by zero" in caplog.text
 
 
 async def test_old_and_new_code_that_start_again_and_again_change_nothing_back(database, shop, settings, connect):

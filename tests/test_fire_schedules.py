@@ -105,3 +105,27 @@ def test_a_naive_moment_is_one_of_the_current_time_zone(report, settings):
     (result,) = fire_schedules(at=datetime(2026, 6, 1, 3), name="report")  # noqa: DTZ001
     assert result.tick == AT
     assert RayTaskExecution.objects.get().tick == AT
+
+
+UNIQUE = """
+
+from django_ray import task as our_task
+
+@our_task(unique=True, limit=1)
+@schedule("@hourly")
+def count(): ...
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_tick_is_left_out_while_an_equal_execution_is_unfinished(report, tmp_path):
+    (tmp_path / "shop_fired" / "tasks.py").write_text(CODE + UNIQUE)
+    call_command("migrate", verbosity=0)
+    report()
+    count = sys.modules["shop_fired.tasks"].count
+    ours = count.enqueue()
+    assert fire_schedules(at=AT, name="count") == []
+    assert [result.id for result in run_tasks()] == [ours.id]
+    (fired,) = fire_schedules(at=AT.replace(hour=2), name="count")
+    assert count.enqueue().id == fired.id
+    assert RayTaskExecution.objects.get(pk=fired.id).gate == "shop_fired.tasks.count"

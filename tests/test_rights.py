@@ -82,11 +82,12 @@ def test_each_right_of_a_web_process_is_missed(roles, do):
         do(f"RESET ROLE; GRANT {right} ON {place} TO {grantee}")
 
 
-def test_a_role_with_all_tables_may_still_not_cancel(stranger, do):
+def test_a_role_with_all_tables_may_still_neither_replace_nor_cancel(stranger, do):
     do(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {stranger}; SET LOCAL ROLE {stranger}")
     ((_, said),) = lacks()
     assert said.endswith(
-        "lacks rights that enqueueing, waiting or cancelling needs: EXECUTE ON FUNCTION django_ray_cancel(uuid)."
+        "lacks rights that enqueueing, waiting or cancelling needs: EXECUTE ON FUNCTION django_ray_replace(uuid, text,"
+        " json), EXECUTE ON FUNCTION django_ray_cancel(uuid)."
     )
     assert strangers() == []  # it is the role that we are
 

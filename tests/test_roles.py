@@ -158,7 +158,7 @@ RIGHTS = """
     SELECT privilege_type, 'TABLE ' || oid::regclass AS place, NULL AS of_column, grantee::regrole::text AS grantee
     FROM pg_class, aclexplode(relacl)
     UNION ALL
-    SELECT privilege_type, 'TABLE ' || attrelid::regclass, attname, grantee::regrole::text
+    SELECT privilege_type, 'TABLE ' || attrelid::regclass, quote_ident(attname), grantee::regrole::text
     FROM pg_attribute, aclexplode(attacl)
     UNION ALL
     SELECT privilege_type, 'FUNCTION ' || oid::regprocedure, NULL, grantee::regrole::text
@@ -707,14 +707,20 @@ def use_as_web():
         result.wait(timeout=0)
     assert result.progress is None
     assert result.cancel()
+    first, second = tasks.add_once.enqueue(1, 2), tasks.add_once.enqueue(1, 3)
+    assert (second.id, second.args) == (first.id, [1, 3])
 
 
 def use_as_operator():
     result = tasks.add.enqueue(1, 2)
     rows = RayTaskExecution.objects.filter(pk=result.id)
     assert (rows.cancel(), rows.retry(), rows.enqueue_again()) == (1, 1, 1)
-    assert command("cancel", "--all") == "Cancelled 2 executions."
-    assert command("prune", "--older-than", "0s") == "Deleted 2 executions."
+    unique = tasks.add_once.enqueue(1, 2)
+    assert unique.cancel()
+    rows = RayTaskExecution.objects.filter(pk=unique.id)
+    assert (rows.enqueue_again(), rows.retry()) == (1, 0)
+    assert command("cancel", "--all") == "Cancelled 3 executions."
+    assert command("prune", "--older-than", "0s") == "Deleted 4 executions."
     queue = f"queue-{uuid4()}"
     assert (RayQueue.objects.pause(queue, "any"), RayQueue.objects.resume(queue, "any")) == (True, True)
     schedule = RaySchedule.objects.create(name=f"schedule-{uuid4()}", callable_path="tests.tasks.add", cron="@daily")

@@ -248,6 +248,32 @@ def test_another_task_brings_what_it_says(admin_client):
     assert (row.queue_name, row.priority) == ("default", 7)
 
 
+def test_what_admits_its_executions_follows_from_the_arguments_of_the_form(admin_client):
+    chime = {**NEW, "task": "default tests.clockwork.tasks.chime"}
+    assert admin_client.post(ADD, chime).status_code == 302
+    row = RaySchedule.objects.get()
+    first = row.admission
+    assert (first["unique"][:2], first["gate"], first["rule"]) == ("u:", "tests.clockwork.tasks.chime:3", {"limit": 2})
+    assert row.run_now().id == row.run_now().id
+    assert admin_client.post(page(row), {**chime, "args": "[4]"}).status_code == 302
+    row.refresh_from_db()
+    assert (row.admission["gate"], row.admission["unique"] == first["unique"]) == (
+        "tests.clockwork.tasks.chime:4",
+        False,
+    )
+    assert admin_client.post(page(row), NEW).status_code == 302
+    row.refresh_from_db()
+    assert row.admission is None
+
+
+def test_a_schedule_whose_equal_execution_is_unfinished_is_run_once(admin_client):
+    row = make(callable_path="tests.clockwork.tasks.chime", args=[3])
+    do = lambda: said(admin_client.post(page(row, "do"), {"verb": "run_now"}))  # noqa: E731
+    assert do() == ["1 execution enqueued."]
+    assert do()[-1] == "No execution enqueued: an equal one is unfinished."
+    assert RayTaskExecution.objects.count() == 1
+
+
 @pytest.mark.parametrize(
     ("change", "field", "message"),
     [

@@ -54,7 +54,53 @@ def with_json():
     return [Point()]
 
 
+@task(unique=True)
+def once(a, b=0):
+    return a
+
+
+@task(unique="replace", unique_by="a")
+def latest(a, b):
+    return b
+
+
+@task(unique="queued")
+def again(left):
+    return again.enqueue(left).is_duplicate if left else None
+
+
+@task(limit=1, limit_by="a", expires=timedelta(minutes=1))
+def gated(a, number):
+    return number
+
+
+@task(unique=True, unique_by=lambda a: {a})
+def no_key(a):
+    return a
+
+
 class RunTasks(TestCase):
+    def test_what_is_unique_is_unique_here_too(self):
+        first = once.enqueue(1)
+        assert once.enqueue(1).is_duplicate
+        latest.enqueue(1, "old"), latest.enqueue(1, "new")
+        assert [(result.return_value, result.id == first.id) for result in run_tasks()] == [(1, True), ("new", False)]
+        assert not once.enqueue(1).is_duplicate
+
+    def test_what_is_unique_until_it_starts_may_enqueue_itself(self):
+        again.enqueue(1)
+        with pytest.raises(RuntimeError):
+            run_tasks()  # each of them enqueues the next one
+        assert RayTaskExecution.objects.filter(state=State.READY).count() == 1
+
+    def test_what_waits_behind_gates_runs_one_after_the_other(self):
+        for number in range(3):
+            gated.enqueue("a", number), gated.enqueue("b", number)
+        results = run_tasks()
+        for tenant in "ab":
+            assert [one.return_value for one in results if one.args[0] == tenant] == [0, 1, 2]
+        assert RayTaskExecution.objects.filter(state=State.SUCCESSFUL).count() == 6
+
     def test_what_is_queued_runs_in_order_in_this_transaction(self):
         low = tasks.add.using(priority=-1).enqueue(1, 1)
         high = tasks.add.using(priority=1).enqueue(2, 2)
@@ -202,3 +248,43 @@ def test_a_savepoint_of_the_test_survives_a_failing_task():
         User.objects.create_user("Ada")
     create_user.enqueue("Ada")
     assert [result.status for result in run_tasks()] == [TaskResultStatus.SUCCESSFUL]
+
+
+@override_settings(TASKS=DUMMY)
+def test_the_dummy_keeps_what_is_unique_once_as_long_as_it_is_ready():
+    backend = task_backends["default"]
+    first = once.enqueue(1)
+    second = once.enqueue(a=1, b=0)
+    assert (first.is_duplicate, second.is_duplicate, second.id) == (False, True, first.id)
+    assert not once.enqueue(2).is_duplicate
+    assert [result.args for result in backend.results] == [[1], [2]]
+    assert first.cancel()
+    assert not once.enqueue(1).is_duplicate
+    backend.clear()
+    assert not once.enqueue(1).is_duplicate
+    backend.results.clear()  # as tests do that know no other way
+    assert not once.enqueue(1).is_duplicate
+
+
+@override_settings(TASKS=DUMMY)
+def test_the_dummy_replaces_what_may_be_replaced():
+    backend = task_backends["default"]
+    results = backend.enqueue_many([(latest, (1, number), {}) for number in range(3)])
+    last = latest.using(priority=7, run_after=timedelta(hours=1)).enqueue(1, 3)
+    (kept,) = backend.results
+    assert (kept.args, kept.task.priority, kept.id) == ([1, 3], 7, results[0].id)
+    assert kept.task.run_after - kept.enqueued_at == timedelta(hours=1)
+    assert (last.is_duplicate, last.args) == (True, [1, 3])
+    assert results[0].args == [1, 0]
+
+
+@override_settings(TASKS=IMMEDIATE)
+def test_what_is_unique_runs_each_time_at_once(db):
+    results = [once.enqueue(1), once.enqueue(1), gated.enqueue("a", 2)]
+    assert [(result.return_value, result.is_duplicate) for result in results] == [(1, False), (1, False), (2, False)]
+
+
+@pytest.mark.parametrize("tasks_setting", [IMMEDIATE, DUMMY])
+def test_doubles_refuse_what_makes_no_key(tasks_setting):
+    with override_settings(TASKS=tasks_setting), pytest.raises(TypeError, match="what unique_by of the task 'no_key'"):
+        no_key.enqueue(1)

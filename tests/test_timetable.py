@@ -9,7 +9,9 @@ from django.db import IntegrityError, connection, transaction
 from django.tasks import TaskResultStatus
 
 from django_ray.models import RaySchedule, RayTaskExecution
+from django_ray.testing import run_tasks
 from tests import tasks
+from tests.clockwork.tasks import chime
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -62,6 +64,68 @@ def test_backfill_enqueues_each_tick_once():
     assert list(ticks)[:3] == [NOON, NOON + HOUR, NOON + 2 * HOUR]
     row.refresh_from_db()
     assert (row.skipped, row.lost, row.last_at) == (0, 0, None)
+
+
+def test_ticks_of_a_unique_task_are_left_out_as_long_as_an_equal_one_is_unfinished():
+    row = make(callable_path="tests.clockwork.tasks.chime", args=[3])
+    assert row.admission["unique"].startswith("u:")
+    first = row.run_now()
+    again = row.run_now()
+    assert (first.is_duplicate, again.is_duplicate, again.id) == (False, True, first.id)
+    assert row.backfill(NOON, NOON + 3 * HOUR) == 0
+    assert chime.enqueue(3, loud=True).id == first.id
+    assert chime.enqueue(4).id != first.id
+    run_tasks()
+    assert row.backfill(NOON, NOON + 3 * HOUR) == 1
+    assert {execution.gate for execution in RayTaskExecution.objects.filter(schedule=row)} == {
+        "tests.clockwork.tasks.chime:3"
+    }
+
+
+def test_whoever_saves_one_says_what_admits_its_executions():
+    row = make(callable_path="tests.clockwork.tasks.chime", args=[3], queue_name="other")
+    first = row.admission
+    row.kwargs = {"loud": True}
+    row.save()
+    assert row.admission == first  # the hour alone counts
+    row.args = [4]
+    row.save(update_fields=["args"])
+    row.refresh_from_db()
+    assert row.admission["gate"] == "tests.clockwork.tasks.chime:4"
+    row.args = [5]
+    row.save(update_fields=["missed"])
+    row.refresh_from_db()
+    assert row.admission["gate"] == "tests.clockwork.tasks.chime:4"
+    with pytest.raises(TypeError, match="cannot be called with"):
+        make("unfit", callable_path="tests.clockwork.tasks.chime", args=[])
+    row.callable_path = "a.task.that.is.not.here"
+    row.save()
+    assert row.admission["gate"] == "tests.clockwork.tasks.chime:4"
+
+
+def test_a_queue_says_what_its_tasks_do_not(settings):
+    default = settings.TASKS["default"]
+    options = {**default["OPTIONS"], "QUEUE_DEFAULTS": {"other": {"limit": 1, "expires": 60}}}
+    settings.TASKS = {**settings.TASKS, "default": {**default, "OPTIONS": options}}
+    assert make().admission is None
+    row = make("other", queue_name="other")
+    assert row.admission == {"gate": "queue other", "rule": {"limit": 1}, "expires": "60.0 seconds"}
+    row.run_now()
+    (execution,) = RayTaskExecution.objects.all()
+    assert execution.expires_at - execution.enqueued_at == timedelta(minutes=1)
+
+
+def test_ticks_are_enqueued_in_the_order_of_their_keys():
+    """So that they never wait in a ring with who enqueues the same ones."""
+    rows = [make(f"at {hour}", callable_path="tests.clockwork.tasks.chime", args=[hour]) for hour in range(20)]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT FROM django_ray_enqueue_ticks(%s::int[], %s::timestamptz[])",
+            [[row.pk for row in rows], [NOON] * 20],
+        )
+    keys = list(RayTaskExecution.objects.order_by("task_id").values_list("unique_key", flat=True))
+    assert len(keys) == 20
+    assert keys == sorted(keys)
 
 
 def test_a_naive_span_is_one_of_the_current_time_zone(settings):

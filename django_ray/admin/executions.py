@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, override
 from uuid import UUID
 
@@ -23,9 +24,11 @@ from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
+from django_ray import again
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
 from django_ray.admin.history import history
 from django_ray.admin.lists import ReadOnly, rows_of, shows
+from django_ray.again import Again
 from django_ray.bounds import shown
 from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
@@ -49,6 +52,11 @@ _NOT_RETRIED = _("No execution will be tried again. Only what FAILED or was CANC
 _CANCELLED = ngettext_lazy("%(shown)s execution cancelled.", "%(shown)s executions cancelled.", "number")
 _NOT_CANCELLED = _("No execution cancelled. What has ended cannot be.")
 _ENQUEUED = ngettext_lazy("%(shown)s execution enqueued.", "%(shown)s executions enqueued.", "number")
+_LEFT = ngettext_lazy(
+    "%(shown)s execution is left: an equal one is unfinished, and the task is unique.",
+    "%(shown)s executions are left: equal ones are unfinished, and their tasks are unique.",
+    "number",
+)
 _NOT_ENQUEUED = _("No execution enqueued. Nothing was selected.")
 
 
@@ -148,17 +156,18 @@ class ExecutionAdmin(ReadOnly):
     @admin.action(description=_("Retry"), permissions=["change"])
     def retry(self, request: HttpRequest, queryset: Any) -> None:
         """Retry the selected ones."""
-        self._do_or_say_why(request, _every(queryset).retry, _RETRIED, _NOT_RETRIED)
+        self._do_or_say_why(request, partial(again.retry, _every(queryset)), _RETRIED, _NOT_RETRIED)
 
     @admin.action(description=_("Cancel"), permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
         """Cancel the selected ones."""
-        self._do_or_say_why(request, _every(queryset).cancel, _CANCELLED, _NOT_CANCELLED)
+        verb = _every(queryset).cancel
+        self._do_or_say_why(request, lambda: Again(verb(), 0), _CANCELLED, _NOT_CANCELLED)
 
     @admin.action(description=_("Enqueue again, as a new execution"), permissions=["change"])
     def enqueue_again(self, request: HttpRequest, queryset: Any) -> None:
         """Enqueue copies of the selected ones."""
-        self._say(request, _every(queryset).enqueue_again(), _ENQUEUED, _NOT_ENQUEUED)
+        self._say(request, again.enqueue_again(_every(queryset)), _ENQUEUED, _NOT_ENQUEUED)
 
     @admin.action(description=_("Delete"), permissions=["delete"])
     def delete_selected(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
@@ -169,15 +178,19 @@ class ExecutionAdmin(ReadOnly):
             return None
         return delete_selected(self, request, _every(queryset))
 
-    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], int], done: Any, otherwise: Any) -> None:
+    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], Again], done: Any, otherwise: Any) -> None:
         try:
             self._say(request, verb(), done, otherwise)
         except Locked as error:
             self.message_user(request, str(error), messages.ERROR)
 
-    def _say(self, request: HttpRequest, number: int, done: Any, otherwise: Any) -> None:
-        text = done % {"number": number, "shown": count_all(number)} if number else otherwise
-        self.message_user(request, text, messages.SUCCESS if number else messages.WARNING)
+    def _say(self, request: HttpRequest, result: Again, done: Any, otherwise: Any) -> None:
+        number, left = result
+        if number or not left:
+            text = done % {"number": number, "shown": count_all(number)} if number else otherwise
+            self.message_user(request, text, messages.SUCCESS if number else messages.WARNING)
+        if left:
+            self.message_user(request, _LEFT % {"number": left, "shown": count_all(left)}, messages.WARNING)
 
     @override
     def get_urls(self) -> Any:

@@ -6,8 +6,8 @@ Queue, priority and options are those of the task: who writes options decides wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, override
 
 from django import forms
@@ -19,9 +19,10 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ray.admin.lists import rows_of
 from django_ray.backends import RayTaskBackend
-from django_ray.declaring import declared
+from django_ray.declaring import declared, reason_of
 from django_ray.models import RaySchedule
 from django_ray.results import import_task
+from django_ray.runtime.foreign import contained
 from django_ray.serialization import jsonable, storable
 from django_ray.signature import check_arguments
 from django_ray.timetable import default_zone
@@ -145,25 +146,30 @@ class ScheduleForm(_Form):
         said = super().clean() or self.cleaned_data
         if not {"name", "task", "args", "kwargs"} <= said.keys():
             return said
-        head = self._heads[said["task"]]
         if said["task"] != self._key:
             self.instance.backend, self.instance.callable_path = said["task"].split(" ")
             self.instance.follow()
         others = rows_of(RaySchedule).filter(backend=self.instance.backend, name=said["name"])
         if others.exclude(pk=self.instance.pk).exists():
             self.add_error("name", gettext("There is a schedule of this name already."))
-        try:
-            check_arguments(import_task(head["callable_path"]), said["args"], said["kwargs"])
-        except TypeError as error:
-            self.add_error("args", str(error))
+        problem = contained(partial(self._take_arguments, said["args"], said["kwargs"]), reason_of)
+        if problem is not None:
+            self.add_error("args", problem)
         return said
 
+    def _take_arguments(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Raise what an enqueue with them would; have the row say what admits its executions."""
+        row = self.instance
+        check_arguments(import_task(row.callable_path), args, kwargs)
+        row.args, row.kwargs = args, kwargs
+        row.admission = row.said_admission()
 
-def _heads() -> dict[str, Mapping[str, Any]]:
+
+def _heads() -> set[str]:
     """Return what may be scheduled, by backend and path."""
     backends = [backend for backend in task_backends.all() if isinstance(backend, RayTaskBackend)]
     return {
-        f"{backend.alias} {head['callable_path']}": head
+        f"{backend.alias} {head['callable_path']}"
         for backend in backends
         for head in declared(backend, imports=False).tasks
     }

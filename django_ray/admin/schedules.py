@@ -47,6 +47,7 @@ _RESUMED = ngettext_lazy("%(shown)s schedule is resumed.", "%(shown)s schedules 
 _NOT_RESUMED = _("No schedule was resumed: none was paused.")
 _ENQUEUED = ngettext_lazy("%(shown)s execution enqueued.", "%(shown)s executions enqueued.", "number")
 _NOT_ENQUEUED = _("No execution enqueued. Nothing was selected.")
+_IS_THERE = _("No execution enqueued: an equal one is unfinished.")
 _NOTHING_NEW = _("No execution enqueued: nothing was due then, or all of it is there already.")
 
 
@@ -165,17 +166,23 @@ class ScheduleAdmin(Bounded):
     @admin.action(description=_("Pause"), permissions=["change"])
     def pause(self, request: HttpRequest, queryset: Any) -> None:
         """Pause the selected ones."""
-        self._do_or_say_why(request, _every(queryset).pause, _PAUSED, _NOT_PAUSED)
+        self._do_or_say_why(request, _every(queryset).pause, _PAUSED, lambda: _NOT_PAUSED)
 
     @admin.action(description=_("Resume"), permissions=["change"])
     def resume(self, request: HttpRequest, queryset: Any) -> None:
         """Resume the selected ones."""
-        self._do_or_say_why(request, _every(queryset).resume, _RESUMED, _NOT_RESUMED)
+        self._do_or_say_why(request, _every(queryset).resume, _RESUMED, lambda: _NOT_RESUMED)
 
     @admin.action(description=_("Run now"), permissions=["change"])
     def run_now(self, request: HttpRequest, queryset: Any) -> None:
         """Enqueue the selected ones."""
-        self._do_or_say_why(request, lambda: len(_every(queryset).run_now()), _ENQUEUED, _NOT_ENQUEUED)
+        results: list[Any] = []
+
+        def run() -> int:
+            results.extend(_every(queryset).run_now())
+            return sum(not result.is_duplicate for result in results)
+
+        self._do_or_say_why(request, run, _ENQUEUED, lambda: _IS_THERE if results else _NOT_ENQUEUED)
 
     def _backfill(self, request: HttpRequest, queryset: Any) -> None:
         """Enqueue what was due in a span that the request says."""
@@ -186,17 +193,19 @@ class ScheduleAdmin(Bounded):
             self.message_user(request, gettext("Say from when, and to when."), messages.ERROR)
             return
         try:
-            self._do_or_say_why(request, lambda: row.backfill(start, end), _ENQUEUED, _NOTHING_NEW)
+            self._do_or_say_why(request, lambda: row.backfill(start, end), _ENQUEUED, lambda: _NOTHING_NEW)
         except ValueError as error:  # too much of it, or a rule that cannot be read
             self.message_user(request, str(error), messages.ERROR)
 
-    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], int], done: Any, otherwise: Any) -> None:
+    def _do_or_say_why(
+        self, request: HttpRequest, verb: Callable[[], int], done: Any, otherwise: Callable[[], Any]
+    ) -> None:
         try:
             number = verb()
         except Locked as error:
             self.message_user(request, str(error), messages.ERROR)
             return
-        text = done % {"number": number, "shown": count_all(number)} if number else otherwise
+        text = done % {"number": number, "shown": count_all(number)} if number else otherwise()
         self.message_user(request, text, messages.SUCCESS if number else messages.WARNING)
 
     @override

@@ -30,6 +30,18 @@ $$;
 CREATE TRIGGER django_ray_on_unique BEFORE UPDATE ON django_ray_execution
 FOR EACH ROW WHEN (NEW.state = 'RUNNING' AND NEW.unique_key NOT LIKE 'u:%') EXECUTE FUNCTION django_ray_on_unique();
 
+-- Whoever runs what has ended once more means it: the time of then does not end it again.
+CREATE FUNCTION django_ray_on_again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.expires_at := NULL;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_again BEFORE UPDATE ON django_ray_execution
+FOR EACH ROW WHEN (OLD.finished_at IS NOT NULL AND NEW.finished_at IS NULL AND NEW.expires_at IS NOT NULL)
+EXECUTE FUNCTION django_ray_on_again();
+
 -- Who does not want to wait at a full gate is told of to every supervisor, at work or not.
 CREATE OR REPLACE FUNCTION django_ray_on_insert() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -467,6 +479,66 @@ BEGIN ATOMIC
 END;
 REVOKE EXECUTE ON FUNCTION django_ray_replace(uuid, text, json) FROM PUBLIC;
 
+-- One round of django_ray_enqueue_admitted(): insert the chosen calls, which are places, and see what the others are duplicates of. Those
+-- that are left met an execution that has ended, or started, since.
+CREATE FUNCTION django_ray_enqueue_round(of_backend text, calls json, ids uuid[], keys text[], chosen int[])
+RETURNS TABLE (left_over int[], twins jsonb) LANGUAGE plpgsql VOLATILE ROWS 1
+SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    inserted uuid[];
+    twin uuid;
+    place int;
+    each json[];
+BEGIN
+    WITH fresh AS (
+        INSERT INTO django_ray_execution AS execution (
+            task_id, backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after,
+            due_at, unique_key, gate, gate_rule, expires_at
+        )
+        SELECT
+            ids[number], of_backend, coalesce(queue_name, 'default'), coalesce(priority, 0), callable_path,
+            coalesce(args, '[]'), coalesce(kwargs, '{}'), options, carrier, statement_timestamp(),
+            coalesce(moment, statement_timestamp() + delay), coalesce(moment, statement_timestamp() + delay),
+            admission ->> 'unique', admission ->> 'gate', admission -> 'rule',
+            coalesce(moment, statement_timestamp() + coalesce(delay, '0')) + (admission ->> 'expires')::interval
+        FROM ROWS FROM (
+            json_to_recordset(calls) AS (
+                queue_name text, priority int2, callable_path text, args jsonb, kwargs jsonb, options jsonb,
+                carrier jsonb, moment timestamptz, delay interval, admission jsonb
+            )
+        ) WITH ORDINALITY AS call(
+            queue_name, priority, callable_path, args, kwargs, options, carrier, moment, delay, admission, number
+        )
+        WHERE number = ANY (chosen)
+        ORDER BY admission ->> 'unique' COLLATE "C", number
+        ON CONFLICT (backend, unique_key) WHERE unique_key IS NOT NULL AND state IN ('READY', 'RUNNING', 'WAITING') DO NOTHING
+        RETURNING execution.task_id
+    )
+    SELECT array_agg(task_id) INTO inserted FROM fresh;
+    twins := '{}';
+    IF EXISTS (SELECT FROM unnest(keys) AS key WHERE key LIKE 'r:%') THEN
+        each := ARRAY(SELECT json_array_elements(calls));
+    END IF;
+    left_over := ARRAY(SELECT number FROM unnest(chosen) AS number WHERE ids[number] <> ALL (coalesce(inserted, '{}')));
+    -- In the order of their keys, too: who replaces waits for who replaces.
+    FOREACH place IN ARRAY ARRAY(SELECT number FROM unnest(left_over) AS number ORDER BY keys[number] COLLATE "C") LOOP
+        twin := (
+            SELECT task_id FROM django_ray_execution
+            WHERE backend = of_backend AND unique_key = keys[place] COLLATE "C" AND state IN ('READY', 'RUNNING', 'WAITING')
+        );
+        -- It may have ended, or started, in between: then the key is free.
+        IF twin IS NOT NULL AND (
+            keys[place] NOT LIKE 'r:%' OR django_ray_replace(twin, keys[place], each[place])
+        ) THEN
+            twins := twins || jsonb_build_object(keys[place], twin);
+            left_over := array_remove(left_over, place);
+        END IF;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+
 -- As django_ray_enqueue(), for calls of which one says more: "admission": {"unique": a key, "gate": a text, "rule": {...}, "expires": an
 -- interval}. Of an unfinished execution with the same key it is a duplicate: nothing is inserted, and the id is that of the other. A key that
 -- begins with 'r:' gives the other one, which has not started, its arguments and its time. A key that begins with 'u:' is held until
@@ -478,17 +550,12 @@ SET search_path FROM CURRENT AS $$
 DECLARE
     -- Made before, in their order, since rows are inserted in that of their keys: two who enqueue the same ones never wait in a ring.
     ids uuid[] := ARRAY(SELECT django_ray_uuid7() FROM generate_series(1, json_array_length(calls)));
-    each json[] := ARRAY(SELECT json_array_elements(calls));
-    keys text[];
-    chosen int[];  -- The places of the calls that are to be inserted: of each key the first, or the last of those that replace.
-    inserted uuid[];
-    twin uuid;
-    twins jsonb := '{}';  -- By their keys: the executions that calls have become.
-    place int;
-BEGIN
-    SELECT array_agg(call #>> '{admission,unique}' ORDER BY number) INTO keys
-    FROM json_array_elements(calls) WITH ORDINALITY AS element(call, number);
-    chosen := ARRAY(
+    keys text[] := ARRAY(
+        SELECT call #>> '{admission,unique}'
+        FROM json_array_elements(calls) WITH ORDINALITY AS element(call, number) ORDER BY number
+    );
+    -- The places of the calls that are to be inserted: of each key the first, or the last of those that replace.
+    chosen int[] := ARRAY(
         SELECT number FROM (
             SELECT number, key, CASE
                 WHEN key LIKE 'r:%' THEN max(number) OVER (PARTITION BY key) ELSE min(number) OVER (PARTITION BY key)
@@ -497,48 +564,26 @@ BEGIN
         ) AS one
         WHERE key IS NULL OR number = wanted
     );
-
+    has_many boolean := (SELECT count(DISTINCT key) > 1 FROM unnest(keys) AS key);
+    twins jsonb := '{}';  -- By their keys: the executions that calls have become.
+    ended record;
+BEGIN
     FOR round IN 1 .. 1000 LOOP
-        WITH fresh AS (
-            INSERT INTO django_ray_execution AS execution (
-                task_id, backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after,
-                due_at, unique_key, gate, gate_rule, expires_at
-            )
-            SELECT
-                ids[number], of_backend, coalesce(queue_name, 'default'), coalesce(priority, 0), callable_path,
-                coalesce(args, '[]'), coalesce(kwargs, '{}'), options, carrier, statement_timestamp(),
-                coalesce(moment, statement_timestamp() + delay), coalesce(moment, statement_timestamp() + delay),
-                admission ->> 'unique', admission ->> 'gate', admission -> 'rule',
-                coalesce(moment, statement_timestamp() + coalesce(delay, '0')) + (admission ->> 'expires')::interval
-            FROM ROWS FROM (
-                json_to_recordset(calls) AS (
-                    queue_name text, priority int2, callable_path text, args jsonb, kwargs jsonb, options jsonb,
-                    carrier jsonb, moment timestamptz, delay interval, admission jsonb
-                )
-            ) WITH ORDINALITY AS call(
-                queue_name, priority, callable_path, args, kwargs, options, carrier, moment, delay, admission, number
-            )
-            WHERE number = ANY (chosen)
-            ORDER BY admission ->> 'unique' COLLATE "C", number
-            ON CONFLICT (backend, unique_key) WHERE unique_key IS NOT NULL AND state IN ('READY', 'RUNNING', 'WAITING') DO NOTHING
-            RETURNING execution.task_id
-        )
-        SELECT array_agg(task_id) INTO inserted FROM fresh;
-        chosen := ARRAY(SELECT number FROM unnest(chosen) AS number WHERE ids[number] <> ALL (coalesce(inserted, '{}')));
-        -- In the order of their keys, too: who replaces waits for who replaces.
-        FOREACH place IN ARRAY ARRAY(SELECT number FROM unnest(chosen) AS number ORDER BY keys[number] COLLATE "C") LOOP
-            twin := (
-                SELECT task_id FROM django_ray_execution
-                WHERE backend = of_backend AND unique_key = keys[place] COLLATE "C" AND state IN ('READY', 'RUNNING', 'WAITING')
-            );
-            -- It may have ended, or started, in between: then the key is free, and the call is inserted.
-            IF twin IS NOT NULL AND (
-                keys[place] NOT LIKE 'r:%' OR django_ray_replace(twin, keys[place], each[place])
-            ) THEN
-                twins := twins || jsonb_build_object(keys[place], twin);
-                chosen := array_remove(chosen, place);
-            END IF;
-        END LOOP;
+        IF has_many THEN
+            -- What is left must not be inserted by one that holds keys after it. So all of them are given back, and it begins anew.
+            BEGIN
+                SELECT * INTO ended FROM django_ray_enqueue_round(of_backend, calls, ids, keys, chosen);
+                IF ended.left_over <> '{}' THEN
+                    RAISE USING ERRCODE = 'DRNEW';
+                END IF;
+            EXCEPTION WHEN SQLSTATE 'DRNEW' THEN
+                CONTINUE;
+            END;
+        ELSE
+            SELECT * INTO ended FROM django_ray_enqueue_round(of_backend, calls, ids, keys, chosen);
+        END IF;
+        twins := twins || ended.twins;
+        chosen := ended.left_over;
         EXIT WHEN chosen = '{}';
     END LOOP;
     IF chosen <> '{}' THEN
@@ -579,7 +624,8 @@ BEGIN
             statement_timestamp() + (admission ->> 'expires')::interval
         FROM unnest(schedules, ticks) WITH ORDINALITY AS due(id, tick, place)
         JOIN django_ray_schedule AS schedule ON schedule.id = due.id
-        ORDER BY due.place
+        -- In the order of their keys, as whoever enqueues them inserts them.
+        ORDER BY admission ->> 'unique' COLLATE "C", due.place
         ON CONFLICT DO NOTHING
         RETURNING execution.task_id, execution.schedule_id, execution.tick;
         RETURN;
@@ -596,5 +642,55 @@ BEGIN
     ORDER BY due.place
     ON CONFLICT (schedule_id, tick) WHERE schedule_id IS NOT NULL DO NOTHING
     RETURNING execution.task_id, execution.schedule_id, execution.tick;
+END
+$$;
+
+-- As before, with what admits the executions of a definition. Of what others have made, the code of the project computes it: migrate does.
+CREATE OR REPLACE FUNCTION django_ray_declare(of_backend text, definitions json, tasks json, counts boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO django_ray_schedule AS schedule (
+        backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, every, time_zone, missed, missed_within,
+        overlap, admission, is_declared, seen
+    )
+    SELECT
+        of_backend, name, callable_path, args, kwargs, queue_name, priority, options, cron, make_interval(secs => every), time_zone,
+        missed, make_interval(secs => missed_within), overlap, admission, true, jsonb_build_array(digest)
+    FROM json_to_recordset(definitions) AS definition(
+        name text, callable_path text, args jsonb, kwargs jsonb, queue_name text, priority int2, options jsonb, cron text,
+        every float8, time_zone text, missed text, missed_within float8, overlap text, admission jsonb, digest text
+    )
+    ORDER BY name
+    ON CONFLICT (backend, name) DO UPDATE SET
+        callable_path = excluded.callable_path, args = excluded.args, kwargs = excluded.kwargs,
+        queue_name = excluded.queue_name, priority = excluded.priority, options = excluded.options,
+        cron = excluded.cron, every = excluded.every, time_zone = excluded.time_zone,
+        missed = excluded.missed, missed_within = excluded.missed_within, overlap = excluded.overlap, admission = excluded.admission,
+        is_declared = true, gone_at = NULL, seen = django_ray_seen(schedule.seen, excluded.seen -> 0)
+    WHERE CASE
+        WHEN counts THEN NOT schedule.is_declared OR schedule.gone_at IS NOT NULL OR schedule.seen -> -1 <> excluded.seen -> 0
+        ELSE NOT schedule.seen ? (excluded.seen ->> 0)
+    END;
+
+    IF counts THEN
+        UPDATE django_ray_schedule SET gone_at = statement_timestamp()
+        WHERE backend = of_backend AND is_declared AND gone_at IS NULL
+            AND name NOT IN (SELECT name FROM json_to_recordset(definitions) AS definition(name text));
+    END IF;
+
+    -- What others have made says what its task said then. As long as it does, it follows its task.
+    UPDATE django_ray_schedule AS schedule SET
+        queue_name = task.queue_name, priority = task.priority, options = task.options,
+        seen = django_ray_seen(schedule.seen, task.head)
+    FROM (
+        SELECT *, jsonb_build_object('queue_name', queue_name, 'priority', priority, 'options', options) AS head
+        FROM json_to_recordset(tasks) AS task(callable_path text, queue_name text, priority int2, options jsonb)
+    ) AS task
+    WHERE schedule.backend = of_backend AND NOT is_declared AND schedule.callable_path = task.callable_path
+        AND schedule.seen -> -1 = jsonb_build_object(
+            'queue_name', schedule.queue_name, 'priority', schedule.priority, 'options', schedule.options)
+        AND schedule.seen -> -1 <> task.head
+        AND (counts OR NOT EXISTS (SELECT FROM jsonb_array_elements(schedule.seen) AS before WHERE before = task.head));
 END
 $$;

@@ -18,3 +18,9 @@ def wind():
 @task
 def stop():
     pass
+
+
+@task
+@task_options(schedulable=True, unique=True, unique_by="hour", limit=2, limit_by="hour")
+def chime(hour, *, loud=False):
+    return "ding" * hour

@@ -9,7 +9,7 @@ from typing import Any, assert_type
 
 from django.tasks import TaskContext
 
-from django_ray import Backoff, RayTaskContext, current, schedule, task, task_options
+from django_ray import Backoff, Rate, RayTaskContext, current, schedule, task, task_options
 from django_ray.backends import RayTaskBackend
 from django_ray.models import RaySchedule
 from django_ray.results import RayTaskResult
@@ -25,6 +25,16 @@ def plain(number: int, text: str = "") -> float:
 @task(max_attempts=5, backoff=Backoff(base=1), retry_on=[OSError, "app.errors.Odd"], timeout=3, num_cpus=0.5)
 def optional(number: int) -> str:
     return str(number)
+
+
+@task(unique="queued", unique_by=["number"], limit=2, limit_by="number", rate=Rate(5, per=timedelta(seconds=1)))
+def admitted(number: int) -> int:
+    return number
+
+
+@task(unique=True, unique_by=str, gate="press", when_full="cancel_new", expires=timedelta(hours=1))
+def by_function(number: int) -> int:
+    return number
 
 
 @task(takes_context=True, resources={"tpu": 1})
@@ -76,6 +86,8 @@ async def use(backend: RayTaskBackend) -> None:
     assert_type(row.next_times(3), list[datetime])
     assert_type((row.pause(), row.resume(), row.backfill(datetime.now(UTC), datetime.now(UTC))), tuple[bool, bool, int])
     assert_type(fire_schedules(at=datetime.now(UTC))[0].tick, datetime | None)
+    assert_type(admitted.enqueue(1).is_duplicate, bool)
+    assert_type((await by_function.using(unique="replace", expires=60).aenqueue(1)).return_value, int)
     result = plain.enqueue(1, text="a")
     assert_type(result.return_value, float)
     assert_type(result.wait(timeout=3).return_value, float)
@@ -100,6 +112,9 @@ def misuse() -> None:
     plain.enqueue("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.using(timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.using(unique="started")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.using(limit="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.using(when_full="explode")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.using(metadata=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.using(time_out=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.using(retry_on=[3])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]

@@ -6,6 +6,7 @@ from typing import Any, override
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from django_ray import again
 from django_ray.management.commands._common import add_filters, counted, executions, explaining_locks, refuse_unknown
 
 STATES = ("FAILED", "CANCELLED")
@@ -31,9 +32,19 @@ class Command(BaseCommand):
         if (name := options["exception"]) is not None:
             lookup = {"exception_type": name} if "." in name else {"exception_type__endswith": f".{name}"}
             chosen = chosen.filter(**lookup)
+        if options["dry_run"]:
+            number = chosen.count()
+            refuse_unknown(options, number)
+            self.stdout.write(f"{counted(number)} would be retried.")
+            return
         with explaining_locks():
-            number = chosen.count() if options["dry_run"] else chosen.retry()
-        refuse_unknown(options, number)
-        self.stdout.write(
-            f"{counted(number)} would be retried." if options["dry_run"] else f"Retried {counted(number)}."
-        )
+            number, left = again.retry(chosen)
+        refuse_unknown(options, number + left)
+        self.stdout.write(f"Retried {counted(number)}.{_left(left)}")
+
+
+def _left(number: int) -> str:
+    """Return the sentence about those that stay as they are."""
+    if not number:
+        return ""
+    return f" Left {counted(number)} as {'it is' if number == 1 else 'they are'}: an equal one is unfinished."

@@ -67,7 +67,7 @@ class Command(BaseCommand):
         if options["resume"]:
             return lambda row: lambda: "is resumed" if row.resume() else "was not paused"
         if options["run_now"]:
-            return lambda row: lambda: f"is enqueued as {row.run_now().id}"
+            return lambda row: lambda: _run_now(row)
         if options["backfill"]:
             return lambda row: _backfill(row, *options["backfill"])
         return None
@@ -92,6 +92,13 @@ def _chosen(names: Sequence[str], alias: str | None) -> list[Any]:
             raise CommandError(f"{name}: there is no such schedule{near(name, known)}")
     chosen = rows.filter(name__in=names) if names else rows
     return list(chosen.order_by("backend", "name"))
+
+
+def _run_now(row: Any) -> str:
+    result = row.run_now()
+    if result.is_duplicate:
+        return f"is not enqueued: an equal execution is unfinished, {result.id}"
+    return f"is enqueued as {result.id}"
 
 
 def _backfill(row: Any, *span: str) -> Callable[[], str]:
