@@ -7,13 +7,12 @@ no sessions.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import connections, router, transaction
+from django.db import router
 from django.db.models import OuterRef, Subquery
 from django.db.models.fields.json import KT
 from django.tasks import task_backends
@@ -23,6 +22,7 @@ from django_ray.agenda import Upcoming, upcoming
 from django_ray.backends import RayTaskBackend
 from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.moments import held_sql
+from django_ray.probing import planned_by_index, select
 from django_ray.rows import queues_of
 
 __all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "queues", "status"]
@@ -119,7 +119,7 @@ class Status:
 def status() -> Status:
     """Look. Four statements of its own, and four for each alias of RayTaskBackend in TASKS."""
     failures = _few().filter(state=State.FAILED).annotate(error_text=KT("errors__-1__message"))
-    with _planned_by_index():
+    with planned_by_index(_database()):
         return Status(
             at=timezone.now(),
             queues=[queue for alias in _aliases() for queue in _queues(alias)],
@@ -132,22 +132,8 @@ def status() -> Status:
 
 def queues() -> list[Queue]:
     """Look at the queues of all aliases of RayTaskBackend: those of QUEUES, and what else holds something or did."""
-    with _planned_by_index():
+    with planned_by_index(_database()):
         return [queue for alias in _aliases() for queue in _queues(alias)]
-
-
-@contextmanager
-def _planned_by_index() -> Generator[None]:
-    """Have the statements of a block probe indexes, whatever the statistics say or do not say yet."""
-    alias = _database()
-    with transaction.atomic(using=alias):
-        _select(
-            "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),"
-            " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
-            " set_config('jit', 'off', true)"
-        )
-        yield
-        transaction.set_rollback(True, using=alias)  # the settings end here, in a caller's block too
 
 
 def _database() -> str:
@@ -170,10 +156,7 @@ def _running() -> Any:
 
 
 def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
-    with connections[_database()].cursor() as cursor:
-        cursor.execute(sql, parameters)
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return select(_database(), sql, **parameters)
 
 
 # Ordered by due_at, or the planner may take the index of all queues, and read past the others.

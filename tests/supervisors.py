@@ -174,6 +174,7 @@ class Instant:
 
     address = "nowhere"
     cpus = 50
+    resources = None
 
     is_usable = True
     is_stuck = False

@@ -35,6 +35,7 @@ from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
 from django_ray.templatetags.django_ray import ago, count_all, duration
 from django_ray.ticking import schedule_of, tick_of
+from django_ray.why import why
 
 __all__ = ["ExecutionAdmin"]
 
@@ -214,6 +215,7 @@ class ExecutionAdmin(ReadOnly):
             "opts": self.opts,
             "original": row,
             "row": row,
+            "why": None if row.state in FINISHED else why(row.pk),
             "events": history(row),
             "progress": rows_of(RayProgress).filter(pk=row.pk).first(),
             "output": clean_text(row.output, MOST_SHOWN) if row.output else "",
