@@ -109,7 +109,8 @@ SELECT count(*) AS number FROM (
     SELECT FROM class CROSS JOIN LATERAL (
         SELECT FROM django_ray_execution AS other
         WHERE backend = %(backend)s AND state = 'WAITING' AND other.priority = class.priority
-            AND queue_name = %(queue)s AND (gate, task_id) >= (%(gate)s, '00000000-0000-0000-0000-000000000000')
+            AND gate IS NOT NULL AND queue_name = %(queue)s
+            AND (gate, task_id) >= (%(gate)s, '00000000-0000-0000-0000-000000000000')
             AND (gate, task_id) < (%(gate)s, CASE
                 WHEN class.priority > %(priority)s THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE %(task_id)s
             END)

@@ -13,13 +13,13 @@ __all__ = ["planned_by_index", "select"]
 
 @contextmanager
 def planned_by_index(alias: str) -> Generator[None]:
-    """Have the statements of a block probe indexes, whatever the statistics say or do not say yet."""
+    """Have the statements of a block probe indexes, in the order that they ask for, whatever the statistics say or do not."""
     with transaction.atomic(using=alias):
         select(
             alias,
             "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),"
             " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
-            " set_config('jit', 'off', true)",
+            " set_config('enable_sort', 'off', true), set_config('jit', 'off', true)",
         )
         yield
         transaction.set_rollback(True, using=alias)  # the settings end here, in a caller's block too

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import django_ray.status
 import django_ray.views
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker
+from django_ray.probing import planned_by_index
 from tests import tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -76,7 +77,7 @@ def test_counting_ends_at_a_limit_and_reads_no_more_rows_than_that(monkeypatch):
     found = scrape()
     assert found["depth", "default", "default"] == 11
     assert found["scheduled", "default", "default"] == 11
-    with django_ray.status._planned_by_index(), connection.cursor() as cursor:
+    with planned_by_index(connection.alias), connection.cursor() as cursor:
         parameters = {"backend": "default", "configured": ["default"], "most": 10}
         cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + django_ray.status._QUEUES, parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
