@@ -24,8 +24,9 @@ from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.moments import held_sql
 from django_ray.probing import planned_by_index, select
 from django_ray.rows import queues_of
+from django_ray.standing import Standing, gates_standing, oldest_behind_gates
 
-__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "queues", "status"]
+__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "queues", "status"]
 
 MOST = 10_000  # A count that is one more than this says "more than".
 MINUTES = 60
@@ -58,6 +59,7 @@ class Queue:
     waiting: int  # Claimable, up to MOST + 1.
     scheduled: int  # Not due yet, up to MOST + 1.
     blocked: int  # WAITING for something else than time, up to MOST + 1.
+    gated: int  # Those of them that wait behind gates, up to MOST + 1.
     oldest: float | None  # Seconds that the oldest claimable one has been waiting; None when paused or empty.
     running: int
     paused_at: datetime | None
@@ -130,6 +132,17 @@ def status() -> Status:
         )
 
 
+def oldest_gated() -> dict[str, float | None]:
+    """Return how long the oldest of what waits behind gates has done so, by the aliases of RayTaskBackend."""
+    with planned_by_index(_database()):
+        return {alias: oldest_behind_gates(_database(), alias) for alias in _aliases()}
+
+
+def gates(prefix: str = "", backends: Sequence[str] | None = None) -> list[Standing]:
+    """Look at the gates of all aliases of RayTaskBackend, or of some, whose names begin with a prefix."""
+    return gates_standing(_database(), _aliases() if backends is None else backends, prefix)
+
+
 def queues() -> list[Queue]:
     """Look at the queues of all aliases of RayTaskBackend: those of QUEUES, and what else holds something or did."""
     with planned_by_index(_database()):
@@ -173,6 +186,15 @@ WITH RECURSIVE running AS MATERIALIZED (
             WHERE backend = %(backend)s AND state = 'WAITING' AND queue_name > blocked.name COLLATE "C"
             ORDER BY queue_name LIMIT 1)
     FROM blocked WHERE blocked.name IS NOT NULL
+), class(priority) AS (
+    -- One index probe per priority with which something waits behind a gate.
+    (SELECT priority FROM django_ray_execution
+     WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL ORDER BY priority DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT priority FROM django_ray_execution
+            WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND priority < class.priority
+            ORDER BY priority DESC LIMIT 1)
+    FROM class WHERE class.priority IS NOT NULL
 ), queue(name) AS MATERIALIZED (
     SELECT unnest(%(configured)s::text[])
     UNION SELECT django_ray_filled_queues(%(backend)s)
@@ -201,6 +223,15 @@ SELECT
         SELECT FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = name AND state = 'WAITING' LIMIT %(most)s + 1
     ) AS waits) AS blocked,
+    (SELECT count(*) FROM (
+        SELECT FROM class CROSS JOIN LATERAL (
+            SELECT FROM django_ray_execution AS row
+            WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND row.priority = class.priority
+                AND queue_name = name
+            ORDER BY gate, task_id LIMIT %(most)s + 1
+        ) AS one
+        LIMIT %(most)s + 1
+    ) AS behind) AS gated,
     (
         SELECT least(greatest(
             extract(epoch FROM statement_timestamp()) - extract(epoch FROM since), 0
