@@ -12,8 +12,21 @@ from typing import Any
 from django_ray.gates import RayGate
 from django_ray.probing import select
 
-__all__ = ["MOST", "MOST_RUNNING", "Gate", "Lock", "Sight", "before_behind_gate", "before_in_queue", "gate_of", "is_alone", "lock_of",
-           "running_of", "sight_of", "without_session"]  # fmt: skip
+__all__ = [
+    "MOST",
+    "MOST_RUNNING",
+    "Gate",
+    "Lock",
+    "Sight",
+    "before_behind_gate",
+    "before_in_queue",
+    "gate_of",
+    "is_alone",
+    "lock_of",
+    "running_of",
+    "sight_of",
+    "without_session",
+]
 
 MOST = 1000  # What is counted up to; one more says "more than".
 MOST_RUNNING = 10_000  # That run behind a gate, or in the names of supervisors.
@@ -55,7 +68,7 @@ class Lock:
 
 
 def lock_of(alias: str, task_id: Any) -> Lock | None:
-    """Return who has locked the row. Nothing is locked for it, so that no claim passes it over because somebody asks."""
+    """Return who has locked the row. To ask locks nothing: no claim passes it over because of that."""
     rows = select(alias, _LOCK, task_id=task_id)
     return Lock(**rows[0]) if rows else None
 
@@ -93,8 +106,8 @@ def before_behind_gate(alias: str, row: Any) -> int:
     return _number(alias, _BEFORE_BEHIND_GATE, row)
 
 
-# An index leads to each priority that there is, 201 at most, and from there to the gate. Gate and id are compared as one, or
-# the planner would take the order of the ids, or an index in which the other queues of the gate stand as well.
+# An index leads to each priority that there is, 201 at most, and from there to the gate. Gate and id are compared as
+# one, or the planner would take the order of the ids, or an index in which the other queues of the gate stand as well.
 _BEFORE_BEHIND_GATE = """
 WITH RECURSIVE class(priority) AS (
     (SELECT priority FROM django_ray_execution
@@ -160,10 +173,9 @@ def gate_of(alias: str, row: Any, sight: Sight) -> Gate:
 
 def _override(alias: str, row: Any) -> RayGate | None:
     family = f"{row.gate.split(':')[0]}:*"
-    rows = RayGate._base_manager.using(alias).filter(  # noqa: SLF001
-        backend=row.backend, name__in=[row.gate, family], limit__isnull=False
-    )
-    return min(rows, key=lambda one: one.name != row.gate, default=None)
+    gates: Any = RayGate._base_manager.using(alias).filter(backend=row.backend, limit__isnull=False)  # noqa: SLF001
+    rows: dict[str, RayGate] = {one.name: one for one in gates.filter(name__in=[row.gate, family])}
+    return rows.get(row.gate) or rows.get(family)
 
 
 _RULE = """

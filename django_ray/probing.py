@@ -13,7 +13,7 @@ __all__ = ["planned_by_index", "select"]
 
 @contextmanager
 def planned_by_index(alias: str) -> Generator[None]:
-    """Have the statements of a block probe indexes, in the order that they ask for, whatever the statistics say or do not."""
+    """Have the statements of a block probe indexes in the order that they ask for, whatever the statistics say."""
     with transaction.atomic(using=alias):
         select(
             alias,

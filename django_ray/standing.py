@@ -63,7 +63,9 @@ def gates_standing(alias: str, backends: Sequence[str], prefix: str = "") -> lis
         names = [one["name"] for one in live]
         rows = _rows(alias, backend, names, prefix)
         found += [_standing(backend, one, rows) for one in live]
-        idle = [name for name, row in rows.items() if row.overrides and name.startswith(prefix) and name not in set(names)]
+        idle = [
+            name for name, row in rows.items() if row.overrides and name.startswith(prefix) and name not in set(names)
+        ]
         nothing = {"waiting": 0, "running": 0, "oldest": None, "limit": None, "seconds": None, "next_in": None}
         found += [_standing(backend, {"name": name, **nothing}, rows) for name in sorted(idle)]
     return found
@@ -84,7 +86,7 @@ def _standing(backend: str, said: dict[str, Any], rows: dict[str, RayGate]) -> S
 
 
 def _family(name: str) -> str:
-    return f"{name.split(':')[0]}:*"
+    return f"{name.partition(':')[0]}:*"
 
 
 # Ordered as an index is, or the planner would take another one, and read past what waits behind other gates.
@@ -171,7 +173,7 @@ ORDER BY place
 
 
 def oldest_behind_gates(alias: str, backend: str) -> float | None:
-    """Return how long the oldest has been waiting, in seconds, behind the gates that are looked at; None for nothing."""
+    """Return for how many seconds the oldest has waited, behind the gates that are looked at; None for nothing."""
     (found,) = select(alias, _OLDEST, backend=backend, walked=WALKED)
     oldest: float | None = found["oldest"]
     return None if oldest is None else max(0.0, oldest)
@@ -184,17 +186,20 @@ WITH RECURSIVE walk(priority, queue, gate, since) AS (
      ORDER BY priority DESC, queue_name, gate, task_id LIMIT 1)
     UNION ALL
     SELECT next.* FROM walk CROSS JOIN LATERAL (
-        (SELECT priority, queue_name::text, gate::text, greatest(run_after, enqueued_at) FROM django_ray_execution AS row
+        (SELECT priority, queue_name::text, gate::text, greatest(run_after, enqueued_at)
+         FROM django_ray_execution AS row
          WHERE backend = %(backend)s AND state = 'WAITING' AND row.priority = walk.priority
             AND queue_name = walk.queue COLLATE "C" AND row.gate > walk.gate COLLATE "C"
          ORDER BY row.gate, task_id LIMIT 1)
         UNION ALL
-        (SELECT priority, queue_name::text, gate::text, greatest(run_after, enqueued_at) FROM django_ray_execution AS row
+        (SELECT priority, queue_name::text, gate::text, greatest(run_after, enqueued_at)
+         FROM django_ray_execution AS row
          WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND row.priority = walk.priority
             AND queue_name > walk.queue COLLATE "C"
          ORDER BY queue_name, row.gate, task_id LIMIT 1)
         UNION ALL
-        (SELECT priority, queue_name::text, gate::text, greatest(run_after, enqueued_at) FROM django_ray_execution AS row
+        (SELECT priority, queue_name::text, gate::text, greatest(run_after, enqueued_at)
+         FROM django_ray_execution AS row
          WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND row.priority < walk.priority
          ORDER BY priority DESC, queue_name, row.gate, task_id LIMIT 1)
         LIMIT 1

@@ -54,8 +54,8 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         (
             {"backend": queue.backend, "queue": queue.name},
             (
-                min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.gated, queue.running, queue.oldest or 0.0,
-                int(queue.paused_at is not None),
+                min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.gated, queue.running,
+                queue.oldest or 0.0, int(queue.paused_at is not None),
             ),
         )
         for queue in queues()

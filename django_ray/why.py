@@ -143,8 +143,8 @@ class _Case:
             return said
         if row.expires_at <= row.now:
             return (
-                f"It has expired: it had to begin {span(row.now - row.expires_at)} ago, and ends as soon as a supervisor "
-                f"of backend {row.backend!r} sees it"
+                f"It has expired: it had to begin {span(row.now - row.expires_at)} ago, and ends as soon as a "
+                f"supervisor of backend {row.backend!r} sees it"
             )
         return f"{said}; it expires in {span(row.expires_at - row.now)}"
 
@@ -166,7 +166,11 @@ class _Case:
             holder = "a prepared one" if lock.pid is None else f"that of the server's process {lock.pid}"
             return f"Another transaction has locked its row, {holder}: it can be taken when that has ended"
         is_full = bool(serving.here) and probes.running_of(self._alias, serving.ids) >= serving.slots
-        return self._behind_gate(serving, is_full=is_full) if row.gate is not None else self._in_queue(serving, is_full=is_full)
+        return (
+            self._behind_gate(serving, is_full=is_full)
+            if row.gate is not None
+            else self._in_queue(serving, is_full=is_full)
+        )
 
     def _paused(self) -> str:
         from django_ray.models import RayQueue
@@ -222,16 +226,21 @@ class _Case:
             return f"It waits behind gate {row.gate!r}: {running}, {before}"
         if gate.seconds is not None and (gate.next_in or 0) > 0:
             due = span(timedelta(seconds=gate.next_in or 0))
-            return f"It waits behind gate {row.gate!r} for its rate: one start in {gate.seconds:g} s, the next one in {due}, {before}"
+            return (
+                f"It waits behind gate {row.gate!r} for its rate: one start in {gate.seconds:g} s, the next one in "
+                f"{due}, {before}"
+            )
         if is_full:
             return f"It waits behind gate {row.gate!r}, {running}, for a free slot: {_taken(serving.slots)}, {before}"
         if not serving.here:
             return f"It waits behind gate {row.gate!r}: {running}, {before}"
         if before.startswith("none") and probes.is_alone(self._alias, row):
-            return f"It should start at any moment: there is a place behind gate {row.gate!r}, {running}, and a free slot"
+            return (
+                f"It should start at any moment: there is a place behind gate {row.gate!r}, {running}, and a free slot"
+            )
         return (
-            f"It waits behind gate {row.gate!r} for its turn: {running}, so there is a place, but others come first in the "
-            f"circle, {before}"
+            f"It waits behind gate {row.gate!r} for its turn: {running}, so there is a place, but others come first in "
+            f"the circle, {before}"
         )
 
     def _supervisors(self) -> Any:
@@ -247,7 +256,11 @@ class _Case:
         supervisors: list[Any] = list(living.order_by("-pulse_at")[:_MOST_SUPERVISORS])
         serving = [one for one in supervisors if one.queues is None or row.queue_name in queues_of(one.queues)]
         if not serving:
-            others = f"; {len(supervisors):,} serve{'s' if len(supervisors) == 1 else ''} other queues" if supervisors else ""
+            others = (
+                f"; {len(supervisors):,} serve{'s' if len(supervisors) == 1 else ''} other queues"
+                if supervisors
+                else ""
+            )
             return _Serving(
                 [],
                 f"no supervisor serves the queue {row.queue_name!r} of backend {row.backend!r}{others}: start "
@@ -300,7 +313,9 @@ class _Case:
         for name, number in wanted.items():
             most = max((cluster or {}).get(name, 0) for cluster in clusters)
             if most < number:
-                return f"it asks for {_quantity(name, number)}, and {whose} {most:,g}" + (" at most" if len(clusters) > 1 else "")
+                return f"it asks for {_quantity(name, number)}, and {whose} {most:,g}" + (
+                    " at most" if len(clusters) > 1 else ""
+                )
         return f"none of {whose.removesuffix(' have')} has all that it asks for"
 
 

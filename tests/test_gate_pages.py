@@ -1,4 +1,4 @@
-"""Gates for operators: how they stand, on the page, by the command and in numbers; overrides, and who may see and set them."""
+"""Gates for operators: how they stand, by page, command and number; overrides, and who may see and set them."""
 
 import io
 import json
@@ -69,7 +69,8 @@ def test_where_most_waits_comes_first_and_idle_overrides_last(behind, worker):
     RayGate.objects.create(name="quiet")  # says nothing
     found = [(one.name, one.waiting, one.running, one.limit, one.override and one.override.name) for one in gates()]
     assert found == [
-        ("shop:2", 4, 4, 7, "shop:*"), ("shop:1", 2, 0, 7, "shop:*"), ("mail", 0, 0, None, "mail"), ("shop:*", 0, 0, None, "shop:*"),
+        ("shop:2", 4, 4, 7, "shop:*"), ("shop:1", 2, 0, 7, "shop:*"), ("mail", 0, 0, None, "mail"),
+        ("shop:*", 0, 0, None, "shop:*"),
     ]  # fmt: skip
     assert [one.oldest is not None for one in gates()] == [True, True, False, False]
     assert [one.name for one in gates("shop:1")] == ["shop:1"]
@@ -155,7 +156,10 @@ def test_what_waits_behind_gates_is_counted_apart_from_what_is_blocked_otherwise
     assert numbers["django_ray_gates_oldest_wait_seconds", "any"] == 0
     output = io.StringIO()
     call_command("django_ray_status", "--json", stdout=output)
-    assert [queue["gated"] for queue in json.loads(output.getvalue())["queues"] if queue["backend"] == "default"] == [3, 1]
+    assert [queue["gated"] for queue in json.loads(output.getvalue())["queues"] if queue["backend"] == "default"] == [
+        3,
+        1,
+    ]
 
 
 def test_the_live_page_says_how_many_are_behind_gates(behind, client, admin_user):
@@ -395,5 +399,5 @@ def test_a_supervisor_hears_of_an_override_from_the_page(admin_client, connect):
     channel = session.execute("SELECT quote_ident(django_ray_channel('gates:default')) AS name").fetchone()["name"]
     session.execute(f"LISTEN {channel}")
     assert admin_client.post(ADD, FORM).status_code == 302
-    assert [one for one in session.notifies(timeout=10, stop_after=1)]
+    assert list(session.notifies(timeout=10, stop_after=1))
     assert User.objects.count() == 1

@@ -28,13 +28,13 @@ from psycopg.types.json import Jsonb
 
 import django_ray.views
 from django_ray import streaming
-from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
+from django_ray.models import RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.rows import Fence
 from django_ray.runtime.call import _write
 from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, in_this_thread, save_metadata
-from django_ray.status import status
+from django_ray.status import gates, status
 from django_ray_worker.core.judge import abandoned
 from django_ray_worker.core.policy import Succeed
 from django_ray_worker.core.schedule import Decision
@@ -158,7 +158,7 @@ RIGHTS = """
     SELECT privilege_type, 'TABLE ' || oid::regclass AS place, NULL AS of_column, grantee::regrole::text AS grantee
     FROM pg_class, aclexplode(relacl)
     UNION ALL
-    SELECT privilege_type, 'TABLE ' || attrelid::regclass, attname, grantee::regrole::text
+    SELECT privilege_type, 'TABLE ' || attrelid::regclass, quote_ident(attname), grantee::regrole::text
     FROM pg_attribute, aclexplode(attacl)
     UNION ALL
     SELECT privilege_type, 'FUNCTION ' || oid::regprocedure, NULL, grantee::regrole::text
@@ -709,6 +709,12 @@ def use_as_web():
     assert result.cancel()
 
 
+def enqueue_admitted(**said):
+    with connection.cursor() as cursor:
+        call = {"callable_path": "tests.tasks.add", "admission": said}
+        cursor.execute("SELECT * FROM django_ray_enqueue_admitted('default', %s)", [json.dumps([call])])
+
+
 def use_as_operator():
     result = tasks.add.enqueue(1, 2)
     rows = RayTaskExecution.objects.filter(pk=result.id)
@@ -722,6 +728,11 @@ def use_as_operator():
     schedule.save()
     schedule.run_now()
     schedule.delete()
+    enqueue_admitted(gate=f"gate-{uuid4()}", rule={"limit": 1})
+    gate = RayGate.objects.create(name=f"gate-{uuid4()}", backend="default", limit=1)
+    gate.save()
+    gate.delete()
+    assert gates()
     status()
 
     async def watch():
@@ -735,6 +746,12 @@ def use_as_operator():
 def use_as_supervisor():
     find_database()
     tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
+    # Behind a gate with a rate, at a full gate, too late.
+    gate = f"gate-{uuid4()}"
+    enqueue_admitted(gate=gate, rule={"count": 1, "per": 0.001})
+    enqueue_admitted(gate=gate, rule={"count": 1, "per": 0.001})
+    enqueue_admitted(gate=f"gate-{uuid4()}", rule={"limit": 0, "full": "cancel_new"})
+    enqueue_admitted(expires="-1 hours")
     returned, unstarted = async_to_sync(use_as_store)(Database(connection))
     output = Output("a task")
     output.add("a line\n")
@@ -758,7 +775,10 @@ async def use_as_store(database):
         await work.unsettled([BELL])
         await work.await_in_flight(BELL)
         await work.promote()
-        first, *others = (await work.claim(worker, 3)).claims
+        assert await work.expire() == 1
+        assert (await work.make_way()).refused == 1
+        first, *others = sorted((await work.claim(worker, 9)).claims, key=lambda claim: claim.task_id)[:3]
+        await work.tell_resources(worker, {"CPU": 2})
         await store.leave(session, [BELL])
         assert await work.record([Record(first, Succeed(result="1"))]) == {first.task_id}
         await work.reconcile([worker], {claim.task_id for claim in others}, abandoned)
@@ -794,6 +814,7 @@ async def use_as_store(database):
         assert (await work.fire(decided, [])).enqueued == len(decided) > 0
         await work.prune(0, 10)
         assert await work.prune_workers(0, 10) == 1
+        await work.prune_gates(0, 10)
         await work.hang_up(worker, [0])
         await work.sign_off(worker)
         return others

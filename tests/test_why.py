@@ -85,7 +85,10 @@ def gate(name="shop:7", **rule):
 
 
 def test_an_id_that_nothing_has():
-    said = "There is no execution with this id: it was deleted, or pruned, or the transaction that enqueues it has not committed."  # noqa: E501
+    said = (
+        "There is no execution with this id: it was deleted, or pruned, or the "
+        "transaction that enqueues it has not committed."
+    )
     assert why(uuid4()) == said
     result = tasks.add.enqueue(1, 2)
     RayTaskExecution.objects.all().delete()
@@ -94,12 +97,14 @@ def test_an_id_that_nothing_has():
 
 def test_what_is_not_committed_is_nothing_to_others(connect):
     session = connect(autocommit=False)
-    row = session.execute("INSERT INTO django_ray_execution (callable_path) VALUES ('a.b') RETURNING task_id").fetchone()
+    row = session.execute(
+        "INSERT INTO django_ray_execution (callable_path) VALUES ('a.b') RETURNING task_id"
+    ).fetchone()
     assert why(row["task_id"]).startswith("There is no execution with this id")
 
 
 def test_it_ended(execution):
-    ended = execution(state="'SUCCESSFUL'", finished_at=HOUR, worker_ids="'[\"1\", \"2\"]'")
+    ended = execution(state="'SUCCESSFUL'", finished_at=HOUR, worker_ids='\'["1", "2"]\'')
     assert why(ended) == "It ended SUCCESSFUL 60 min ago, in attempt 2."
 
 
@@ -125,7 +130,8 @@ def test_it_runs(running, supervisor):
 def test_it_is_to_be_cancelled(running, supervisor):
     one = supervisor()
     said = (
-        f"It is to be cancelled, as somebody asked 60 min ago: attempt 1 of 3, on supervisor {one} (host-1, process 7), is "
+        "It is to be cancelled, as somebody asked 60 min ago: attempt 1 of 3, "
+        f"on supervisor {one} (host-1, process 7), is "
         "being stopped."
     )
     assert why(running(one, cancel_requested_at=HOUR)) == said
@@ -144,7 +150,8 @@ def test_it_is_taken_and_one_of_the_next(running, supervisor):
     one = supervisor(slots=2)
     running(one, 9)
     said = (
-        f"It was taken 60 min ago, attempt 1 of 3, on supervisor {one} (host-1, process 7), which holds 10 executions on "
+        f"It was taken 60 min ago, attempt 1 of 3, on supervisor {one} (host-1, "
+        "process 7), which holds 10 executions on "
         "2 slots: it runs, or is one of the next there."
     )
     assert why(running(one)) == said
@@ -161,7 +168,8 @@ def test_it_is_taken_and_one_of_the_next(running, supervisor):
 def test_its_supervisor_is_gone(running, supervisor, columns, became):
     one = supervisor(**columns)
     said = (
-        f"It has been running for 60 min, attempt 1 of 3, on supervisor {one} (host-1, process 7), which {became}: whoever "
+        f"It has been running for 60 min, attempt 1 of 3, on supervisor {one} "
+        f"(host-1, process 7), which {became}: whoever "
         "lives takes it back."
     )
     assert why(running(one)) == said
@@ -190,13 +198,18 @@ def test_nobody_serves_its_queue_although_others_are_served(execution, superviso
     supervisor(queues='["mail"]')
     supervisor(queues='["other", "mail"]')
     supervisor(backend="'elsewhere'")
-    said = "No supervisor serves the queue 'default' of backend 'default'; 2 serve other queues: start django-ray-listen."
+    said = (
+        "No supervisor serves the queue 'default' of backend 'default'; 2 serve other queues: start django-ray-listen."
+    )
     assert why(execution()) == said
 
 
 def test_who_serves_it_is_silent(execution, supervisor):
     one = supervisor(pulse_at=HOUR)
-    said = f"Supervisor {one} (host-1, process 7) serves its queue, and has been silent for 60 min: start django-ray-listen."
+    said = (
+        f"Supervisor {one} (host-1, process 7) serves its queue, and has been "
+        "silent for 60 min: start django-ray-listen."
+    )
     assert why(execution()) == said
 
 
@@ -213,7 +226,8 @@ def test_all_who_serve_it_are_silent(execution, supervisor):
 def test_who_serves_it_has_no_session(execution, supervisor):
     one = supervisor(has_session=False)
     said = (
-        f"Supervisor {one} (host-1, process 7) serves its queue, and has no session with the database: it is connecting "
+        f"Supervisor {one} (host-1, process 7) serves its queue, and has no "
+        "session with the database: it is connecting "
         "again, or dead."
     )
     assert why(execution()) == said
@@ -242,7 +256,10 @@ def test_all_slots_are_taken(execution, supervisor, running):
     running(supervisor(slots=2), 2)
     running(supervisor(slots=1), 1)
     execution(412)
-    said = "It waits for a free slot: all 3 slots of the supervisors that serve its queue are taken, 412 before it in its queue."
+    said = (
+        "It waits for a free slot: all 3 slots of the supervisors that serve "
+        "its queue are taken, 412 before it in its queue."
+    )
     assert why(execution()) == said
 
 
@@ -250,7 +267,8 @@ def test_the_one_slot_is_taken_and_very_many_come_first(execution, supervisor, r
     running(supervisor(slots=1))
     execution(1002)
     said = (
-        "It waits for a free slot: the one slot of the supervisors that serve its queue is taken, more than 1,000 before it "
+        "It waits for a free slot: the one slot of the supervisors that serve "
+        "its queue is taken, more than 1,000 before it "
         "in its queue."
     )
     assert why(execution()) == said
@@ -259,7 +277,8 @@ def test_the_one_slot_is_taken_and_very_many_come_first(execution, supervisor, r
 def test_its_code_is_missing(execution, supervisor):
     supervisor()
     said = (
-        "Who took it could not begin it for 60 min, and says why in the log of django-ray-listen: if its code is unknown "
+        "Who took it could not begin it for 60 min, and says why in the log of "
+        "django-ray-listen: if its code is unknown "
         "there, restart it, or use --reload."
     )
     assert why(execution(missing_since=HOUR)) == said
@@ -285,7 +304,8 @@ def test_it_is_scheduled(execution, supervisor):
 
 def test_it_is_scheduled_and_nobody_will_run_it(execution):
     said = (
-        "It is due in 3 h; besides, no supervisor serves the queue 'default' of backend 'default': start django-ray-listen."
+        "It is due in 3 h; besides, no supervisor serves the queue 'default' "
+        "of backend 'default': start django-ray-listen."
     )
     assert why(execution(due_at=SOON)) == said
 
@@ -329,7 +349,10 @@ def test_to_ask_locks_nothing(execution, supervisor, connect):
     ("asks", "said"),
     [
         ({"num_gpus": 2}, "It asks for 2 GPUs, and the 2 clusters that serve its queue have 1 at most."),
-        ({"memory": 9000}, "It asks for 9,000 bytes of memory, and the 2 clusters that serve its queue have 500 at most."),
+        (
+            {"memory": 9000},
+            "It asks for 9,000 bytes of memory, and the 2 clusters that serve its queue have 500 at most.",
+        ),
         ({"resources": {"tpu": 1}}, "It asks for 1 tpu, and the 2 clusters that serve its queue have 0 at most."),
         (
             {"num_gpus": 1, "num_cpus": 8},
@@ -385,7 +408,8 @@ def test_it_waits_for_the_rate_of_its_gate(execution, supervisor, sql):
 def test_its_gate_has_a_place_and_no_slot_is_free(execution, supervisor, running):
     running(supervisor(slots=3), 3)
     said = (
-        "It waits behind gate 'shop:7', 0 of 5 running, for a free slot: all 3 slots of the supervisors that serve its queue "
+        "It waits behind gate 'shop:7', 0 of 5 running, for a free slot: all 3 "
+        "slots of the supervisors that serve its queue "
         "are taken, none before it."
     )
     assert why(execution(**gate(limit=5))) == said
@@ -425,7 +449,11 @@ def test_the_command_tells_of_several(execution):
     said = "No supervisor serves the queue 'default' of backend 'default': start django-ray-listen."
     assert asked(one) == f"{said}\n"
     assert asked(one, two).splitlines()[0] == f"{one}  {said}"
-    assert json.loads(asked(one, two, "--json"))["executions"][0] == {"task_id": str(one), "state": "READY", "why": said}
+    assert json.loads(asked(one, two, "--json"))["executions"][0] == {
+        "task_id": str(one),
+        "state": "READY",
+        "why": said,
+    }
     assert json.loads(asked(two, "--json"))["executions"][0]["state"] is None
     with pytest.raises(CommandError, match="is not the id of an execution"):
         asked("x")
@@ -438,7 +466,9 @@ def test_the_command_leaves_out_what_a_terminal_would_obey(execution):
 def test_the_page_of_an_execution_says_it(client, execution, supervisor, running):
     client.force_login(User.objects.create_superuser("admin"))
     running(supervisor(), 1, **gate("<b>", limit=1))
-    page = client.get(reverse("admin:django_ray_raytaskexecution_change", args=[execution(**gate("<b>", limit=1))])).text
+    page = client.get(
+        reverse("admin:django_ray_raytaskexecution_change", args=[execution(**gate("<b>", limit=1))])
+    ).text
     assert "It waits behind gate &#x27;&lt;b&gt;&#x27;: 1 of 1 running, none before it." in page
 
 
@@ -493,7 +523,9 @@ def crowd(connect, supervisor, running):
     session = connect()
     session.execute("ALTER TABLE django_ray_execution SET (autovacuum_enabled = off)")
     session.execute("ALTER TABLE django_ray_execution DISABLE TRIGGER USER")
-    insert = "INSERT INTO django_ray_execution (callable_path, state, finished_at, due_at, gate, gate_rule, priority) SELECT"
+    insert = (
+        "INSERT INTO django_ray_execution (callable_path, state, finished_at, due_at, gate, gate_rule, priority) SELECT"
+    )
     for number, values in (
         (700_000, "'x.y', 'SUCCESSFUL', now(), NULL, NULL, NULL, 0"),
         (100_000, "'x.y', 'READY', NULL, NULL, NULL, NULL, 5"),
@@ -514,7 +546,10 @@ def test_beside_a_million_rows_no_statement_reads_many(crowd, execution, supervi
     for mine, said in (
         (execution(), "more than 1,000 before it"),
         (execution(**gate(limit=3)), "3 of 3 running, more than 1,000 before it"),
-        (execution(priority=-100, **gate("shop:200", limit=3)), "0 of 3 running, so there is a place, but others come first"),
+        (
+            execution(priority=-100, **gate("shop:200", limit=3)),
+            "0 of 3 running, so there is a place, but others come first",
+        ),
     ):
         with CaptureQueriesContext(connection) as queries:
             assert said in why(mine)

@@ -38,8 +38,8 @@ class GateForm(_Form):
         max_length=MOST_GATE,
         widget=AdminTextInputWidget,
         help_text=_(
-            "The path of a task or its gate; with limit_by, a colon and the value. With a star behind the colon, all of "
-            "them."
+            "The path of a task or its gate; with limit_by, a colon and the value. With a star behind the colon, all "
+            "of them."
         ),
     )
     backend = forms.ChoiceField(choices=_backends, initial=DEFAULT_TASK_BACKEND_ALIAS)
@@ -67,14 +67,11 @@ class GateForm(_Form):
         data: dict[str, Any] = super().clean() or self.cleaned_data
         if not self.errors and data.get("limit") is None and data.get("rate_count") is None:
             raise ValidationError(gettext("Say a limit or a rate. To have what the code says, delete the override."))
+        self._take_over(data)
         return data
 
-    @override
-    def _post_clean(self) -> None:
-        # A row that only remembers a start is no override, and is in nobody's way.
-        if self.instance.pk is None and (name := self.cleaned_data.get("name")):
-            backend = self.cleaned_data.get("backend")
-            idle = Q(limit=None, rate_count=None, backend=backend, name=name)
-            if (known := rows_of(RayGate).filter(idle).first()) is not None:
-                self.instance = known
-        super()._post_clean()  # type: ignore[misc]
+    def _take_over(self, data: dict[str, Any]) -> None:
+        """Have a row that only remembers a start become the override: it is none, and in nobody's way."""
+        if self.instance.pk is None and data.get("name"):
+            idle = Q(limit=None, rate_count=None, backend=data.get("backend"), name=data["name"])
+            self.instance = rows_of(RayGate).filter(idle).first() or self.instance

@@ -42,6 +42,7 @@ def override_in_words(row: RayGate) -> str:
         )
         if row.rate_burst > 1:
             parts.append(
-                ngettext("%(number)s at once", "%(number)s at once", row.rate_burst) % {"number": count_all(row.rate_burst)}
+                ngettext("%(number)s at once", "%(number)s at once", row.rate_burst)
+                % {"number": count_all(row.rate_burst)}
             )
     return ", ".join(parts) or gettext("nothing")

@@ -35,7 +35,9 @@ class Command(BaseCommand):
     @override
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="those whose names begin so")
-        parser.add_argument("--backend", metavar="ALIAS", help="of this backend in TASKS (default: all; a verb: default)")
+        parser.add_argument(
+            "--backend", metavar="ALIAS", help="of this backend in TASKS (default: all; a verb: default)"
+        )
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
         verbs = parser.add_mutually_exclusive_group()
         verbs.add_argument("--set", metavar="NAME", help="override this gate; NAME:* is all of that name")
@@ -106,7 +108,8 @@ def _values(options: dict[str, Any]) -> dict[str, Any]:
         count, per = (int(match["count"]), float(match["per"])) if match else (0, 0.0)
         if not (1 <= count <= MOST and 0 < per <= LONGEST):
             raise CommandError(
-                f"--rate {rate}: it must be a number of starts, a slash and seconds of at most {LONGEST_IN_WORDS}: 100/60."
+                f"--rate {rate}: it must be a number of starts, a slash and seconds of at most {LONGEST_IN_WORDS}: "
+                "100/60."
             )
         values |= {"rate_count": count, "rate_per": per, "rate_burst": 1}
     if (burst := options["burst"]) is not None:
@@ -125,7 +128,8 @@ def _section(found: Sequence[Standing]) -> Section:
         [
             (
                 line(gate.name), gate.backend, gate_waiting(gate), duration(gate.oldest), count_all(gate.running),
-                NOTHING if gate.limit is None else "closed" if gate.limit == 0 else count_all(gate.limit), gate_rate(gate),
+                NOTHING if gate.limit is None else "closed" if gate.limit == 0 else count_all(gate.limit),
+                gate_rate(gate),
                 NOTHING if gate.seconds is None else duration(max(0.0, gate.next_in or 0.0)), _override(gate),
             )
             for gate in found

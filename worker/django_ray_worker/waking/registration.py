@@ -50,9 +50,7 @@ async def register(
     while True:
         try:
             worker = await _insert(work, slots, ray_address, pulse, resources())
-            return Registration(
-                work, worker, slots=slots, ray_address=ray_address, pulse=pulse, resources=resources
-            )
+            return Registration(work, worker, slots=slots, ray_address=ray_address, pulse=pulse, resources=resources)
         except DatabaseError as error:
             if not is_transient(error):
                 raise
@@ -122,9 +120,7 @@ class Registration:
         return await self._renew(worker, "Its row is gone, or somebody else's")
 
     async def _renew(self, worker: int, reason: str) -> int:
-        successor = await _insert(
-            self._store, self._slots, self._ray_address, self._pulse, self._resources()
-        )
+        successor = await _insert(self._store, self._slots, self._ray_address, self._pulse, self._resources())
         log.warning("%s: supervisor %d goes on as supervisor %d.", reason, worker, successor)
         return successor
 
