@@ -197,11 +197,13 @@ def is_alone(alias: str, row: Any) -> bool:
 
 
 _OTHERS = """
-SELECT EXISTS (
-    SELECT FROM django_ray_execution WHERE backend = %(backend)s AND gate < %(gate)s AND state = 'WAITING'
-) OR EXISTS (
-    SELECT FROM django_ray_execution WHERE backend = %(backend)s AND gate > %(gate)s AND state = 'WAITING'
-) AS others
+SELECT (
+    SELECT gate FROM django_ray_execution WHERE backend = %(backend)s AND gate < %(gate)s AND state = 'WAITING'
+    ORDER BY gate DESC LIMIT 1
+) IS NOT NULL OR (
+    SELECT gate FROM django_ray_execution WHERE backend = %(backend)s AND gate > %(gate)s AND state = 'WAITING'
+    ORDER BY gate LIMIT 1
+) IS NOT NULL AS others
 """
 
 

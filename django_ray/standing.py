@@ -66,8 +66,7 @@ def gates_standing(alias: str, backends: Sequence[str], prefix: str = "") -> lis
         idle = [
             name for name, row in rows.items() if row.overrides and name.startswith(prefix) and name not in set(names)
         ]
-        nothing = {"waiting": 0, "running": 0, "oldest": None, "limit": None, "seconds": None, "next_in": None}
-        found += [_standing(backend, {"name": name, **nothing}, rows) for name in sorted(idle)]
+        found += [_standing(backend, _idle(rows[name]), rows) for name in sorted(idle)]
     return found
 
 
@@ -78,6 +77,13 @@ def _rows(alias: str, backend: str, names: Sequence[str], prefix: str) -> dict[s
     rows: dict[str, RayGate] = {row.name: row for row in gates.filter(name__in={*names, *families})}
     overrides = gates.filter(Q(limit__isnull=False) | Q(rate_count__isnull=False), name__gte=prefix)
     return rows | {row.name: row for row in overrides.order_by("name")[:MOST_SHOWN]}
+
+
+def _idle(row: RayGate) -> dict[str, Any]:
+    """Return how a gate stands behind which nothing is, as far as its override says."""
+    seconds = row.rate_per / row.rate_count if row.rate_per and row.rate_count else None
+    said = {"name": row.name, "limit": row.limit, "seconds": seconds}
+    return {**said, "waiting": 0, "running": 0, "oldest": None, "next_in": None}
 
 
 def _standing(backend: str, said: dict[str, Any], rows: dict[str, RayGate]) -> Standing:
@@ -106,11 +112,15 @@ WITH RECURSIVE walk(gate) AS (
         gate,
         (SELECT count(*) FROM (
             SELECT FROM django_ray_execution AS row
-            WHERE backend = %(backend)s AND row.gate = live.gate COLLATE "C" AND state = 'WAITING' LIMIT %(few)s + 1
+            WHERE backend = %(backend)s AND row.gate >= live.gate COLLATE "C" AND row.gate <= live.gate COLLATE "C"
+                AND state = 'WAITING'
+            ORDER BY row.gate LIMIT %(few)s + 1
         ) AS waits) AS waiting,
         (SELECT count(*) FROM (
             SELECT FROM django_ray_execution AS row
-            WHERE backend = %(backend)s AND row.gate = live.gate COLLATE "C" AND state = 'RUNNING' LIMIT %(most)s + 1
+            WHERE backend = %(backend)s AND row.gate >= live.gate COLLATE "C" AND row.gate <= live.gate COLLATE "C"
+                AND state = 'RUNNING'
+            ORDER BY row.gate LIMIT %(most)s + 1
         ) AS runs) AS running
     FROM (SELECT gate FROM walk WHERE gate IS NOT NULL LIMIT %(walked)s) AS live
 ), first AS MATERIALIZED (
@@ -122,8 +132,9 @@ WITH RECURSIVE walk(gate) AS (
         CASE WHEN waiting <= %(few)s OR place > %(counted)s THEN waiting ELSE (
             SELECT count(*) FROM (
                 SELECT FROM django_ray_execution AS row
-                WHERE backend = %(backend)s AND row.gate = first.gate COLLATE "C" AND state = 'WAITING'
-                LIMIT %(most)s + 1
+                WHERE backend = %(backend)s AND row.gate >= first.gate COLLATE "C"
+                    AND row.gate <= first.gate COLLATE "C" AND state = 'WAITING'
+                ORDER BY row.gate LIMIT %(most)s + 1
             ) AS waits
         ) END AS waiting
     FROM first
@@ -137,7 +148,7 @@ WITH RECURSIVE walk(gate) AS (
         (SELECT priority, queue_name::text FROM django_ray_execution AS row
          WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND row.priority = part.priority
             AND queue_name > part.queue COLLATE "C"
-         ORDER BY queue_name LIMIT 1)
+         ORDER BY queue_name, gate, task_id LIMIT 1)
         UNION ALL
         (SELECT priority, queue_name::text FROM django_ray_execution AS row
          WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND row.priority < part.priority

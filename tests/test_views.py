@@ -26,6 +26,7 @@ def scrape():
         (sample.name.removeprefix("django_ray_queue_"), sample.labels["backend"], sample.labels["queue"]): sample.value
         for family in text_string_to_metric_families(response.content.decode())
         for sample in family.samples
+        if "queue" in sample.labels
     }
 
 
@@ -33,7 +34,9 @@ def test_an_empty_queue_that_is_configured_is_shown():
     found = scrape()
     assert {key[1:] for key in found} == {("default", "default"), ("default", "other")}
     assert set(found.values()) == {0}
-    assert {key[0] for key in found} == {"depth", "scheduled", "blocked", "running", "oldest_wait_seconds", "paused"}
+    assert {key[0] for key in found} == {
+        "depth", "scheduled", "blocked", "gated", "running", "oldest_wait_seconds", "paused",
+    }  # fmt: skip
 
 
 def test_what_waits_runs_and_is_scheduled_is_counted_by_queue():

@@ -546,6 +546,7 @@ def test_beside_a_million_rows_no_statement_reads_many(crowd, execution, supervi
     for mine, said in (
         (execution(), "more than 1,000 before it"),
         (execution(**gate(limit=3)), "3 of 3 running, more than 1,000 before it"),
+        (execution(priority=100, **gate("shop:7", limit=9)), "3 of 9 running, so there is a place, but others come"),
         (
             execution(priority=-100, **gate("shop:200", limit=3)),
             "0 of 3 running, so there is a place, but others come first",

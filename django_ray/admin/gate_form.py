@@ -48,9 +48,9 @@ class GateForm(_Form):
         help_text=_("How many may run at a time. 0 closes the gate; empty is what the code says."),
     )  # fmt: skip
     rate_count = forms.IntegerField(label=_("Starts"), required=False, min_value=1, max_value=MOST)
-    rate_per = forms.FloatField(label=_("in so many seconds"), required=False, min_value=_SHORTEST, max_value=LONGEST)
+    rate_per = forms.FloatField(label=_("In so many seconds"), required=False, min_value=_SHORTEST, max_value=LONGEST)
     rate_burst = forms.IntegerField(
-        label=_("at once"), required=False, initial=1, min_value=1, max_value=MOST,
+        label=_("At once"), required=False, initial=1, min_value=1, max_value=MOST,
         help_text=_("How many of them may be made up for at once, after a time without one."),
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def test_a_gate_is_closed_and_opened_again_by_clicking(log_in, connect):
     page.get_by_role("button", name="Save", exact=True).click()
     expect(row_of(page, "shop.tasks.mail")).to_contain_text("Closed")
     row_of(page, "shop.tasks.mail").get_by_role("link", name="limit 0").click()
-    page.get_by_role("link", name="Delete").click()
+    page.locator(".deletelink").click()
     page.get_by_role("button", name="Yes").click()
     expect(row_of(page, "shop.tasks.mail")).not_to_contain_text("Closed")
     page.get_by_label("Names that begin with").fill("shop.tasks.r")

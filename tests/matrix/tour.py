@@ -177,7 +177,10 @@ def pages(client, prefix):
     """Every page that links lead to, and those that only an address does."""
     fill()
     found = look_around(client, prefix)
-    searches = ("q=add", "state=FAILED", "within=1", "queue_name=default", "gate=shop:7", "callable_path=tests.tasks.add", "p=1")
+    searches = (
+        "q=add", "state=FAILED", "within=1", "queue_name=default", "gate=shop:7", "callable_path=tests.tasks.add",
+        "p=1",
+    )  # fmt: skip
     if any(LIST in address for address in found):
         for search in searches:
             assert client.get(f"{prefix}{LIST}?{search}").context["cl"].result_count, search
