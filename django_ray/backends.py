@@ -288,6 +288,15 @@ class RayTaskBackend(BaseTaskBackend):
                 raise TaskResultDoesNotExist(result_id)
         return False
 
+    def why(self, result_id: str) -> str:
+        """Return in one sentence why an execution does not run, or what it is doing."""
+        from django_ray.why import UNKNOWN, why
+
+        try:
+            return why(UUID(str(result_id)))
+        except ValueError:
+            return UNKNOWN
+
     def progress(self, result_id: str) -> Progress | None:
         """Return what the body of an execution has said last of how far it is; None for nothing."""
         return progress_of(result_id)

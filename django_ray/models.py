@@ -67,6 +67,7 @@ class RayWorker(models.Model):
     queues = json_field()  # A list of names; null is any queue.
     concurrency = models.IntegerField()
     ray_address = models.TextField()
+    resources = json_field(null=True)  # What its cluster has in all, by Ray's names; null is not known.
     version = models.TextField()
     started_at = moment_field(db_default=Now())
     pulse = models.FloatField(db_default=0)  # Seconds between two signs of life; 0 is none.

@@ -167,11 +167,24 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
         """Do what cancel does."""
         return await sync_to_async(self.cancel, thread_sensitive=True)()
 
-    def _why_not(self, timeout: float | None) -> str:
-        from django_ray.why import why
+    def why(self) -> str:
+        """Return in one sentence why the execution does not run, or what it is doing, as it is now.
 
-        reason = why(UUID(self.id))
-        return f"{self.task.module_path} {self.id} is {self.status.value} after {timeout} s{reason and ': '}{reason}."
+            >>> result.why()
+            "It waits behind gate 'shop:7': 5 of 5 running, 312 before it."
+
+        Read from the database, at a bounded cost. A role that may not see queues, supervisors and gates is told what
+        can be told without them.
+        """
+        backend: Any = self.task.get_backend()
+        return backend.why(self.id)  # type: ignore[no-any-return]
+
+    async def awhy(self) -> str:
+        """Do what why does."""
+        return await sync_to_async(self.why, thread_sensitive=True)()
+
+    def _why_not(self, timeout: float | None) -> str:
+        return f"{self.task.module_path} {self.id} is {self.status.value} after {timeout} s. {self.why()}"
 
 
 async def _nothing() -> AsyncGenerator[Progress]:

@@ -7,13 +7,12 @@ no sessions.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import connections, router, transaction
+from django.db import router
 from django.db.models import OuterRef, Subquery
 from django.db.models.fields.json import KT
 from django.tasks import task_backends
@@ -23,9 +22,11 @@ from django_ray.agenda import Upcoming, upcoming
 from django_ray.backends import RayTaskBackend
 from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.moments import held_sql
+from django_ray.probing import planned_by_index, select
 from django_ray.rows import queues_of
+from django_ray.standing import Standing, gates_standing, oldest_behind_gates
 
-__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "queues", "status"]
+__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "queues", "status"]
 
 MOST = 10_000  # A count that is one more than this says "more than".
 MINUTES = 60
@@ -58,6 +59,7 @@ class Queue:
     waiting: int  # Claimable, up to MOST + 1.
     scheduled: int  # Not due yet, up to MOST + 1.
     blocked: int  # WAITING for something else than time, up to MOST + 1.
+    gated: int  # Those of them that wait behind gates, up to MOST + 1.
     oldest: float | None  # Seconds that the oldest claimable one has been waiting; None when paused or empty.
     running: int
     paused_at: datetime | None
@@ -119,7 +121,7 @@ class Status:
 def status() -> Status:
     """Look. Four statements of its own, and four for each alias of RayTaskBackend in TASKS."""
     failures = _few().filter(state=State.FAILED).annotate(error_text=KT("errors__-1__message"))
-    with _planned_by_index():
+    with planned_by_index(_database()):
         return Status(
             at=timezone.now(),
             queues=[queue for alias in _aliases() for queue in _queues(alias)],
@@ -130,24 +132,21 @@ def status() -> Status:
         )
 
 
+def oldest_gated() -> dict[str, float | None]:
+    """Return how long the oldest of what waits behind gates has done so, by the aliases of RayTaskBackend."""
+    with planned_by_index(_database()):
+        return {alias: oldest_behind_gates(_database(), alias) for alias in _aliases()}
+
+
+def gates(prefix: str = "", backends: Sequence[str] | None = None) -> list[Standing]:
+    """Look at the gates of all aliases of RayTaskBackend, or of some, whose names begin with a prefix."""
+    return gates_standing(_database(), _aliases() if backends is None else backends, prefix)
+
+
 def queues() -> list[Queue]:
     """Look at the queues of all aliases of RayTaskBackend: those of QUEUES, and what else holds something or did."""
-    with _planned_by_index():
+    with planned_by_index(_database()):
         return [queue for alias in _aliases() for queue in _queues(alias)]
-
-
-@contextmanager
-def _planned_by_index() -> Generator[None]:
-    """Have the statements of a block probe indexes, whatever the statistics say or do not say yet."""
-    alias = _database()
-    with transaction.atomic(using=alias):
-        _select(
-            "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),"
-            " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
-            " set_config('jit', 'off', true)"
-        )
-        yield
-        transaction.set_rollback(True, using=alias)  # the settings end here, in a caller's block too
 
 
 def _database() -> str:
@@ -170,10 +169,7 @@ def _running() -> Any:
 
 
 def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
-    with connections[_database()].cursor() as cursor:
-        cursor.execute(sql, parameters)
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return select(_database(), sql, **parameters)
 
 
 # Ordered by due_at, or the planner may take the index of all queues, and read past the others.
@@ -190,6 +186,15 @@ WITH RECURSIVE running AS MATERIALIZED (
             WHERE backend = %(backend)s AND state = 'WAITING' AND queue_name > blocked.name COLLATE "C"
             ORDER BY queue_name LIMIT 1)
     FROM blocked WHERE blocked.name IS NOT NULL
+), class(priority) AS (
+    -- One index probe per priority with which something waits behind a gate.
+    (SELECT priority FROM django_ray_execution
+     WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL ORDER BY priority DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT priority FROM django_ray_execution
+            WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND priority < class.priority
+            ORDER BY priority DESC LIMIT 1)
+    FROM class WHERE class.priority IS NOT NULL
 ), queue(name) AS MATERIALIZED (
     SELECT unnest(%(configured)s::text[])
     UNION SELECT django_ray_filled_queues(%(backend)s)
@@ -218,6 +223,15 @@ SELECT
         SELECT FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = name AND state = 'WAITING' LIMIT %(most)s + 1
     ) AS waits) AS blocked,
+    (SELECT count(*) FROM (
+        SELECT FROM class CROSS JOIN LATERAL (
+            SELECT FROM django_ray_execution AS row
+            WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND row.priority = class.priority
+                AND queue_name = name
+            ORDER BY gate, task_id LIMIT %(most)s + 1
+        ) AS one
+        LIMIT %(most)s + 1
+    ) AS behind) AS gated,
     (
         SELECT least(greatest(
             extract(epoch FROM statement_timestamp()) - extract(epoch FROM since), 0

@@ -312,6 +312,10 @@ class ImmediateBackend(_InMemory):
         return False  # it is finished
 
     @override
+    def why(self, result_id: str) -> str:
+        return "It has ended: ImmediateBackend runs each task inside enqueue(), once."
+
+    @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
         BaseTaskBackend.get_result(self, result_id)
         raise AssertionError("Django's own says that this is not implemented.")
@@ -362,6 +366,12 @@ class DummyBackend(_InMemory):
         is_ready = not result.is_finished
         object.__setattr__(result, "status", TaskResultStatus.FAILED)
         return is_ready
+
+    @override
+    def why(self, result_id: str) -> str:
+        if any(result.id == result_id and result.is_finished for result in self.results):
+            return "It was cancelled."
+        return "It is READY and stays so: DummyBackend runs nothing."
 
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:

@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from django_ray.agenda import all_schedules, lag_of, overdue_of
-from django_ray.status import MOST, queues
+from django_ray.status import MOST, oldest_gated, queues
 
 __all__ = ["metrics"]
 
@@ -24,11 +24,16 @@ _GAUGES = {
     "depth": "Claimable executions, counted up to 10001.",
     "scheduled": "Executions for later, counted up to 10001.",
     "blocked": "Executions for which something else has to happen first, counted up to 10001.",
+    "gated": "Of the blocked executions, those behind gates, counted up to 10001.",
     "running": "Executions that run.",
     "oldest_wait_seconds": "How long the oldest claimable execution has been waiting.",
     "paused": "1 when the queue is paused.",
 }
 
+
+_GATES_GAUGES = {
+    "oldest_wait_seconds": "How long the oldest execution behind a gate has been waiting, in the first 500 gates.",
+}
 
 _SCHEDULE_GAUGES = {
     "lag_seconds": "From the last tick that was fired to its enqueue.",
@@ -49,8 +54,8 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         (
             {"backend": queue.backend, "queue": queue.name},
             (
-                min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.running, queue.oldest or 0.0,
-                int(queue.paused_at is not None),
+                min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.gated, queue.running,
+                queue.oldest or 0.0, int(queue.paused_at is not None),
             ),
         )
         for queue in queues()
@@ -65,7 +70,12 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         )
         for row in all_schedules()
     ]  # fmt: skip
-    lines = [*_lines("queue", _GAUGES, of_queues), *_lines("schedule", _SCHEDULE_GAUGES, of_schedules)]
+    of_gates = [({"backend": alias}, (oldest or 0.0,)) for alias, oldest in oldest_gated().items()]
+    lines = [
+        *_lines("queue", _GAUGES, of_queues),
+        *_lines("gates", _GATES_GAUGES, of_gates),
+        *_lines("schedule", _SCHEDULE_GAUGES, of_schedules),
+    ]
     return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; version=0.0.4; charset=utf-8")
 
 

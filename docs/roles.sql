@@ -101,6 +101,7 @@ GRANT DELETE ON django_ray_progress TO django_ray_operator; -- delete, prune
 GRANT EXECUTE ON FUNCTION
     django_ray_filled_queues(text), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what is shown
     django_ray_session(int), -- who is here
+    django_ray_gate_rule(text, text, jsonb), django_ray_number(jsonb, float8, float8), -- gates, as they stand
     django_ray_enqueue_ticks(int[], timestamptz[]), -- run_now, backfill
     django_ray_ring(text), -- by triggers: a limit of a gate has changed
     django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
@@ -146,8 +147,8 @@ GRANT SELECT -- who is paused; only an operator pauses
 ON django_ray_queue TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- its peers; PRUNE_AFTER
-    , INSERT (hostname, pid, backend, queues, concurrency, ray_address, version, pulse)
-    , UPDATE (pulse_at, stopped_at, lost_at)
+    , INSERT (hostname, pid, backend, queues, concurrency, ray_address, resources, version, pulse)
+    , UPDATE (pulse_at, stopped_at, lost_at, resources)
 ON django_ray_worker TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- what is older than a day

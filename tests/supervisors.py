@@ -174,6 +174,7 @@ class Instant:
 
     address = "nowhere"
     cpus = 50
+    resources = None
 
     is_usable = True
     is_stuck = False
@@ -244,7 +245,10 @@ async def living(database, executor, *, endpoint=None, **changes):
 async def _living(settings, database, executor, stop, monitor):
     async with database.pool() as pool:
         store = Store(pool, backend=settings.backend, queues=settings.queues, options=settings.options)
-        registration = await register(store, slots=executor.cpus, ray_address=executor.address, pulse=settings.pulse)
+        registration = await register(
+            store, slots=executor.cpus, ray_address=executor.address, pulse=settings.pulse,
+            resources=lambda: executor.resources,
+        )  # fmt: skip
         life = Supervisor(registration, settings, executor, database=database, store=store, stop=stop, monitor=monitor)
         async with create_task_group() as tasks:
             tasks.start_soon(life.live)

@@ -200,27 +200,27 @@ WAITING = [
     (
         {},
         [],
-        "READY after 0.01 s: no supervisor serves the queue 'default' of backend 'default': start django-ray-listen.",
+        "READY after 0.01 s. No supervisor serves the queue 'default' of backend 'default': start django-ray-listen.",
     ),
     (
         {},
         [{"queues": '["mail"]'}],
-        "no supervisor serves the queue 'default' of backend 'default'; 1 serve other queues",
+        "No supervisor serves the queue 'default' of backend 'default'; 1 serves other queues",
     ),
     ({}, [{"pulse_at": "2026-01-01"}], "serves its queue, and has been silent for"),
-    ({"due_at": "2999-01-01"}, [{}], "it is due in"),
-    ({"due_at": "2999-01-01", "failures": 1}, [{}], "the next attempt is due in"),
+    ({"due_at": "2999-01-01"}, [{}], "It is due in"),
+    ({"due_at": "2999-01-01", "failures": 1}, [{}], "The next attempt, 2 of 3, is due in"),
     (
         {"due_at": "2999-01-01", "released": 7},
         [{}],
-        "it has come back 7 times without having ended, and is due in",
+        "It has come back 7 times without having ended, and is due in",
     ),
-    ({"missing_since": "2026-01-01"}, [{}], "who took it could not begin it for"),
-    ({}, [{}], "it waits for a free slot."),
+    ({"missing_since": "2026-01-01"}, [{}], "Who took it could not begin it for"),
+    ({}, [{}], "It should start at any moment: there is a free slot"),
     (
         {"state": "RUNNING", "claimed_by_id": 1, "worker_ids": '["1"]', "last_attempted_at": "2026-01-01"},
         [{}],
-        "attempt 1 runs since",
+        "attempt 1 of 3, on supervisor 1",
     ),
 ]
 
@@ -231,10 +231,12 @@ def test_a_wait_says_what_the_execution_waits_for(row, supervisors, answer, inse
     task_id = insert(**row)
     for changes in supervisors:
         columns = {**SUPERVISOR, **changes}
-        connect().execute(
+        session = connect()
+        session.execute(
             f"INSERT INTO django_ray_worker ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})",
             [*columns.values()],
         )
+        session.execute("SELECT django_ray_identify(max(id)) FROM django_ray_worker")
     with says(TimeoutError, answer):
         tasks.add.get_result(str(task_id)).wait(timeout=0.01)
 
@@ -243,13 +245,13 @@ def test_a_wait_says_what_the_execution_waits_for(row, supervisors, answer, inse
 def test_a_wait_for_a_paused_queue_says_so(insert):
     task_id = insert()
     call_command("django_ray_pause", "default")
-    with says(TimeoutError, "its queue 'default' is paused since 0 s: resume it."):
+    with says(TimeoutError, "Its queue 'default' has been paused for 0"):
         tasks.add.get_result(str(task_id)).wait(timeout=0.01)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_an_await_says_it_as_well():
-    with says(TimeoutError, "no supervisor serves the queue 'default'"):
+    with says(TimeoutError, "No supervisor serves the queue 'default'"):
         async_to_sync(tasks.add.enqueue(1, 2).await_result)(timeout=0.01)
 
 

@@ -101,6 +101,7 @@ async def test_the_figures_of_the_supervisor_are_those_of_the_moment(database, c
         session.execute(INSERT, ["default", 2])
         await executor.has_run(2)
         life.metrics.reconnects, life.metrics.refused, life.metrics.oldest = 3, 4, 1.5
+        life.metrics.turned_away, life.metrics.expired = 8, 9
         life.metrics.ticks, life.metrics.ticks_skipped = 5, 6
         life.metrics.tick_lag, life.metrics.schedule_problems = 0.5, 7
         _, text = await get(endpoint, "/metrics")
@@ -112,6 +113,7 @@ async def test_the_figures_of_the_supervisor_are_those_of_the_moment(database, c
     assert found["django_ray_reconnects_total",] == 3
     assert found["django_ray_refused_total",] == 4
     assert found["django_ray_oldest_seconds",] == 1.5
+    assert (found["django_ray_turned_away_total",], found["django_ray_expired_total",]) == (8, 9)
     assert (found["django_ray_ticks_total",], found["django_ray_ticks_skipped_total",]) == (5, 6)
     assert (found["django_ray_tick_lag_seconds",], found["django_ray_schedule_problems",]) == (0.5, 7)
     for name in ("pulses_missed", "rescued", "clusters_lost", "ticks_lost"):

@@ -28,13 +28,14 @@ from psycopg.types.json import Jsonb
 
 import django_ray.views
 from django_ray import streaming
-from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
+from django_ray.models import RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.rows import Fence
 from django_ray.runtime.call import _write
 from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, in_this_thread, save_metadata
-from django_ray.status import status
+from django_ray.status import gates, status
+from django_ray.why import why
 from django_ray_worker.core.judge import abandoned
 from django_ray_worker.core.policy import Succeed
 from django_ray_worker.core.schedule import Decision
@@ -302,6 +303,25 @@ def test_one_is_cancelled_as_many_are(state):
     assert written[0] == written[1]
 
 
+def test_a_web_process_is_told_why_without_what_it_may_not_see(acting, owner):
+    """Queues, supervisors and gates are nothing that it may read: what is left is the row, and what comes before it."""
+    owner.execute("INSERT INTO django_ray_queue (name, paused_at) VALUES ('default', now())")
+    owner.execute("INSERT INTO django_ray_gate (name, \"limit\") VALUES ('g', 0)")
+    owner.execute("INSERT INTO django_ray_execution (callable_path) VALUES ('x.y')")
+    acting("web")
+    result = tasks.add.enqueue(1, 2)
+    assert result.why() == "It waits in its queue, 1 before it."
+    later = tasks.add.using(run_after=timedelta(hours=3, seconds=1)).enqueue(1, 2)
+    assert async_to_sync(later.awhy)() == "It is due in 3 h."
+    (behind,) = owner.execute(
+        "INSERT INTO django_ray_execution (callable_path, gate, gate_rule) VALUES ('x.y', 'g', '{\"limit\": 2}')"
+        " RETURNING task_id"
+    ).fetchall()
+    assert why(behind["task_id"]) == "It waits behind gate 'g': 0 of 2 running, none before it."
+    owner.execute("UPDATE django_ray_execution SET state = 'RUNNING', claimed_by_id = 7, last_attempted_at = now()")
+    assert result.why().endswith(", attempt 1 of 3, on supervisor 7.")
+
+
 # An operator.
 
 
@@ -335,6 +355,10 @@ def test_an_operator_has_every_command(acting, owner, failed):
     assert command("cancel", "--all") == "Cancelled 2 executions."
     assert command("pause", "default", "other") == "default is paused.\nother is paused."
     assert "paused" in command("status")
+    assert command("gates", "--set", "g", "--limit", "3") == "g: limit 3."
+    assert "limit 3" in command("gates")
+    assert command("gates", "--clear", "g") == "g: what the code says holds again."
+    assert "CANCELLED" in command("why", failed)
     assert '"queues"' in command("status", "--json")
     assert command("resume", "default") == "default is resumed."
     assert command("prune", "--older-than", "30m") == "Deleted 1 execution."
@@ -357,6 +381,8 @@ def test_an_operator_sees_every_page(admin_as_operator, failed, owner):
     row, worker = RayTaskExecution.objects.get(pk=failed), RayWorker.objects.get()
     more = [
         reverse("admin:index"),
+        reverse("admin:django_ray_raygate_changelist"),
+        reverse("admin:django_ray_raygate_add"),
         reverse("admin:django_ray_rayworker_change", args=[worker.pk]),
         reverse("admin:django_ray_raytaskexecution_delete", args=[row.pk]),
         reverse("admin:django_ray_raytaskexecution_history", args=[row.pk]),
@@ -711,6 +737,12 @@ def use_as_web():
     assert (second.id, second.args) == (first.id, [1, 3])
 
 
+def enqueue_admitted(**said):
+    with connection.cursor() as cursor:
+        call = {"callable_path": "tests.tasks.add", "admission": said}
+        cursor.execute("SELECT * FROM django_ray_enqueue_admitted('default', %s)", [json.dumps([call])])
+
+
 def use_as_operator():
     result = tasks.add.enqueue(1, 2)
     rows = RayTaskExecution.objects.filter(pk=result.id)
@@ -728,6 +760,11 @@ def use_as_operator():
     schedule.save()
     schedule.run_now()
     schedule.delete()
+    enqueue_admitted(gate=f"gate-{uuid4()}", rule={"limit": 1})
+    gate = RayGate.objects.create(name=f"gate-{uuid4()}", backend="default", limit=1)
+    gate.save()
+    gate.delete()
+    assert gates()
     status()
 
     async def watch():
@@ -741,6 +778,12 @@ def use_as_operator():
 def use_as_supervisor():
     find_database()
     tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
+    # Behind a gate with a rate, at a full gate, too late.
+    gate = f"gate-{uuid4()}"
+    enqueue_admitted(gate=gate, rule={"count": 1, "per": 0.001})
+    enqueue_admitted(gate=gate, rule={"count": 1, "per": 0.001})
+    enqueue_admitted(gate=f"gate-{uuid4()}", rule={"limit": 0, "full": "cancel_new"})
+    enqueue_admitted(expires="-1 hours")
     returned, unstarted = async_to_sync(use_as_store)(Database(connection))
     output = Output("a task")
     output.add("a line\n")
@@ -764,7 +807,10 @@ async def use_as_store(database):
         await work.unsettled([BELL])
         await work.await_in_flight(BELL)
         await work.promote()
-        first, *others = (await work.claim(worker, 3)).claims
+        assert await work.expire() == 1
+        assert (await work.make_way()).refused == 1
+        first, *others = sorted((await work.claim(worker, 9)).claims, key=lambda claim: claim.task_id)[:3]
+        await work.tell_resources(worker, {"CPU": 2})
         await store.leave(session, [BELL])
         assert await work.record([Record(first, Succeed(result="1"))]) == {first.task_id}
         await work.reconcile([worker], {claim.task_id for claim in others}, abandoned)
@@ -800,6 +846,7 @@ async def use_as_store(database):
         assert (await work.fire(decided, [])).enqueued == len(decided) > 0
         await work.prune(0, 10)
         assert await work.prune_workers(0, 10) == 1
+        await work.prune_gates(0, 10)
         await work.hang_up(worker, [0])
         await work.sign_off(worker)
         return others

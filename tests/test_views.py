@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import django_ray.status
 import django_ray.views
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker
+from django_ray.probing import planned_by_index
 from tests import tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,6 +26,7 @@ def scrape():
         (sample.name.removeprefix("django_ray_queue_"), sample.labels["backend"], sample.labels["queue"]): sample.value
         for family in text_string_to_metric_families(response.content.decode())
         for sample in family.samples
+        if "queue" in sample.labels
     }
 
 
@@ -32,7 +34,9 @@ def test_an_empty_queue_that_is_configured_is_shown():
     found = scrape()
     assert {key[1:] for key in found} == {("default", "default"), ("default", "other")}
     assert set(found.values()) == {0}
-    assert {key[0] for key in found} == {"depth", "scheduled", "blocked", "running", "oldest_wait_seconds", "paused"}
+    assert {key[0] for key in found} == {
+        "depth", "scheduled", "blocked", "gated", "running", "oldest_wait_seconds", "paused",
+    }  # fmt: skip
 
 
 def test_what_waits_runs_and_is_scheduled_is_counted_by_queue():
@@ -76,7 +80,7 @@ def test_counting_ends_at_a_limit_and_reads_no_more_rows_than_that(monkeypatch):
     found = scrape()
     assert found["depth", "default", "default"] == 11
     assert found["scheduled", "default", "default"] == 11
-    with django_ray.status._planned_by_index(), connection.cursor() as cursor:
+    with planned_by_index(connection.alias), connection.cursor() as cursor:
         parameters = {"backend": "default", "configured": ["default"], "most": 10}
         cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + django_ray.status._QUEUES, parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())

@@ -38,12 +38,14 @@ from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
 from django_ray.templatetags.django_ray import ago, count_all, duration
 from django_ray.ticking import schedule_of, tick_of
+from django_ray.why import why
 
 __all__ = ["ExecutionAdmin"]
 
 MOST_DELETED = 1000  # By the action, which shows them all first.
 MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
 
+_BEHIND = _("behind gate %(gate)s")
 # What is said after a verb. One sentence each, so that it can be translated.
 _RETRIED = ngettext_lazy(
     "%(shown)s execution will be tried again.", "%(shown)s executions will be tried again.", "number"
@@ -89,7 +91,10 @@ class ExecutionAdmin(ReadOnly):
     @admin.display(description=_("state"))
     def shown_state(self, row: RayTaskExecution) -> str:
         """Return the state, as a word in its colour."""
-        return format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
+        state = format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
+        if row.state != State.WAITING or row.gate is None:
+            return state
+        return format_html('{}<br><span class="dr-quiet">{}</span>', state, _BEHIND % {"gate": row.gate})
 
     @admin.display(description=_("task"))
     def shown_task(self, row: RayTaskExecution) -> str:
@@ -227,6 +232,7 @@ class ExecutionAdmin(ReadOnly):
             "opts": self.opts,
             "original": row,
             "row": row,
+            "why": None if row.state in FINISHED else why(row.pk),
             "events": history(row),
             "progress": rows_of(RayProgress).filter(pk=row.pk).first(),
             "output": clean_text(row.output, MOST_SHOWN) if row.output else "",

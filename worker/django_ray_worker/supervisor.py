@@ -31,6 +31,7 @@ from django_ray_worker.running.reconciler import Reconciler
 from django_ray_worker.showing.monitor import Monitor
 from django_ray_worker.stop import Stop
 from django_ray_worker.waking.doorbell import Doorbell
+from django_ray_worker.waking.inventory import Inventory
 from django_ray_worker.waking.listener import Session
 from django_ray_worker.waking.liveness import Liveness
 from django_ray_worker.waking.registration import register
@@ -92,7 +93,11 @@ async def _live(
     registration = None
     with stop.intake:
         registration = await register(
-            store, slots=slots_of(config, executor), ray_address=executor.address, pulse=config.pulse
+            store,
+            slots=slots_of(config, executor),
+            ray_address=executor.address,
+            pulse=config.pulse,
+            resources=lambda: executor.resources,
         )
     if registration is not None:
         supervisor = Supervisor(
@@ -133,6 +138,7 @@ class Supervisor:
         self._wakeup = Wakeup()
         self._tally = Tally(store, monitor.observer)
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
+        self._inventory = Inventory(store, self._identity, lambda: executor.resources)
         slots = slots_of(config, executor)
         self._dispatcher = Dispatcher(
             executor,
@@ -140,6 +146,7 @@ class Supervisor:
             self._tally,
             record=self._recorder.put,
             on_free=self._wakeup.nudge,
+            on_look=self._inventory.look,
             is_stopping=lambda: stop.intake.cancel_called,
             ahead=ahead_of(config, executor),
         )
@@ -218,6 +225,7 @@ class Supervisor:
         session.start_soon(self._reconciler.run)
         session.start_soon(self._tally.run, self._identity)
         waits.start_soon(self._gatekeeper.run)
+        waits.start_soon(self._inventory.run)
         waits.start_soon(self._tend_executor)
         waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
         log.info("%s", self._banner())
@@ -284,6 +292,7 @@ class Supervisor:
     async def _tend_executor(self) -> None:
         while True:
             await restart_when_gone(self._executor, self._stop.guard, on_gone=self._has_lost_executor)
+            self._inventory.look()
             self._wakeup.look()
 
     def _has_lost_executor(self) -> None:

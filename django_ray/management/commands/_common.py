@@ -36,6 +36,7 @@ __all__ = [
     "find_states",
     "piped",
     "refuse_unknown",
+    "task_id",
 ]
 
 
@@ -63,7 +64,7 @@ def executions(options: dict[str, Any], states: Sequence[str]) -> ExecutionQuery
     rows: Any = RayTaskExecution.objects.using(database())
     chosen: ExecutionQuerySet = rows.filter(state__in=find_states(options["state"], states))
     if options["ids"]:
-        chosen = chosen.filter(pk__in=[_id(text) for text in options["ids"]])
+        chosen = chosen.filter(pk__in=[task_id(text) for text in options["ids"]])
     if options["queue"]:
         chosen = chosen.filter(queue_name__in=options["queue"])
     if options["task"]:
@@ -183,7 +184,8 @@ def counted(number: int) -> str:
     return f"{number:,} execution{'' if number == 1 else 's'}"
 
 
-def _id(text: str | UUID) -> UUID:
+def task_id(text: str | UUID) -> UUID:
+    """Return the id that somebody has given."""
     try:
         return UUID(str(text))
     except ValueError:

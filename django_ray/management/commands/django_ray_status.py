@@ -125,14 +125,15 @@ def _sections(shown: Status) -> list[Section]:
         (
             "Queues",
             (
-                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "blocked", "done/h", "failed/h",
-                "postponed/h", "mean wait",
+                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "blocked", "at gates", "done/h",
+                "failed/h", "postponed/h", "mean wait",
             ),
             [
                 (
                     line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
                     duration(queue.oldest), count(queue.running), count(queue.scheduled), count(queue.blocked),
-                    f"{queue.ended:,}", f"{queue.failed:,}", f"{queue.postponed:,}", duration(queue.wait),
+                    count(queue.gated), f"{queue.ended:,}", f"{queue.failed:,}", f"{queue.postponed:,}",
+                    duration(queue.wait),
                 )
                 for queue in shown.queues
             ],

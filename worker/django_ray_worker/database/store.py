@@ -114,8 +114,9 @@ class Store:
 
     async def register(self, **columns: Any) -> int:
         """Insert our RayWorker and return its id."""
-        columns |= self._scope
+        columns = {"resources": None, **columns, **self._scope}
         columns["queues"] = Jsonb(columns["queues"])
+        columns["resources"] = None if columns["resources"] is None else Jsonb(columns["resources"])
         row = None
         while row is None:  # a row with the next id of the sequence is there already: somebody has restored it
             async with self._transaction() as connection:
@@ -127,6 +128,13 @@ class Store:
         async with self._connection() as connection:
             parameters = {**self._scope, "worker": worker, "hostname": hostname, "pid": pid}
             return await (await connection.execute(SQL["is_registered"], parameters)).fetchone() is not None
+
+    async def tell_resources(self, worker: int, resources: Mapping[str, float]) -> bool:
+        """Write what our cluster has into our row; tell whether somebody has locked it, so that it could not be."""
+        async with self._connection() as connection:
+            parameters = {"worker": worker, "resources": Jsonb(dict(resources))}
+            row = await (await connection.execute(SQL["resources"], parameters)).fetchone()
+        return row is not None and cast("bool", row["is_locked"])
 
     async def sign_off(self, worker: int) -> None:
         """Say that this supervisor ended by itself, if it leaves nothing behind."""

@@ -43,6 +43,7 @@ class Dispatcher:
         *,
         record: Callable[[Record], None],
         on_free: Callable[[], None],
+        on_look: Callable[[], None] = lambda: None,
         is_stopping: Callable[[], bool] = bool,
         ahead: int = 0,
     ) -> None:
@@ -50,6 +51,7 @@ class Dispatcher:
         self._tally = tally
         self._record = record
         self._on_free = on_free
+        self._on_look = on_look  # It was looked what the cluster has.
         self._is_stopping = is_stopping
         self._pace = Pace()
         self._slots: Slots[Call] = Slots(total, ahead)
@@ -119,6 +121,7 @@ class Dispatcher:
         try:
             if self._executor.lacks(call.claims[0]):
                 await self._executor.look()
+                self._on_look()
                 lacking = self._executor.lacks(call.claims[0])
             if not lacking:
                 await self._run(call)

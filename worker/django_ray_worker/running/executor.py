@@ -6,7 +6,7 @@ When Ray is gone, nothing that it ran is charged: all of it is released, Ray is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +55,11 @@ class Executor(Protocol):
     @property
     def is_stuck(self) -> bool:
         """Tell whether a thread hangs in it for good, so that this process can only end."""
+        ...
+
+    @property
+    def resources(self) -> Mapping[str, float] | None:
+        """What it had in all when it looked last, by Ray's names; None where that is no question."""
         ...
 
     def lacks(self, claim: Claim) -> dict[str, float]:

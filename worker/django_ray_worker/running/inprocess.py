@@ -32,6 +32,7 @@ class InProcessExecutor:
     address = "none: tasks run in this process"
     cpus = 1
 
+    resources = None
     is_usable = True
     is_stuck = False
     most_per_call = 1

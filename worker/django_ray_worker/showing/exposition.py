@@ -74,6 +74,8 @@ class _Supervisor(Collector):
         yield _counter("rescued", "Executions taken back from dead supervisors.", own.rescued)
         yield _counter("refused", "Outcomes that the fence refused.", own.refused)
         yield _counter("clusters_lost", "Times that Ray was gone.", own.clusters_lost)
+        yield _counter("turned_away", "Executions that were cancelled at a full gate.", own.turned_away)
+        yield _counter("expired", "Executions that had not begun by their time.", own.expired)
         yield _counter("ticks", "Ticks of schedules that were enqueued here.", own.ticks)
         yield _counter("ticks_skipped", "Ticks while the run before was unfinished.", own.ticks_skipped)
         yield _counter("ticks_lost", "Ticks that were missed, and not made up for.", own.ticks_lost)

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from anyio import sleep
@@ -33,15 +34,23 @@ log = logging.getLogger("django_ray.supervisor")
 MOST_REFUSALS = 5
 REFUSED_SECONDS = 0.05  # Until the second try; each one that follows waits longer by that.
 
+# What the cluster has in all, by Ray's names; None where there is no cluster.
+type Resources = Callable[[], Mapping[str, float] | None]
 
-async def register(work: Store, *, slots: int, ray_address: str, pulse: float) -> Registration:
+
+def _nothing() -> None:
+    """There is no cluster."""
+
+
+async def register(
+    work: Store, *, slots: int, ray_address: str, pulse: float, resources: Resources = _nothing
+) -> Registration:
     """Insert our row, however long that takes; one whose reply is lost is found dead by the next."""
     tries = 0
     while True:
         try:
-            return Registration(
-                work, await _insert(work, slots, ray_address, pulse), slots=slots, ray_address=ray_address, pulse=pulse
-            )
+            worker = await _insert(work, slots, ray_address, pulse, resources())
+            return Registration(work, worker, slots=slots, ray_address=ray_address, pulse=pulse, resources=resources)
         except DatabaseError as error:
             if not is_transient(error):
                 raise
@@ -51,7 +60,9 @@ async def register(work: Store, *, slots: int, ray_address: str, pulse: float) -
         tries += 1
 
 
-async def _insert(work: Store, slots: int, ray_address: str, pulse: float) -> int:
+async def _insert(
+    work: Store, slots: int, ray_address: str, pulse: float, resources: Mapping[str, float] | None
+) -> int:
     return await work.register(
         hostname=platform.node(),
         pid=os.getpid(),
@@ -59,14 +70,25 @@ async def _insert(work: Store, slots: int, ray_address: str, pulse: float) -> in
         ray_address=ray_address,
         version=django_ray.__version__,
         pulse=pulse,
+        resources=resources,
     )
 
 
 class Registration:
     """Of one supervisor that has a row, or had one."""
 
-    def __init__(self, work: Store, worker: int, *, slots: int, ray_address: str, pulse: float) -> None:
+    def __init__(
+        self,
+        work: Store,
+        worker: int,
+        *,
+        slots: int,
+        ray_address: str,
+        pulse: float,
+        resources: Resources = _nothing,
+    ) -> None:
         self.identity = Identity(worker)
+        self._resources = resources
         self._store = work
         self._slots, self._ray_address, self._pulse = slots, ray_address, pulse
         self._pids: deque[int] = deque(maxlen=8)  # Of the sessions that were ours lately.
@@ -98,7 +120,7 @@ class Registration:
         return await self._renew(worker, "Its row is gone, or somebody else's")
 
     async def _renew(self, worker: int, reason: str) -> int:
-        successor = await _insert(self._store, self._slots, self._ray_address, self._pulse)
+        successor = await _insert(self._store, self._slots, self._ray_address, self._pulse, self._resources())
         log.warning("%s: supervisor %d goes on as supervisor %d.", reason, worker, successor)
         return successor
 

@@ -75,6 +75,15 @@ class RayExecutor:
         return self._cluster.address
 
     @property
+    def resources(self) -> Mapping[str, float]:
+        """What the cluster had in all when it was asked last; without what stands for single nodes."""
+        return {
+            name: number
+            for name, number in self._cluster.resources.items()
+            if not name.startswith(("node:", "object_store"))
+        }
+
+    @property
     def is_stuck(self) -> bool:
         """Tell whether this process can only end."""
         return self._cluster.is_stuck
