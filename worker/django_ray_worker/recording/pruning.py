@@ -1,5 +1,4 @@
-"""PRUNE_AFTER: what ended long enough ago is deleted, oldest first: executions of the backend, and rows of
-supervisors and of gates that are not used any more.
+"""PRUNE_AFTER: what ended long enough ago is deleted, oldest first: executions, and rows of supervisors and gates.
 
 In batches, each one statement that skips what somebody else has locked: several supervisors share the work, and nobody
 waits for it. Nothing depends on it, so no error of it ends the supervisor. Without PRUNE_AFTER it sends nothing.
