@@ -318,7 +318,9 @@ def test_a_web_process_is_told_why_without_what_it_may_not_see(acting, owner):
         " RETURNING task_id"
     ).fetchall()
     assert why(behind["task_id"]) == "It waits behind gate 'g': 0 of 2 running, none before it."
-    owner.execute("UPDATE django_ray_execution SET state = 'RUNNING', claimed_by_id = 7, last_attempted_at = now()")
+    owner.execute(
+        "UPDATE django_ray_execution SET state = 'RUNNING', claimed_by_id = 7, due_at = NULL, last_attempted_at = now()"
+    )
     assert result.why().endswith(", attempt 1 of 3, on supervisor 7.")
 
 

@@ -92,6 +92,8 @@ async def use(backend: RayTaskBackend) -> None:
     assert_type(result.return_value, float)
     assert_type(result.wait(timeout=3).return_value, float)
     assert_type((await result.await_result()).return_value, float)
+    assert_type(result.why(), str)
+    assert_type(await result.awhy(), str)
     assert_type((await plain.aenqueue(1)).return_value, float)
     assert_type(optional.get_result("id").return_value, str)
     assert_type((await optional.aget_result("id")).return_value, str)

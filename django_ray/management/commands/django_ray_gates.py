@@ -78,7 +78,7 @@ class Command(BaseCommand):
         with explaining_locks(), waiting_briefly(database()):
             row, _ = rows.get_or_create(name=name, backend=backend, defaults=values)
             rows.filter(pk=row.pk).update(**values)
-            row.refresh_from_db()
+            row = rows.get(pk=row.pk)  # where it is written
         with translation.override("en"):
             self.stdout.write(f"{line(name)}: {override_in_words(row)}.")
 
