@@ -180,7 +180,10 @@ EXECUTE FUNCTION django_ray_on_start();
 CREATE FUNCTION django_ray_admissible(of_backend text, given text[], room int, after_queue text, after_gate text)
 RETURNS TABLE (
     task_id uuid, priority smallint, rank int, has_skipped boolean, has_more boolean, next_in float8, queue text, gate text
-) LANGUAGE plpgsql VOLATILE ROWS 4 SET search_path FROM CURRENT AS $$
+)
+-- Every look is one probe of django_ray_gated. All of its columns are named in their order, and nothing is sorted, so that no plan without
+-- statistics takes another index and reads all that waits.
+LANGUAGE plpgsql VOLATILE ROWS 4 SET search_path FROM CURRENT SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     class smallint;
@@ -198,8 +201,8 @@ BEGIN
     LOOP
         class := (
             SELECT priority FROM django_ray_execution
-            WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND (class IS NULL OR priority < class)
-            ORDER BY priority DESC LIMIT 1
+            WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority < coalesce(class::int, 32768)
+            ORDER BY backend, priority DESC, queue_name, gate, task_id LIMIT 1
         );
         EXIT WHEN class IS NULL OR found >= room;
 
@@ -207,13 +210,13 @@ BEGIN
         WITH RECURSIVE filled(queue) AS (
             (SELECT queue_name::text FROM django_ray_execution
              WHERE given IS NULL AND backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority = class
-             ORDER BY queue_name LIMIT 1)
+             ORDER BY backend, priority DESC, queue_name, gate, task_id LIMIT 1)
             UNION ALL
             SELECT next.* FROM filled CROSS JOIN LATERAL (
                 SELECT queue_name::text FROM django_ray_execution
                 WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority = class
                     AND queue_name > filled.queue COLLATE "C"
-                ORDER BY queue_name LIMIT 1
+                ORDER BY backend, priority DESC, queue_name, gate, task_id LIMIT 1
             ) AS next
         ), served AS MATERIALIZED (
             SELECT queue FROM (SELECT queue FROM filled UNION SELECT unnest(given)) AS known
@@ -232,15 +235,15 @@ BEGIN
             CROSS JOIN LATERAL (
                 WITH RECURSIVE walk(gate, rule) AS (
                     (SELECT gate::text, gate_rule FROM django_ray_execution
-                     WHERE backend = of_backend AND state = 'WAITING' AND priority = class AND queue_name = part.queue
+                     WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority = class AND queue_name = part.queue
                         AND gate > part.above COLLATE "C" AND (part.upto IS NULL OR gate <= part.upto COLLATE "C")
-                     ORDER BY gate, task_id LIMIT 1)
+                     ORDER BY backend, priority DESC, queue_name, gate, task_id LIMIT 1)
                     UNION ALL
                     SELECT next.* FROM walk CROSS JOIN LATERAL (
                         SELECT gate::text, gate_rule FROM django_ray_execution
-                        WHERE backend = of_backend AND state = 'WAITING' AND priority = class AND queue_name = part.queue
+                        WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority = class AND queue_name = part.queue
                             AND gate > walk.gate COLLATE "C" AND (part.upto IS NULL OR gate <= part.upto COLLATE "C")
-                        ORDER BY gate, task_id LIMIT 1
+                        ORDER BY backend, priority DESC, queue_name, gate, task_id LIMIT 1
                     ) AS next
                 )
                 SELECT * FROM walk
@@ -275,9 +278,9 @@ BEGIN
                 FROM (SELECT DISTINCT ON (gate) * FROM member ORDER BY gate, place) AS first
                 CROSS JOIN LATERAL (
                     SELECT gate_rule FROM django_ray_execution
-                    WHERE backend = of_backend AND state = 'WAITING' AND priority = class AND queue_name = first.queue
+                    WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority = class AND queue_name = first.queue
                         AND gate = first.gate COLLATE "C"
-                    ORDER BY task_id LIMIT 1
+                    ORDER BY backend, priority DESC, queue_name, gate, task_id LIMIT 1
                 ) AS head
                 CROSS JOIN LATERAL django_ray_places(of_backend, first.gate, head.gate_rule, room) AS places
             ), head AS MATERIALIZED (
@@ -287,10 +290,10 @@ BEGIN
                 FROM member JOIN place ON place.gate = member.gate
                 CROSS JOIN LATERAL (
                     SELECT task_id FROM django_ray_execution
-                    WHERE backend = of_backend AND state = 'WAITING' AND priority = class AND queue_name = member.queue
+                    WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority = class AND queue_name = member.queue
                         AND gate = member.gate COLLATE "C"
                         AND (expires_at IS NULL OR expires_at > statement_timestamp() OR started_at IS NOT NULL)
-                    ORDER BY task_id
+                    ORDER BY backend, priority DESC, queue_name, gate, task_id
                     LIMIT greatest(least(place.free, share), 0)
                     FOR UPDATE SKIP LOCKED
                 ) AS waiting
@@ -314,9 +317,9 @@ BEGIN
             SELECT FROM unnest(queues, gates) AS member(queue, gate)
             CROSS JOIN LATERAL (
                 SELECT gate_rule, task_id FROM django_ray_execution
-                WHERE backend = of_backend AND state = 'WAITING' AND priority = class AND queue_name = member.queue
+                WHERE backend = of_backend AND state = 'WAITING' AND gate IS NOT NULL AND priority = class AND queue_name = member.queue
                     AND gate = member.gate COLLATE "C"
-                ORDER BY task_id LIMIT 1
+                ORDER BY backend, priority DESC, queue_name, gate, task_id LIMIT 1
             ) AS head
             WHERE member.gate <> ALL (taken)
                 AND (SELECT free FROM django_ray_places(of_backend, member.gate, head.gate_rule, 1)) > 0
