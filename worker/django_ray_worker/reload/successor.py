@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 
@@ -38,29 +37,24 @@ def main() -> None:
             import_module(name)
     watching = watcher()
     assert watching is not None  # noqa: S101
-    begin: Callable[[], object] = bool
     if not sync:
         watching.has_prepared(cluster)
-        begin = _prepare_ray(cluster, kept)
+        _prepare_ray(cluster, kept)
     watching.until_told_to_go()
-    begin()
     Command(*command).run()
 
 
-def _prepare_ray(cluster: str | None, kept: str | None) -> Callable[[], object]:
-    """Return what is to be called when it is this process's turn."""
+def _prepare_ray(cluster: str | None, kept: str | None) -> None:
     from django_ray_worker.running.onray.environment import prepare_environment
 
     prepare_environment(cluster=cluster)
     with suppress(ImportError):
         import_module("django_ray_worker.running.onray.executor")
         if kept is not None:
-            from django_ray_worker.running.onray.kept import Advance
+            from django_ray_worker.running.onray.kept import join_in_advance
 
-            advance = Advance(kept)
+            join_in_advance(kept)
             _heed_signals()  # Ray has put handlers of its own in front
-            return advance.begin
-    return bool
 
 
 def _heed_signals() -> None:

@@ -127,15 +127,12 @@ class RayExecutor:
     async def _start_workers(self) -> None:
         cpus = int(self._cluster.resources.get("CPU", 0))
         await ask(functions.export)
-        most = max(1, min(cpus, 16))
-        refs = await ask(partial(functions.preparing, most if self._is_alone else 1))
+        # A predecessor may still hold CPUs; and one process is at hand.
+        refs = await ask(partial(functions.preparing, max(1, min(cpus, 16)) if self._is_alone else 1))
         if not cpus:
             log.info("The Ray cluster has no CPU yet: waiting for a node.")
         for ref in refs:
             await ref
-        if not self._is_alone:
-            # A predecessor may still hold CPUs, and one process was prepared: the others come when they can.
-            await ask(partial(functions.preparing, most - 1))
         await self._cluster.look()
         self.cpus = max(1, int(self._cluster.resources.get("CPU", 1)))
 

@@ -102,7 +102,7 @@ class Folder:
 
     def _wait_for(self, leaving: set[int]) -> None:
         deadline = time.monotonic() + LEAVE_SECONDS
-        while leaving & _processes(self.path) and time.monotonic() < deadline:
+        while any(_has(pid, self.path) for pid in leaving) and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
@@ -140,14 +140,18 @@ def _kill(path: Path) -> None:
 
 def _processes(path: Path) -> set[int]:
     """Return the processes that have the folder in their environment, without this one, which may have from before."""
-    wanted, found = os.fsencode(f"{LOCAL}={path}"), set[int]()
-    if PROCESSES.exists():
-        for process in PROCESSES.iterdir():
-            if process.name.isdigit():
-                with suppress(OSError):  # it has ended, or is not ours
-                    if wanted in (process / "environ").read_bytes().split(b"\0"):
-                        found.add(int(process.name))
-    return found - {os.getpid()}
+    if not PROCESSES.exists():
+        return set()
+    found = {int(process.name) for process in PROCESSES.iterdir() if process.name.isdigit()}
+    return {pid for pid in found - {os.getpid()} if _has(pid, path)}
+
+
+def _has(pid: int, path: Path) -> bool:
+    """Tell whether a process has the folder in its environment; one that has ended, or is not ours, has not."""
+    with suppress(OSError):
+        environment = (PROCESSES / str(pid) / "environ").read_bytes()
+        return os.fsencode(f"{LOCAL}={path}") in environment.split(b"\0")
+    return False
 
 
 def _descends(pid: int, ancestor: int) -> bool:

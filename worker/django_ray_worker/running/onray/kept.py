@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from django_ray_worker.core.config import Config
     from django_ray_worker.watcher import Kept, Watcher
 
-__all__ = ["Advance", "KeptRay"]
+__all__ = ["KeptRay", "join_in_advance"]
 
 
 class KeptRay:
@@ -83,30 +83,24 @@ class KeptRay:
         self.folder = None
 
 
+def join_in_advance(address: str) -> None:
+    """Become a driver that does not know its project yet, with a process at hand for its first call.
+
+    Who joins need not do so when it counts.
+    """
+    has_joined = threading.Event()
+
+    def stay() -> None:
+        with suppress(Exception):  # it is tried again when it counts
+            _join(address)
+            ray.get(functions.spare())
+        has_joined.set()
+        threading.Event().wait()
+
+    threading.Thread(target=stay, name="django-ray-joined", daemon=True).start()
+    has_joined.wait()
+
+
 def _join(address: str) -> None:
-    """Become a driver of it."""
     logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
     ray.init(address=address, configure_logging=False, log_to_driver=True)
-
-
-class Advance:
-    """What can be done for a driver before it knows its project: it has joined, and a process is at hand for it."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._has_joined = threading.Event()
-        # The thread stays: what Ray does for a driver may end with the thread that it began in.
-        threading.Thread(target=self._join, name="django-ray-joined", daemon=True).start()
-        self._has_joined.wait()
-
-    def begin(self) -> None:
-        """Have that process set Django up, while this one does."""
-        if ray.is_initialized():
-            functions.preparing(1)
-
-    def _join(self) -> None:
-        with suppress(Exception):  # it is tried again when it counts
-            _join(self._address)
-            ray.get(functions.spare())
-        self._has_joined.set()
-        threading.Event().wait()
