@@ -7,10 +7,11 @@ import time
 
 import psutil
 import pytest
+from django.db import connection
 
 from django_ray.models import RayTaskExecution, State
 from tests.chaos import faults
-from tests.supervisors import until
+from tests.supervisors import ROOT, Process, database_url, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -41,6 +42,12 @@ def touch_and_wait(path):
     return {version}
 """
 
+MANAGE = """
+import sys
+from django.core.management import execute_from_command_line
+if __name__ == "__main__":
+    execute_from_command_line(sys.argv)
+"""
 SETTINGS = """
 from tests.settings import *
 TASKS["default"]["OPTIONS"]["CONCURRENCY"] = {}
@@ -112,6 +119,25 @@ def test_of_many_edits_in_a_second_the_last_one_counts(supervise, project, run):
     supervisor.signal()
     assert supervisor.wait() == 0
     assert "Traceback" not in supervisor.log
+
+
+@pytest.mark.parametrize("command", [["manage.py"], ["-m", "django"]], ids=" ".join)
+def test_the_management_command_is_the_same(project, run, tmp_path, command):
+    (tmp_path / "manage.py").write_text(MANAGE)
+    environment = {
+        "DATABASE_URL": database_url(connection),
+        "DJANGO_SETTINGS_MODULE": "edited_settings",
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}{os.pathsep}{ROOT / 'example'}",
+    }
+    arguments = [*command, "django_ray_listen", "--sync", "--reload", "--log-level", "debug"]
+    with Process(*arguments, above=["env", "-C", str(tmp_path), sys.executable], **environment) as supervisor:
+        supervisor.wait_for("The next supervisor is prepared")
+        project(CODE.format(version=2))
+        supervisor.wait_for("is ready")
+        assert run("version")() == 2
+        assert "reload.successor" in " ".join(psutil.Process(run("process")()).cmdline())
+        supervisor.signal()
+        assert supervisor.wait() == 0, supervisor.log
 
 
 # With a process group of its own, as a terminal gives it: it sends Ctrl-C to all of them.

@@ -40,6 +40,11 @@ class Command:
             return None
         return cls(flags, kind, what, arguments) if _are_flags(flags) else None
 
+    @property
+    def parts(self) -> tuple[list[str], str, str, list[str]]:
+        """What it is made from."""
+        return self.flags, self.kind, self.what, self.arguments
+
     def run(self) -> None:
         """Be it, in this process."""
         sys.orig_argv = [sys.executable, *self.flags, *filter(None, [self.kind]), self.what, *self.arguments]

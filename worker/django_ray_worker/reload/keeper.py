@@ -37,7 +37,7 @@ class Keeper:
     @property
     def address(self) -> str | None:
         """Where Ray is, if one is kept."""
-        return None if self._process is None or self._process.ended.is_set() else self._reply.get("address")
+        return None if self._process is None or self._process.has_ended else self._reply.get("address")
 
     async def ask(
         self, gone: str, request: dict[str, Any], *, until_alone: Callable[[], Awaitable[None]]
@@ -61,15 +61,13 @@ class Keeper:
 
     async def _start(self, request: dict[str, Any]) -> None:
         await self._close()
-        self._request, self._reply = request, {"failed": "The process that keeps Ray has ended."}
+        self._request, self._reply = request, {}
         self._process = await Started.start(
             [sys.executable, "-c", COMMAND, str(request["cpus"] or 0), *self._logging],
             {**self.environment, "DJANGO_SETTINGS_MODULE": request["settings"], "PYTHONPATH": request["path"]},
             unblocks=True,
         )
-        async for reply in self._process.said():
-            self._reply = reply
-            break
+        self._reply = await self._process.next_word() or {"failed": "The process that keeps Ray has ended."}
 
     async def _close(self) -> None:
         if self._process is None:

@@ -7,11 +7,11 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from anyio import Event, open_process
+from anyio import Event, create_task_group, move_on_after, open_process
 
 from django_ray_worker.core.signals import ending
 from django_ray_worker.watcher import SOCKET
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Started"]
 
-MOST_LINE = 1 << 20
+LAST_WORDS_SECONDS = 0.2  # That what it has said may be on its way when it has ended.
 
 
 class Started:
@@ -30,13 +30,14 @@ class Started:
     def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._process = process
         self._reader, self._writer = reader, writer
-        self.ended = Event()
+        self._is_silent = Event()
+        self.ended = Event()  # As attended.
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: Mapping[str, str], *, unblocks: bool) -> Self:
         """Start it. One that unblocks signals has them blocked until it does: they come when it can heed them."""
         ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=MOST_LINE)
+        reader, writer = await asyncio.open_connection(sock=ours)
         with _blocked() if unblocks else nullcontext():
             process = await open_process(
                 command,
@@ -50,9 +51,9 @@ class Started:
         return cls(process, reader, writer)
 
     @property
-    def pid(self) -> int:
-        """Its number."""
-        return self._process.pid
+    def has_ended(self) -> bool:
+        """Tell whether it has."""
+        return self._process.returncode is not None
 
     @property
     def code(self) -> int:
@@ -63,17 +64,32 @@ class Started:
         """Say something, if it still hears."""
         self._writer.write(json.dumps(what).encode() + b"\n")
 
-    async def said(self) -> AsyncIterator[dict[str, Any]]:
-        """Iterate over what it says until it ends."""
+    async def attend(self, heed: Callable[[dict[str, Any]], None]) -> None:
+        """Heed what it says until it has ended."""
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._hear, heed)
+            await self._process.wait()
+            with move_on_after(LAST_WORDS_SECONDS):
+                await self._is_silent.wait()
+            tasks.cancel_scope.cancel()
+        self.hang_up()
+        self.ended.set()
+
+    async def next_word(self) -> dict[str, Any] | None:
+        """Return what it says next; None when it says no more."""
         with suppress(ConnectionError):
-            while line := await self._reader.readline():
-                yield json.loads(line)
+            if line := await self._reader.readline():
+                return json.loads(line)  # type: ignore[no-any-return]
+        return None
+
+    async def _hear(self, heed: Callable[[dict[str, Any]], None]) -> None:
+        while (said := await self.next_word()) is not None:
+            heed(said)
+        self._is_silent.set()
 
     async def wait(self) -> None:
         """Wait for its end."""
         await self._process.wait()
-        self.ended.set()
-        self.hang_up()
 
     def hang_up(self) -> None:
         """End the talk: it ends by itself then."""

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group, open_signal_receiver
+from anyio import TASK_STATUS_IGNORED, CancelScope, Event, Lock, create_task_group, open_signal_receiver, sleep
 from watchfiles import PythonFilter, awatch
 
 from django_ray_worker.core.signals import ending
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["reloading"]
 
+PAUSE_SECONDS = 0.5  # What waits for the new code has the CPUs first.
 SUCCESSOR = "from django_ray_worker.reload.successor import main; main()"
 
 log = logging.getLogger("django_ray.reload")
@@ -58,7 +59,8 @@ class _Reloading:
         self._supervisors: list[Started] = []  # Those that run; the last one claims, the others finish.
         self._beginning_anew: set[Started] = set()  # They have asked for another process in their place.
         self._successor: Started | None = None
-        self._works_on: dict[str, Any] | None = None  # What the last one that was ready has said.
+        self._preparing = Lock()
+        self._works_on: dict[str, Any] = {"sync": True, "cluster": None}  # What the last one that was ready has said.
         self._is_told = False  # To stop for good.
 
     async def run(self) -> int:
@@ -67,11 +69,13 @@ class _Reloading:
             self._tasks.start_soon(self._watch)
             return await self._again_and_again()
         finally:
+            self._is_told = True
             with CancelScope(shield=True):
                 await self._dismiss_successor()
-                for supervisor in list(self._supervisors):
+                for supervisor in self._supervisors:
                     supervisor.terminate()
-                    await supervisor.ended.wait()
+                for supervisor in self._supervisors:
+                    await supervisor.wait()
                 await self._keeper.close()
 
     async def _again_and_again(self) -> int:
@@ -79,7 +83,8 @@ class _Reloading:
         supervisor = await self._start()
         while not self._is_told:
             await _first(supervisor.ended.wait, self._changed.wait)
-            if supervisor in self._beginning_anew:
+            if supervisor in self._beginning_anew and not self._is_told:
+                self._beginning_anew.remove(supervisor)
                 supervisor = await self._start()
                 continue
             if not (self._changed.is_set() or self._is_told):
@@ -104,7 +109,7 @@ class _Reloading:
 
     async def _take_turns(self) -> Started:
         successor, self._successor = self._successor, None
-        if successor is None or successor.ended.is_set():
+        if successor is None or successor.has_ended:
             return await self._start()
         successor.tell({"go": True})
         self._supervisors.append(successor)
@@ -117,51 +122,51 @@ class _Reloading:
         self._attend(supervisor)
         return supervisor
 
+    async def _prepare_soon(self) -> None:
+        await sleep(PAUSE_SECONDS)
+        await self._prepare_successor()
+
     async def _prepare_successor(self) -> None:
-        if self._command is None or self._is_told or (self._successor and not self._successor.ended.is_set()):
-            return
-        runs_on = self._works_on or {"sync": True, "cluster": None}
-        command = [self._command.flags, self._command.kind, self._command.what, self._command.arguments]
-        plan = json.dumps([command, runs_on["sync"], runs_on["cluster"], self._keeper.address])
-        self._successor = await Started.start(
-            [sys.executable, *self._command.flags, "-c", SUCCESSOR, plan], self._keeper.environment, unblocks=True
-        )
-        self._attend(self._successor)
+        async with self._preparing:
+            if self._command is None or self._is_told or (self._successor and not self._successor.has_ended):
+                return
+            plan = [self._command.parts, self._works_on["sync"], self._works_on["cluster"], self._keeper.address]
+            command = [sys.executable, *self._command.flags, "-c", SUCCESSOR, json.dumps(plan)]
+            self._successor = await Started.start(command, self._keeper.environment, unblocks=True)
+            self._attend(self._successor)
 
     async def _dismiss_successor(self) -> None:
-        if (successor := self._successor) is not None:
-            self._successor = None
+        async with self._preparing:
+            successor, self._successor = self._successor, None
+        if successor is not None:
             successor.terminate()
-            await successor.ended.wait()
+            await successor.wait()
 
     def _attend(self, started: Started) -> None:
         self._tasks.start_soon(self._until_ended, started)
-        self._tasks.start_soon(self._hear, started)
 
     async def _until_ended(self, started: Started) -> None:
-        await started.wait()
+        await started.attend(partial(self._heed, started))
         if started in self._supervisors:
             self._supervisors.remove(started)
 
-    async def _hear(self, started: Started) -> None:
-        async for said in started.said():
-            match said:
-                case {"ready": works_on}:
-                    self._works_on = works_on
-                    if started is self._supervisors[-1]:
-                        await self._prepare_successor()
-                case {"prepared": _}:
-                    log.debug("The next supervisor is prepared.")
-                case {"anew": _}:
-                    self._beginning_anew.add(started)
-                case {"ray": request}:
-                    self._tasks.start_soon(self._answer, started, request)
-                case _:
-                    pass
+    def _heed(self, started: Started, said: dict[str, Any]) -> None:
+        match said:
+            case {"ready": works_on}:
+                self._works_on = works_on
+                if started is self._supervisors[-1]:
+                    self._tasks.start_soon(self._prepare_soon)
+            case {"prepared": _}:
+                log.debug("The next supervisor is prepared.")
+            case {"anew": _}:
+                self._beginning_anew.add(started)
+            case {"ray": request}:
+                self._tasks.start_soon(self._answer, started, request)
+            case _:
+                pass
 
     async def _answer(self, started: Started, request: dict[str, Any]) -> None:
-        gone = request.pop("gone")
-        before = self._keeper.address
+        gone, before = request.pop("gone"), self._keeper.address
         started.tell(await self._keeper.ask(gone, request, until_alone=partial(self._until_alone, started)))
         if self._keeper.address != before and self._successor is not None:
             await self._dismiss_successor()  # it has joined the Ray before

@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
+from django_ray.runtime.libraries import load
 from django_ray_worker.core.signals import ending
 from django_ray_worker.reload.command import Command
 from django_ray_worker.watcher import watcher
@@ -19,7 +20,6 @@ from django_ray_worker.watcher import watcher
 __all__ = ["main"]
 
 LIBRARIES = (
-    "django_ray.runtime.libraries",
     "django_ray_worker.main",
     "django_ray_worker.preflight",
     "django_ray_worker.supervisor",
@@ -32,6 +32,7 @@ def main() -> None:
     """Wait until it is this process's turn, and be the supervisor."""
     _heed_signals()
     command, sync, cluster, kept = json.loads(sys.argv[1])
+    load()
     for name in LIBRARIES:
         with suppress(ImportError):  # who needs it says so
             import_module(name)
