@@ -41,6 +41,7 @@ async def reloading(project: Path, keeper: Keeper, *, is_side_by_side: bool) -> 
 
     Side by side, a successor begins while the one before it still finishes what runs.
     """
+    code = 1
     async with create_task_group() as tasks:
         turns = _Reloading(project, keeper, tasks, is_side_by_side=is_side_by_side)
         code = await turns.run()

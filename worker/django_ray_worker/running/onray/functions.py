@@ -35,9 +35,14 @@ _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
 
 def export() -> None:
     """Export all of them."""
-    for function, arguments in ((_ending, [[]]), (_finding, []), (_killing, [[]])):
-        # Submitted only to be exported, where no node has what they ask for: one that gets a process costs it.
-        ray.cancel(function.options(resources={_NOWHERE: 1}).remote(*arguments))
+    nowhere = {"resources": {_NOWHERE: 1}}
+    # Submitted only to be exported, where no node has what they ask for: one that gets a process costs it.
+    for ref in (
+        _ending.options(**nowhere).remote([]),
+        _finding.options(**nowhere).remote(),
+        _killing.options(**nowhere).remote([]),
+    ):
+        ray.cancel(ref)
 
 
 def preparing(times: int) -> list[Any]:
