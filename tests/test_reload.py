@@ -205,7 +205,7 @@ def _edit_twice(supervisor, project, run):
 def test_a_ray_that_is_gone_or_does_not_fit_is_replaced_and_nobody_is_left_behind(supervise, project, run, tmp_path):
     settings = tmp_path / "edited_settings.py"
     settings.write_text(SETTINGS.format(1))
-    supervisor = supervise("--local", "--log-level", "debug")
+    supervisor = supervise("--log-level", "debug")
     assert "1 slot" in supervisor.wait_for("is ready", 180)
     supervisor.wait_for("The next supervisor is prepared")
     (head,) = faults.gcs_servers(supervisor)
@@ -218,11 +218,25 @@ def test_a_ray_that_is_gone_or_does_not_fit_is_replaced_and_nobody_is_left_behin
     assert "2 slots" in supervisor.wait_for("is ready", 180)
     supervisor.wait_for("The next supervisor is prepared")
     assert run("version")() == 1
-    processes = faults.processes(supervisor)
     assert len(faults.gcs_servers(supervisor)) == 1
+    # What was prepared for this Ray is no driver of another one.
+    settings.write_text(SETTINGS.format(2) + "TASKS['default']['OPTIONS']['RAY_ADDRESS'] = '127.0.0.1:1'")
+    supervisor.wait_for("cannot be reached at 127.0.0.1:1")
+    processes = faults.processes(supervisor)
     supervisor.process.kill()
     supervisor.wait()
     until(lambda: not [process for process in processes if faults.runs(process)], 60, "an end of all processes")
+
+
+@pytest.mark.slow
+def test_a_signal_while_ray_starts_ends_all(supervise, project):
+    supervisor = supervise("--local", "--concurrency", "1")
+    until(lambda: faults.gcs_servers(supervisor), 60, "a head")
+    processes = faults.processes(supervisor)
+    supervisor.signal()
+    assert supervisor.wait(60) == 0, supervisor.log
+    until(lambda: not [process for process in processes if faults.runs(process)], 60, "an end of all processes")
+    assert "Traceback" not in supervisor.log
 
 
 def test_code_that_cannot_be_imported_is_waited_out(supervise, project, run, tmp_path):

@@ -334,8 +334,12 @@ def _leave(*_: object) -> NoReturn:
 
 def _begin_anew(reason: str) -> NoReturn:
     """Put another process in the place of this one, in which a thread hangs."""
+    from django_ray_worker.watcher import watcher
+
     logging.getLogger("django_ray.supervisor").warning("%s This process begins anew.", reason)
     _flush()
+    if (watching := watcher()) is not None:
+        watching.hand_over()
     signal.pthread_sigmask(signal.SIG_BLOCK, ending())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 

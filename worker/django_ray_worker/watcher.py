@@ -38,6 +38,7 @@ class Watcher:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
+        self._socket.set_inheritable(False)
         self._is_told_to_go = threading.Event()
         self._prepared_for: tuple[str | None] | None = None
         self._replies: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -59,6 +60,11 @@ class Watcher:
     def ready(self, *, sync: bool, cluster: str | None) -> None:
         """Say that this supervisor works, and where it runs tasks: its successor can be prepared for the same."""
         self._tell({"ready": {"sync": sync, "cluster": cluster}})
+
+    def hand_over(self) -> None:
+        """Leave the talk to the program that takes the place of this one in this process."""
+        self._socket.set_inheritable(True)
+        os.environ[SOCKET] = str(self._socket.fileno())
 
     def begin_anew(self) -> None:
         """Ask for another process when this one has ended."""
@@ -96,5 +102,5 @@ class Watcher:
 @cache
 def watcher() -> Watcher | None:
     """Return the one of this process; None without --reload, and in the process that watches."""
-    descriptor = os.environ.get(SOCKET)
+    descriptor = os.environ.pop(SOCKET, None)  # it is for nobody that is started here
     return None if descriptor is None else Watcher(int(descriptor))

@@ -50,7 +50,7 @@ async def _keep(cpus: int | None, watching: socket.socket) -> None:
     from django_ray_worker.running.onray.local import LocalRay
 
     reader, writer = await asyncio.open_connection(sock=watching)
-    local = LocalRay(cpus, {})
+    local = LocalRay(cpus, {}, log_to_driver=False)  # the supervisors show it
     cluster = Cluster(local)
 
     async def end_with_who_watches() -> None:

@@ -24,8 +24,9 @@ class LocalRay:
     is_here = True
     folder: Folder | None = None
 
-    def __init__(self, cpus: int | None, variables: Mapping[str, str]) -> None:
+    def __init__(self, cpus: int | None, variables: Mapping[str, str], *, log_to_driver: bool = True) -> None:
         self._cpus = cpus
+        self._log_to_driver = log_to_driver
         self._variables = variables
 
     async def find(self, gone: str) -> None:  # noqa: ARG002 - it is always another one
@@ -47,7 +48,7 @@ class LocalRay:
                     address="local",
                     include_dashboard=False,
                     configure_logging=False,
-                    log_to_driver=True,
+                    log_to_driver=self._log_to_driver,
                     num_cpus=self._cpus or _cpus(),
                     _temp_dir=str(self.folder.path),
                 )
