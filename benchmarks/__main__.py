@@ -74,13 +74,14 @@ class Size:
     even_seconds: float = 40.0
     short: int = 5_000
     footprint: int = 5_000
+    edits: int = 5
     minutes: int = 15
     minute_seconds: float = 60.0
 
 
 QUICK = Size(
     single=100, bulk=500, drain=500, rounds=1, samples=10, idle_seconds=5.0, counted=500, turns=1, turn_seconds=1,
-    ticks=3, history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, minutes=3,
+    ticks=3, history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, edits=1, minutes=3,
     minute_seconds=2.0,
 )  # fmt: skip
 

@@ -43,11 +43,11 @@ _memory: mmap.mmap | None = None
 
 
 @cache
-def install() -> None:
-    """Once per process that runs attempts."""
+def install(job: str = "") -> None:
+    """Once per process that runs attempts, those of a job of Ray."""
     global _memory  # noqa: PLW0603 - of this process
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(_NAME)
+        descriptor = os.memfd_create(f"{_NAME}{job}")
         os.ftruncate(descriptor, _LAYOUT.size)
         _memory = mmap.mmap(descriptor, _LAYOUT.size)  # with a descriptor of its own
         os.close(descriptor)
@@ -100,9 +100,9 @@ def kill(attempts: Sequence[Attempt]) -> bool:
     return has_killed
 
 
-def marked_processes() -> set[int]:
-    """Return the processes on this host that run attempts, now or at other times."""
-    return {_pid_of(path) for path in _files()}
+def marked_processes(job: str = "") -> set[int]:
+    """Return the processes on this host that run attempts, of a job or any, now or at other times."""
+    return {_pid_of(path) for path in _files(job)}
 
 
 def _marks() -> Iterator[tuple[Path, _Mark]]:
@@ -111,13 +111,13 @@ def _marks() -> Iterator[tuple[Path, _Mark]]:
             yield path, mark
 
 
-def _files() -> Iterator[Path]:
+def _files(job: str = "") -> Iterator[Path]:
     """Return where the marks of this host's processes can be read: of those that are ours to look into."""
     for process in _ours(PROCESSES):
         if process.name.isdigit():
             for path in _ours(process / "fd"):
                 with suppress(OSError):  # it has ended
-                    if str(path.readlink()).startswith(f"/memfd:{_NAME}"):
+                    if str(path.readlink()).startswith(f"/memfd:{_NAME}{job}"):
                         yield path
 
 

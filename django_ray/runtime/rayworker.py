@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled", "is_on_ray", "is_ray_worker"]
+__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled", "is_on_ray", "is_ray_worker", "job"]
 
 log = logging.getLogger("django_ray.rayworker")
 
@@ -39,6 +39,13 @@ def is_cancelled() -> bool:
     with suppress(AttributeError, RuntimeError):  # a Ray that cannot tell; a driver
         return bool(ray.get_runtime_context().is_canceled())
     return False
+
+
+def job() -> str:
+    """Return the number of the job that this process works for, as Ray has it; empty elsewhere."""
+    if (ray := _ray()) is None:
+        return ""
+    return str(ray.get_runtime_context().get_job_id())
 
 
 def end_after_answer() -> None:

@@ -142,7 +142,7 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
         config = _config(options, project)
         database = find_database()
         executor = _executor(config)
-        anyio.run(supervise, config, database, executor, _endpoint(options))
+        anyio.run(partial(supervise, config, database, executor, _endpoint(options), on_ready=partial(_ready, config)))
     except* Misconfigured as errors:
         _refuse(str(_first(errors)))
     except* Stuck as errors:
@@ -162,14 +162,19 @@ def _reload(options: argparse.Namespace, project: Path) -> None:
         import anyio
 
         from django_ray_worker import logs
-        from django_ray_worker.reload import IS_CHILD, reloading
+        from django_ray_worker.reload.keeper import Keeper
+        from django_ray_worker.reload.reloading import reloading
+        from django_ray_worker.watcher import watcher
     except ModuleNotFoundError as error:
         if error.name not in {"anyio", "watchfiles"}:
             raise
         _refuse("--reload needs watchfiles: pip install 'django-ray-listen[worker]'.")
-    if IS_CHILD not in os.environ:
+    if watcher() is None:
         logs.configure(options.log_level, options.log_format)
-        sys.exit(anyio.run(reloading, project))
+        # One after the other where there is one terminal for breakpoints, or one port.
+        is_side_by_side = not options.sync and options.metrics_port is None
+        keeper = Keeper(options.log_level, options.log_format)
+        sys.exit(anyio.run(partial(reloading, project, keeper, is_side_by_side=is_side_by_side)))
 
 
 def _config(options: argparse.Namespace, project: Path) -> Config:
@@ -212,7 +217,12 @@ def _executor(config: Config) -> Any:
 
         return InProcessExecutor()
     from django_ray_worker.running.onray.environment import prepare_environment
+    from django_ray_worker.watcher import watcher
 
+    watching = watcher()
+    if watching is not None and not watching.fits(config.cluster):
+        watching.begin_anew()
+        _end_at_once()
     prepare_environment(cluster=config.cluster)
     try:
         from django_ray_worker.running.onray.executor import RayExecutor
@@ -222,7 +232,14 @@ def _executor(config: Config) -> Any:
         _refuse(
             "Ray is not installed: pip install 'django-ray-listen[worker]', or run tasks in this process with --sync."
         )
-    return RayExecutor(config)
+    return RayExecutor(config, watching)
+
+
+def _ready(config: Config) -> None:
+    from django_ray_worker.watcher import watcher
+
+    if (watching := watcher()) is not None:
+        watching.ready(sync=config.sync, cluster=config.cluster)
 
 
 def _endpoint(options: argparse.Namespace) -> Any:
@@ -317,8 +334,12 @@ def _leave(*_: object) -> NoReturn:
 
 def _begin_anew(reason: str) -> NoReturn:
     """Put another process in the place of this one, in which a thread hangs."""
+    from django_ray_worker.watcher import watcher
+
     logging.getLogger("django_ray.supervisor").warning("%s This process begins anew.", reason)
     _flush()
+    if (watching := watcher()) is not None:
+        watching.hand_over()
     signal.pthread_sigmask(signal.SIG_BLOCK, ending())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 

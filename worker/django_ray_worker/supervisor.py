@@ -56,21 +56,34 @@ log = logging.getLogger("django_ray.supervisor")
 FLUSH_SECONDS = 5.0
 
 
-async def supervise(config: Config, database: Database, executor: Executor, endpoint: Endpoint | None = None) -> None:
+async def supervise(
+    config: Config,
+    database: Database,
+    executor: Executor,
+    endpoint: Endpoint | None = None,
+    *,
+    on_ready: Callable[[], object] = bool,
+) -> None:
     """Run until a signal, or with burst until the queues are empty. Raises what a supervisor cannot live with."""
     stop = Stop()
     stop.watch()
     try:
-        await _supervise(config, database, executor, stop=stop, endpoint=endpoint)
+        await _supervise(config, database, executor, stop=stop, endpoint=endpoint, on_ready=on_ready)
     except* Stuck:
         if not stop.intake.cancel_called:
             raise
 
 
 async def _supervise(
-    config: Config, database: Database, executor: Executor, *, stop: Stop, endpoint: Endpoint | None
+    config: Config,
+    database: Database,
+    executor: Executor,
+    *,
+    stop: Stop,
+    endpoint: Endpoint | None,
+    on_ready: Callable[[], object],
 ) -> None:
-    monitor = Monitor(stop, executor, observer=None if endpoint is None else endpoint.observer)
+    monitor = Monitor(stop, executor, observer=None if endpoint is None else endpoint.observer, on_ready=on_ready)
     with nullcontext() if endpoint is None else endpoint.serving(monitor):
         try:
             with stop.intake:
@@ -181,6 +194,7 @@ class Supervisor:
         self._scheduler = Scheduler(
             store, self.metrics, may_fire=lambda: self._session.is_open, declared=config.declared
         )
+        self._monitor = monitor
         monitor.watch(self._session, self._dispatcher, self.metrics)
 
     async def live(self) -> None:
@@ -229,6 +243,7 @@ class Supervisor:
         waits.start_soon(self._tend_executor)
         waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
         log.info("%s", self._banner())
+        self._monitor.tell_ready()
         if self._config.burst:
             await self._scheduler.begin()
         waits.start_soon(self._scheduler.declare)

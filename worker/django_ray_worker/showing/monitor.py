@@ -13,6 +13,8 @@ from anyio import current_time
 from django_ray_worker.core.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django_ray_worker.recording.tally import Observer
     from django_ray_worker.running.dispatcher import Dispatcher
     from django_ray_worker.running.executor import Executor
@@ -38,8 +40,15 @@ class Figures:
 class Monitor:
     """Of one supervisor, from before it has an identity."""
 
-    def __init__(self, stop: Stop, executor: Executor, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        stop: Stop,
+        executor: Executor,
+        observer: Observer | None = None,
+        on_ready: Callable[[], object] = bool,
+    ) -> None:
         self.observer = observer  # Is told of each execution.
+        self.tell_ready = on_ready  # To be called when the supervisor begins to claim.
         self._stop = stop
         self._executor = executor
         self._watched: tuple[Session, Dispatcher, Metrics] | None = None

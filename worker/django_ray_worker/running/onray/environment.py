@@ -8,7 +8,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["prepare_environment"]
+from django_ray_worker.watcher import TOKEN
+
+__all__ = ["prepare_environment", "python_path"]
 
 LOG_BYTES = 16_000_000  # Of one log of one process; an older one of that size is kept.
 PRELOADED = "RAY_preload_python_modules"
@@ -52,11 +54,20 @@ def prepare_environment(*, cluster: str | None) -> None:
 
 @cache
 def _token() -> str:
-    """Return the one of this process: Ray reads it once, also when a second supervisor follows the first."""
-    return secrets.token_hex(32)
+    """Return the one of this process: Ray reads it once, also when a second supervisor follows the first.
+
+    Those who share a Ray share its token.
+    """
+    return os.environ.get(TOKEN) or secrets.token_hex(32)
 
 
 def _has_token() -> bool:
     """Tell whether a token lies where Ray looks for one."""
     default = Path.home() / ".ray" / "auth_token"
     return "RAY_AUTH_TOKEN" in os.environ or Path(os.environ.get("RAY_AUTH_TOKEN_PATH", default)).is_file()
+
+
+def python_path(project: Path) -> str:
+    """Return what Ray workers import from: the project, and what this process was told."""
+    parts = [str(project), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return os.pathsep.join(dict.fromkeys(part for part in parts if part))

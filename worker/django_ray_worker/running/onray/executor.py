@@ -30,13 +30,18 @@ from django_ray_worker.core.outcome import (
 )
 from django_ray_worker.running.answer import Answer, NoAnswer, answer_of, refused, unprepared
 from django_ray_worker.running.onray import functions
-from django_ray_worker.running.onray.cluster import Cluster
+from django_ray_worker.running.onray.cluster import Cluster, Ray
+from django_ray_worker.running.onray.environment import python_path
+from django_ray_worker.running.onray.existing import ExistingRay
 from django_ray_worker.running.onray.hosts import Hosts
+from django_ray_worker.running.onray.kept import KeptRay
+from django_ray_worker.running.onray.local import LocalRay
 from django_ray_worker.running.onray.questions import HEAD_SECONDS, Answering, ask
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Claim
     from django_ray_worker.core.config import Config
+    from django_ray_worker.watcher import Watcher
 
 __all__ = ["RayExecutor"]
 
@@ -59,9 +64,10 @@ KILL: Way = "kill"
 class RayExecutor:
     """A driver on a Ray cluster: one started here, or one that exists."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, watcher: Watcher | None = None) -> None:
         self._config = config
-        self._cluster = Cluster(config)
+        self._cluster = Cluster(_found(config, watcher))
+        self._is_alone = watcher is None
         self._hosts = Hosts(self._cluster)
         self._ended = 0  # Processes of calls, since they were tidied up after.
         self._awaiting: set[CancelScope] = set()
@@ -129,7 +135,9 @@ class RayExecutor:
 
     async def _start_workers(self) -> None:
         cpus = int(self._cluster.resources.get("CPU", 0))
-        refs = await ask(partial(functions.exported, max(1, min(cpus, 16))))
+        await ask(functions.export)
+        # A predecessor may still hold CPUs; and one process is at hand.
+        refs = await ask(partial(functions.preparing, max(1, min(cpus, 16)) if self._is_alone else 1))
         if not cpus:
             log.info("The Ray cluster has no CPU yet: waiting for a node.")
         for ref in refs:
@@ -287,6 +295,15 @@ class RayExecutor:
         self._ended = (self._ended + 1) % ENDED_PROCESSES
         if not self._ended:
             self._cluster.tidy()
+
+
+def _found(config: Config, watcher: Watcher | None) -> Ray:
+    if config.cluster is not None:
+        return ExistingRay(config.cluster, config)
+    if watcher is not None:
+        return KeptRay(config, watcher)
+    variables = {"DJANGO_SETTINGS_MODULE": config.settings_module, "PYTHONPATH": python_path(config.project)}
+    return LocalRay(config.concurrency, variables)
 
 
 def _wanted(options: Mapping[str, Any]) -> dict[str, float]:

@@ -34,9 +34,9 @@ OLD_SECONDS = 60.0  # After which the log of an ended process has been read.
 class Folder:
     """Of one Ray."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int | None = None) -> None:
         self.path = path
-        self._lock = lock
+        self._lock = lock  # None where it is another process that holds it.
 
     @classmethod
     def make(cls) -> Self:
@@ -58,15 +58,24 @@ class Folder:
         os.environ[LOCAL] = str(path)
         return cls(path, lock)
 
-    def let_leave(self) -> None:
-        """Have the Ray workers do what is to be done at their end, such as to send what they have buffered."""
-        leaving = _processes(self.path) & marked_processes()
+    def let_leave(self, job: str = "") -> None:
+        """Have the Ray workers, of a job or all, do what is to be done at their end: send what they have buffered."""
+        leaving = _processes(self.path) & marked_processes(job)
         for pid in leaving:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + LEAVE_SECONDS
-        while leaving & _processes(self.path) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        self._wait_for(leaving)
+
+    def end_orphans(self, job: str, keeper: int) -> None:
+        """When the driver of a job has left: end what its bodies have left running, and Ray has lost sight of.
+
+        It descends no more from the process that has started this Ray.
+        """
+        self._wait_for(_processes(self.path) & marked_processes(job))
+        for pid in _processes(self.path):
+            if not _descends(pid, keeper):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End every process of this Ray, and what its bodies have left running."""
@@ -88,7 +97,13 @@ class Folder:
     def remove(self) -> None:
         """Remove it, when its processes have ended."""
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _wait_for(self, leaving: set[int]) -> None:
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while any(_has(pid, self.path) for pid in leaving) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def _make(root: Path) -> tuple[Path, int]:
@@ -125,14 +140,31 @@ def _kill(path: Path) -> None:
 
 def _processes(path: Path) -> set[int]:
     """Return the processes that have the folder in their environment, without this one, which may have from before."""
-    wanted, found = os.fsencode(f"{LOCAL}={path}"), set[int]()
-    if PROCESSES.exists():
-        for process in PROCESSES.iterdir():
-            if process.name.isdigit():
-                with suppress(OSError):  # it has ended, or is not ours
-                    if wanted in (process / "environ").read_bytes().split(b"\0"):
-                        found.add(int(process.name))
-    return found - {os.getpid()}
+    if not PROCESSES.exists():
+        return set()
+    found = {int(process.name) for process in PROCESSES.iterdir() if process.name.isdigit()}
+    return {pid for pid in found - {os.getpid()} if _has(pid, path)}
+
+
+def _has(pid: int, path: Path) -> bool:
+    """Tell whether a process has the folder in its environment; one that has ended, or is not ours, has not."""
+    with suppress(OSError):
+        environment = (PROCESSES / str(pid) / "environ").read_bytes()
+        return os.fsencode(f"{LOCAL}={path}") in environment.split(b"\0")
+    return False
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    """Tell whether it does; also when it has ended meanwhile."""
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        try:
+            # Its name may hold anything: state and parent stand behind its last bracket.
+            pid = int((PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return True
+    return False
 
 
 def _name(pid: int) -> str:

@@ -15,26 +15,44 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from django_ray.runtime import mark
 from django_ray.runtime.call import invoke_on_ray
+from django_ray.runtime.libraries import load
 from django_ray.runtime.rayworker import MAX_CALLS
 
-__all__ = ["ends_process", "exported", "finding", "forget", "handle", "killing"]
+__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "preparing", "spare"]
 
 MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
 # A process is started for an environment of its own; with max_calls=1 no call of it has been there before.
 _FRESH = "DJANGO_RAY_FRESH"
+_NOWHERE = "django-ray-nowhere"
 
 # With MAX_CALLS, a process can end itself with its answer.
 _plain: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=MAX_CALLS)(invoke_on_ray)
 _ending: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(invoke_on_ray)
 _finding: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running)
+_loading: Any = ray.remote(num_cpus=0, max_retries=0)(load)
 _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
 
 
-def exported(times: int) -> list[Any]:
-    """Export all of them, and return references to so many calls without claims, which set Django up."""
-    for ref in (_ending.remote([]), _finding.options(num_cpus=1).remote(), _killing.options(num_cpus=1).remote([])):
-        ray.cancel(ref)  # submitted only to be exported
+def export() -> None:
+    """Export all of them."""
+    nowhere = {"resources": {_NOWHERE: 1}}
+    # Submitted only to be exported, where no node has what they ask for: one that gets a process costs it.
+    for ref in (
+        _ending.options(**nowhere).remote([]),
+        _finding.options(**nowhere).remote(),
+        _killing.options(**nowhere).remote([]),
+    ):
+        ray.cancel(ref)
+
+
+def preparing(times: int) -> list[Any]:
+    """Return references to so many calls without claims, which set Django up."""
     return [_plain.remote([]) for _ in range(times)]
+
+
+def spare() -> Any:
+    """Return a reference to a call that needs nothing, and after which a process is at hand that knows Django."""
+    return _loading.remote()
 
 
 def handle(options: Mapping[str, Any]) -> Any:

@@ -53,13 +53,13 @@ class Hosts:
     async def kill(self, claims: Sequence[Claim]) -> None:
         """End the process that runs one of these, whatever it does."""
         attempts = _attempts(claims)
-        if self._cluster.is_local:
+        if self._cluster.is_here:
             await ask(lambda: mark.kill(attempts))
         else:
             await _ask_nodes(lambda node: functions.killing(node).remote(attempts))
 
     async def _look(self) -> list[list[tuple[mark.Attempt, mark.Running]]]:
-        if self._cluster.is_local:
+        if self._cluster.is_here:
             return [await ask(mark.running)]
         return await _ask_nodes(lambda node: functions.finding(node).remote())
 
