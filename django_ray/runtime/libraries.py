@@ -1,4 +1,4 @@
-"""What processes import of Django before they know their project: in advance, so that its own code is all that is left."""
+"""What processes import of Django before they know their project, so that only its own code is left to import."""
 
 from __future__ import annotations
 
