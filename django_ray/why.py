@@ -284,7 +284,9 @@ class _Case:
 
     def _silence(self, supervisor: Any) -> timedelta | None:
         silence = self._row.now - supervisor.pulse_at
-        return silence if supervisor.pulse and silence > timedelta(seconds=3 * supervisor.pulse) else None
+        # In seconds: somebody may have written a period that no timedelta holds.
+        is_silent = supervisor.pulse > 0 and silence.total_seconds() > 3 * supervisor.pulse
+        return silence if is_silent else None
 
     def _are_without_session(self, supervisors: Sequence[Any]) -> bool:
         ids = [one.pk for one in supervisors]

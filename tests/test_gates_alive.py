@@ -81,14 +81,14 @@ async def test_a_free_place_is_taken_at_once(database, gated, sleepers):
     assert executor.ran == [first, *others]
 
 
-async def test_a_free_place_is_taken_by_another_supervisor(database, gated, sleepers):
+async def test_a_free_place_is_taken_by_another_supervisor(database, gated):
     """Of another queue, and asleep."""
     one, other = Held(), Held()
     (first,) = gated(limit=1)
-    async with living(database, one, queues=("default",)), living(database, other, queues=("other",)):
+    async with living(database, one, queues=("default",)), living(database, other, queues=("other",)) as life:
         await soon(lambda: one.ran == [first])
         (second,) = gated(limit=1, queue="other")
-        await asleep(sleepers, bell="gates:default")
+        await soon(lambda: life._gate_bell._announced and not life._wakeup.is_hungry)
         one.end(first)
         await soon(lambda: other.ran == [second])
         other.end(second)

@@ -228,7 +228,7 @@ def test_what_is_shown_of_schedules_costs_the_same_beside_many():
 
 def visited(sql):
     """Return how many schedules the scans of a statement return or drop, planned as the page has it planned."""
-    with django_ray.status._planned_by_index(), connection.cursor() as cursor:
+    with django_ray.status.planned_by_index("default"), connection.cursor() as cursor:
         cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + sql)
         (plan,) = cursor.fetchone()
     plan = json.loads(plan) if isinstance(plan, str) else plan
