@@ -16,10 +16,8 @@ DROP TRIGGER django_ray_on_gate ON django_ray_gate;
 DROP TRIGGER django_ray_on_place_deleted ON django_ray_execution;
 DROP TRIGGER django_ray_on_place ON django_ray_execution;
 DROP FUNCTION django_ray_on_place();
-DROP TRIGGER django_ray_on_again ON django_ray_execution;
-DROP FUNCTION django_ray_on_again();
-DROP TRIGGER django_ray_on_unique ON django_ray_execution;
-DROP FUNCTION django_ray_on_unique();
+DROP TRIGGER django_ray_on_admission ON django_ray_execution;
+DROP FUNCTION django_ray_on_admission();
 DROP TRIGGER django_ray_on_gated ON django_ray_execution;
 DROP FUNCTION django_ray_on_gated();
 

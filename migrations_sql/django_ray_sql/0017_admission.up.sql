@@ -8,6 +8,28 @@
 -- and one more channel without a key, 'full:<backend>': something has come that does not want to wait at a full gate.
 
 -- Whoever makes a row READY need not know of gates, and no index of what is claimable holds what waits behind one.
+-- A key that keeps others out until its execution starts is given up then, for good: what comes back is no newcomer, and meets no twin.
+-- Whoever runs what has ended once more means it: the time of then does not end it again.
+-- One trigger for all of that, with a condition that is a look at three columns: every claim and every record evaluates it.
+CREATE FUNCTION django_ray_on_admission() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.state = 'RUNNING' AND NEW.unique_key NOT LIKE 'u:%' THEN
+        NEW.unique_key := NULL;
+    END IF;
+    IF OLD.finished_at IS NOT NULL AND NEW.finished_at IS NULL THEN
+        NEW.expires_at := NULL;
+    END IF;
+    IF NEW.gate IS NOT NULL AND NEW.state = 'READY' AND NEW.due_at IS NULL THEN
+        NEW.state := 'WAITING';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_admission BEFORE UPDATE ON django_ray_execution
+FOR EACH ROW WHEN (NEW.gate IS NOT NULL OR NEW.unique_key IS NOT NULL OR NEW.expires_at IS NOT NULL)
+EXECUTE FUNCTION django_ray_on_admission();
+
 CREATE FUNCTION django_ray_on_gated() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.state := 'WAITING';
@@ -15,32 +37,9 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER django_ray_on_gated BEFORE INSERT OR UPDATE ON django_ray_execution
+CREATE TRIGGER django_ray_on_gated BEFORE INSERT ON django_ray_execution
 FOR EACH ROW WHEN (NEW.gate IS NOT NULL AND NEW.state = 'READY' AND NEW.due_at IS NULL)
 EXECUTE FUNCTION django_ray_on_gated();
-
--- A key that keeps others out until its execution starts is given up then, for good: what comes back is no newcomer, and meets no twin.
-CREATE FUNCTION django_ray_on_unique() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.unique_key := NULL;
-    RETURN NEW;
-END
-$$;
-
-CREATE TRIGGER django_ray_on_unique BEFORE UPDATE ON django_ray_execution
-FOR EACH ROW WHEN (NEW.state = 'RUNNING' AND NEW.unique_key NOT LIKE 'u:%') EXECUTE FUNCTION django_ray_on_unique();
-
--- Whoever runs what has ended once more means it: the time of then does not end it again.
-CREATE FUNCTION django_ray_on_again() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.expires_at := NULL;
-    RETURN NEW;
-END
-$$;
-
-CREATE TRIGGER django_ray_on_again BEFORE UPDATE ON django_ray_execution
-FOR EACH ROW WHEN (OLD.finished_at IS NOT NULL AND NEW.finished_at IS NULL AND NEW.expires_at IS NOT NULL)
-EXECUTE FUNCTION django_ray_on_again();
 
 -- Who does not want to wait at a full gate is told of to every supervisor, at work or not.
 CREATE OR REPLACE FUNCTION django_ray_on_insert() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

@@ -68,8 +68,9 @@ class Backlog:
 
     @property
     def _free_ahead(self) -> int:
-        """How many calls may wait behind those that run. None where one carries many: these would only be smaller."""
-        return self._slots.free_ahead if self._per_call <= MOST_PER_CALL_AHEAD else 0
+        """How many calls may wait behind those that run. Where one carries many, only if there is enough for a whole one."""
+        is_worth_it = self._per_call <= MOST_PER_CALL_AHEAD or len(self._claims) >= self._per_call
+        return self._slots.free_ahead if is_worth_it else 0
 
     def room(self) -> int:
         """Return how many more to claim; 0 for not yet."""

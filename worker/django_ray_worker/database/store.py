@@ -161,12 +161,7 @@ class Store:
             next_due=rows[0]["next_due"],
             next_later=rows[0]["next_later"],
             place=rows[0]["place"],
-            gates=Gates(
-                is_used=rows[0]["has_gated"],
-                has_more=rows[0]["has_more"],
-                next_in=rows[0]["next_start"],
-                place=(rows[0]["after_queue"], rows[0]["after_gate"]),
-            ),
+            gates=_gates(rows[0]["gates"]),
             next_expiry=rows[0]["next_expiry"],
         )
 
@@ -358,6 +353,14 @@ class Store:
         async with self._connection(IN_FLIGHT_SECONDS + ANSWER_SECONDS) as connection:
             parameters = {"bell": bell, "patience": f"{IN_FLIGHT_SECONDS * 1000:.0f}"}
             await _cancellable(connection.execute(SQL["await_in_flight"], parameters))
+
+
+def _gates(said: str | None) -> Gates:
+    if said is None:
+        return Gates()
+    has_more, next_in, queue, gate = json.loads(said)
+    seconds = None if next_in is None else float(next_in)  # an infinite one is a text
+    return Gates(is_used=True, has_more=has_more, next_in=seconds, place=(queue, gate))
 
 
 async def _cancellable[Answer](statement: Coroutine[Any, Any, Answer]) -> Answer:

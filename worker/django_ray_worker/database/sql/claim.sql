@@ -74,9 +74,10 @@ WITH queue AS MATERIALIZED (
         -- all that it asks for looks again anyway.
         CASE WHEN number < %(limit)s THEN django_ray_is_passed_over(%(backend)s, names, ids) ELSE false END
             OR coalesce(gates.has_skipped, false) AS has_skipped,
-        -- Something waits behind gates: and what these say.
-        gates.has_more IS NOT NULL AS has_gated, coalesce(gates.has_more, false) AS has_more, gates.next_in AS next_start,
-        gates.queue AS after_queue, gates.gate AS after_gate,
+        -- What gates say, if something waits behind one: each column here is a value of each row.
+        CASE WHEN gates.has_more IS NOT NULL
+            THEN json_build_array(gates.has_more, gates.next_in, gates.queue, gates.gate)::text
+        END AS gates,
         (
             SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM django_ray_execution
             WHERE backend = %(backend)s AND expires_at IS NOT NULL AND started_at IS NULL AND state IN ('READY', 'WAITING')
@@ -106,7 +107,7 @@ WITH queue AS MATERIALIZED (
     OFFSET 0  -- once, and not for each row that is taken
 )
 SELECT
-    has_skipped, next_due, next_later, place, has_gated, has_more, next_start, next_expiry, after_queue, after_gate,
+    has_skipped, next_due, next_later, place, gates, next_expiry,
     task_id, attempt_number, claimed_by_id, queue_name, callable_path, failures, losses, released, waited, missing_for,
     CASE WHEN octet_length(options) > 65536 THEN '' ELSE options END AS options,
     CASE WHEN octet_length(payload) <= most_bytes THEN payload END AS payload
