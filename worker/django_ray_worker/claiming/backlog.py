@@ -68,7 +68,7 @@ class Backlog:
 
     @property
     def _free_ahead(self) -> int:
-        """How many calls may wait behind those that run. Where one carries many, only if there is enough for a whole one."""
+        """How many calls may wait behind those that run; where one carries many, only with enough for a whole one."""
         is_worth_it = self._per_call <= MOST_PER_CALL_AHEAD or len(self._claims) >= self._per_call
         return self._slots.free_ahead if is_worth_it else 0
 
