@@ -86,18 +86,15 @@ def before_in_queue(alias: str, row: Any) -> int:
     return _number(alias, _BEFORE_IN_QUEUE, row)
 
 
+# The first of the queue, as they are claimed. No condition on the id, whose own index would lead past all that has ended.
 _BEFORE_IN_QUEUE = """
-SELECT (SELECT count(*) FROM (
-    SELECT FROM django_ray_execution
+SELECT count(*) AS number FROM (
+    SELECT priority, task_id FROM django_ray_execution
     WHERE backend = %(backend)s AND queue_name = %(queue)s AND state = 'READY' AND due_at IS NULL
-        AND priority > %(priority)s
+    ORDER BY backend, queue_name, priority DESC, task_id
     LIMIT %(most)s + 1
-) AS higher) + (SELECT count(*) FROM (
-    SELECT FROM django_ray_execution
-    WHERE backend = %(backend)s AND queue_name = %(queue)s AND state = 'READY' AND due_at IS NULL
-        AND priority = %(priority)s AND task_id < %(task_id)s
-    LIMIT %(most)s + 1
-) AS older) AS number
+) AS first
+WHERE priority > %(priority)s OR priority = %(priority)s AND task_id < %(task_id)s
 """
 
 
