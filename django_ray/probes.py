@@ -86,7 +86,7 @@ def before_in_queue(alias: str, row: Any) -> int:
     return _number(alias, _BEFORE_IN_QUEUE, row)
 
 
-# The first of the queue, as they are claimed. No condition on the id, whose own index would lead past all that has ended.
+# The first of the queue, as they are claimed. The id is no condition: its own index leads past all that has ended.
 _BEFORE_IN_QUEUE = """
 SELECT count(*) AS number FROM (
     SELECT priority, task_id FROM django_ray_execution
