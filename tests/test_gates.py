@@ -314,3 +314,27 @@ async def test_nobody_who_has_no_gate_notifies_or_pays(open_store, insert, conne
     insert()
     await ended(store, await store.claim(worker, 10))
     assert notifications(asleep, other) == []
+
+
+async def test_a_rate_makes_no_gate_full(open_store, gated):
+    store, worker = await open_store()
+    rule = {"full": "cancel_new", "count": 1, "per": 3600.0}
+    first, second = gated(limit=5, rule=rule), gated(limit=5, rule=rule)
+    assert await taken(store, worker) == [first]
+    assert (await store.make_way()).refused == 0, f"{second} waits for its time"
+
+
+async def test_who_says_another_word_waits(open_store, gated):
+    store, worker = await open_store()
+    first = gated(rule={"full": "give_up"})
+    gated(rule={"full": ["cancel_new"]})
+    assert await taken(store, worker) == [first]
+    assert (await store.make_way()).refused == 0
+
+
+async def test_a_time_that_is_none_expires_as_well(open_store, insert, sql):
+    store, _ = await open_store()
+    task_id = insert(expires_at="-infinity")
+    assert await store.expire() == 1
+    said = sql("SELECT errors -> -1 ->> 'message' AS message FROM django_ray_execution WHERE task_id = %s", task_id)
+    assert said["message"] == "It had not begun by -infinity."

@@ -351,7 +351,8 @@ RETURN jsonb_build_object(
     'attempt', jsonb_array_length(worker_ids), 'worker_id', NULL, 'at', statement_timestamp());
 
 -- Whoever does not want to wait at a full gate: the new ones go, or what runs is cancelled for the newest. Up to 256 gates.
--- How many have been cancelled at once, and how many of those that run; NULL for the first if somebody has locked a gate or row.
+-- How many have been cancelled at once, how many of those that run shall be, and whether somebody has locked a gate or a row. A rate makes
+-- no gate full, and who says another word waits.
 CREATE FUNCTION django_ray_make_way(of_backend text) RETURNS TABLE (refused int, stopped int, has_skipped boolean)
 LANGUAGE plpgsql VOLATILE ROWS 1 SET search_path FROM CURRENT AS $$
 DECLARE
@@ -382,15 +383,19 @@ BEGIN
             has_skipped := true;
             CONTINUE;
         END IF;
-        free := (SELECT places.free FROM django_ray_places(of_backend, one.gate, one.rule, 2147483647) AS places);
-        CONTINUE WHEN free IS NULL;
+        -- A statement after the lock, whose snapshot has whatever the holder before has started.
+        surplus := (SELECT most FROM django_ray_gate_rule(of_backend, one.gate, one.rule));
+        CONTINUE WHEN surplus IS NULL OR (one.rule ->> 'full' IN ('cancel_new', 'cancel_running')) IS NOT TRUE;
+        free := surplus - (
+            SELECT count(*) FROM (
+                SELECT FROM django_ray_execution
+                WHERE backend = of_backend AND gate = one.gate COLLATE "C" AND state = 'RUNNING' LIMIT surplus
+            ) AS running
+        );
         hurry := one.rule ->> 'full' = 'cancel_running';
-        IF hurry THEN
-            -- The newest of them are wanted, and no more than may run.
-            surplus := (SELECT coalesce(most, 1) FROM django_ray_gate_rule(of_backend, one.gate, one.rule));
-        ELSE
-            surplus := greatest(free, 0);
-        END IF;
+        IF NOT hurry THEN
+            surplus := free;
+        END IF;  -- else the newest of them are wanted, and no more than may run
         WITH waiting AS MATERIALIZED (
             SELECT task_id FROM django_ray_execution
             WHERE backend = of_backend AND gate = one.gate COLLATE "C" AND state = 'WAITING' AND gate_rule ? 'full'
@@ -413,7 +418,7 @@ BEGIN
                     SELECT FROM django_ray_execution
                     WHERE backend = of_backend AND gate = one.gate COLLATE "C" AND state = 'WAITING' LIMIT surplus
                 ) AS waiting
-            ) - greatest(free, 0) - (
+            ) - free - (
                 SELECT count(*) FROM django_ray_execution
                 WHERE backend = of_backend AND gate = one.gate COLLATE "C" AND state = 'RUNNING' AND cancel_requested_at IS NOT NULL
             );
@@ -453,7 +458,8 @@ BEGIN
         UPDATE django_ray_execution SET
             state = 'FAILED', finished_at = statement_timestamp(), due_at = NULL,
             errors = errors || django_ray_error(
-                'TaskExpired', 'It had not begun by ' || to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC.', worker_ids)
+                'TaskExpired', 'It had not begun by ' || coalesce(
+                    to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', expires_at::text) || '.', worker_ids)
         WHERE task_id = ANY (ARRAY(SELECT task_id FROM late))
         RETURNING 1
     )

@@ -87,9 +87,7 @@ class Claimer:
         self._identity = identity
         self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
-        self._gate_bell = (
-            gate_bell  # It rings when a place behind a gate is free: for who has seen somebody wait there.
-        )
+        self._gate_bell = gate_bell  # A place behind a gate is free: for who has seen somebody wait at one.
         self._gatekeeper = gatekeeper
         self._starter = starter
         self._wakeup = wakeup
@@ -98,9 +96,7 @@ class Claimer:
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
         self._place: str | None = None  # Where any queue is served, and there are very many: the one to go on after.
-        self._again = float(
-            "inf"
-        )  # When to look again: for rows that somebody else had locked, or for a gate's next start.
+        self._again = float("inf")  # When to look again: for rows that were locked, or for the next start at a gate.
         self._gate_place: tuple[str | None, str | None] = (None, None)  # The one to go on after.
         self._is_gates_turn = True  # Of an odd number of slots, what waits behind gates gets one more every other time.
         self._locked = LockWait()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, Event, current_time, move_on_after
 
 from django_ray_worker.core.tries import backoff, is_news
-from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
+from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_transient, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,32 +63,39 @@ class Gatekeeper:
         if not self._may_write():
             self._expires = float("inf")
             return  # the next session looks
+        is_full, self._is_full = self._is_full, False
         try:
             # The statements have their own deadlines.
             with CancelScope(shield=True):
-                await self._turn_away()
+                has_skipped = is_full and await self._make_way()
+                await self._expire()
         except DatabaseError as error:
-            if not is_transient(error):
+            # No row ends a supervisor.
+            if not (is_transient(error) or is_data_fault(error)):
                 raise
-            wait = backoff(self._tries)
             if is_news(self._tries):
-                log.warning("Gates wait for the database (%s); again in %.1f s.", one_line(error), wait)
-            self._again(wait)
+                log.warning("Gates wait for the database (%s); it is tried again.", one_line(error))
+            self._try_again(is_full=is_full)
         else:
-            self._tries = 0
+            if has_skipped:  # somebody's lock was in the way: it is looked again after growing pauses
+                self._try_again(is_full=True)
+            else:
+                self._tries = 0
 
-    async def _turn_away(self) -> None:
-        if self._is_full:
-            self._is_full = False
-            made = await self._store.make_way()
-            self._metrics.turned_away += made.refused
-            if made.has_skipped:
-                self._is_full = True
-                self._again(backoff(self._tries))
-        if current_time() >= self._expires:
-            self._expires = float("inf")
-            self._metrics.expired += await self._store.expire()
+    async def _make_way(self) -> bool:
+        made = await self._store.make_way()
+        self._metrics.turned_away += made.refused
+        return made.has_skipped
 
-    def _again(self, seconds: float) -> None:
+    async def _expire(self) -> None:
+        if current_time() < self._expires:
+            return
+        while number := await self._store.expire():  # so many at a time
+            self._metrics.expired += number
+        self._expires = float("inf")
+
+    def _try_again(self, *, is_full: bool) -> None:
+        self._is_full = self._is_full or is_full
+        at = current_time() + backoff(self._tries)
+        self._expires = at if self._expires <= current_time() else min(self._expires, at)
         self._tries += 1
-        self._expires = min(self._expires, current_time() + seconds)

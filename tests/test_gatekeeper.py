@@ -1,0 +1,58 @@
+"""Who is turned away, although the database is in the way: asked again, and never the end of a supervisor."""
+
+import psycopg
+import pytest
+from anyio import create_task_group, fail_after, sleep
+
+from django_ray_worker.claiming.gatekeeper import Gatekeeper
+from django_ray_worker.core.claim import MadeWay
+from django_ray_worker.core.metrics import Metrics
+
+SKIPPED, DONE = (MadeWay(refused=number, stopped=0, has_skipped=not number) for number in (0, 1))
+
+
+class Scripted:
+    """A store that answers as it is told."""
+
+    def __init__(self, *answers, expired=()):
+        self.answers, self.expired = list(answers), list(expired)
+
+    async def make_way(self):
+        return self._next(self.answers)
+
+    async def expire(self):
+        return self._next(self.expired) if self.expired else 0
+
+    def _next(self, answers):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def run(gatekeeper, is_done):
+    async with create_task_group() as tasks:
+        tasks.start_soon(gatekeeper.run)
+        with fail_after(20):
+            while not is_done():  # noqa: ASYNC110
+                await sleep(0.005)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "obstacle", [psycopg.OperationalError("gone"), psycopg.errors.NumericValueOutOfRange("too large"), SKIPPED]
+)
+async def test_a_full_gate_is_asked_about_again_until_it_is_settled(obstacle):
+    store, metrics = Scripted(obstacle, obstacle, DONE), Metrics()
+    gatekeeper = Gatekeeper(store, metrics, may_write=lambda: True)
+    gatekeeper.look()
+    await run(gatekeeper, lambda: metrics.turned_away)
+    assert (store.answers, metrics.turned_away) == ([], 1)
+
+
+async def test_what_has_expired_is_ended_however_many_and_whatever_comes_between():
+    store, metrics = Scripted(expired=[psycopg.OperationalError("gone"), 1000, 1000, 7]), Metrics()
+    gatekeeper = Gatekeeper(store, metrics, may_write=lambda: True)
+    gatekeeper.expire_in(-1)
+    await run(gatekeeper, lambda: metrics.expired == 2007)
+    assert store.expired == []
