@@ -63,7 +63,7 @@ class Gatekeeper:
         if not self._may_write():
             self._expires = float("inf")
             return  # the next session looks
-        is_full, self._is_full = self._is_full, False
+        is_full, self._is_full, has_skipped = self._is_full, False, False
         try:
             # The statements have their own deadlines.
             with CancelScope(shield=True):
