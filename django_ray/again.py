@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from django.contrib.postgres.functions import TransactionNow
 from django.core.exceptions import EmptyResultSet
 from django.db import IntegrityError, connections, router
-from django.db.models import Case, Exists, F, OuterRef, Q, When
-from django.db.models.functions import JSONObject
+from django.db.models import Case, Exists, F, Func, JSONField, OuterRef, Q, TextField, When
+from django.db.models.lookups import Exact
 
 from django_ray import locking
 from django_ray.clock import seconds
@@ -50,6 +51,18 @@ SELECT (SELECT count(*) FROM chosen), (SELECT count(*) FROM copy)
 """
 
 
+class _Kept(Func):
+    """What the body needs of a carrier: what travels with it, and where its arguments are ids."""
+
+    template = (
+        "(SELECT jsonb_object_agg(key, value) FROM jsonb_each(%(expressions)s) WHERE key IN ('context', 'results'))"
+    )
+
+
+def _typeof(field: str) -> Func:
+    return Func(F(field), function="jsonb_typeof", output_field=TextField())
+
+
 class Again(NamedTuple):
     """How many are there once more, and how many are not because an equal one is unfinished."""
 
@@ -62,7 +75,9 @@ def retry(chosen: Any) -> Again:
     alias = chosen._db or router.db_for_write(chosen.model)  # noqa: SLF001
     wanted = chosen.model._base_manager.using(alias).filter(pk__in=chosen.order_by().values("pk"))  # noqa: SLF001
     keyed, left, locked = _retry_keyed(alias, wanted.filter(unique_key__isnull=False, state__in=_ENDED))
-    number = keyed + locking.update(wanted.filter(unique_key=None), _ENDED, None, _FRESH)
+    # One that waits for what has failed fails again at once.
+    has_failed_again = Q(exception_type="django_ray.exceptions.UpstreamFailed", finished_at__gte=TransactionNow())
+    number = keyed + locking.update(wanted.filter(unique_key=None), _ENDED, has_failed_again, _FRESH)
     if locked:
         raise locking.still_locked(number, locked)
     return Again(number, left)
@@ -74,7 +89,7 @@ def enqueue_again(chosen: Any) -> Again:
     alias = chosen.db
     names = ", ".join(_COPIED)
     # The body needs what it was enqueued with; of the trace of then, it is no part.
-    kept = Case(When(carrier__has_key="context", then=JSONObject(context=F("carrier__context"))))
+    kept = Case(When(Exact(_typeof("carrier"), "object"), then=_Kept(F("carrier"), output_field=JSONField())))
     values = chosen.values_list(*_COPIED, "run_after", "enqueued_at", "expires_at", "task_id", kept)
     try:
         rows, parameters = values.query.get_compiler(alias).as_sql()

@@ -47,6 +47,7 @@ from django_ray.signature import check_arguments
 from django_ray.tables import Tables, execution_model
 from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier
+from django_ray.upstreams import Upstreams, taken_out
 
 __all__ = ["RayTaskBackend"]
 
@@ -60,6 +61,16 @@ NAME = f"1 to {MAX_NAME} characters without NUL and lone surrogates"
 
 def _is_name(name: Any) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MAX_NAME and storable(name)
+
+
+def _plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    return (
+        [jsonable(arg, f"args[{index}]") for index, arg in enumerate(args)],
+        {
+            jsonable(name, "the name of a keyword argument"): jsonable(arg, f"kwargs[{name!r}]")
+            for name, arg in kwargs.items()
+        },
+    )
 
 
 class RayTaskBackend(BaseTaskBackend):
@@ -142,10 +153,10 @@ class RayTaskBackend(BaseTaskBackend):
         All or none, with one statement per 1,000 rows and one ring of the bell per queue. Raises what enqueue raises,
         before any SQL.
         """
-        given = [(task, *self._arguments(args, kwargs)) for task, args, kwargs in calls]
+        given = [(task, *self._arguments(task, args, kwargs)) for task, args, kwargs in calls]
         enqueues: list[Enqueue] = []
-        for task, args, kwargs in given:
-            enqueues.append(self._enqueue(task, args, kwargs))
+        for task, args, kwargs, upstreams in given:
+            enqueues.append(self._enqueue(task, args, kwargs, upstreams))
         # Once for all of them, and after what else may be refused.
         context = captured(self.settings.context) if self.settings.context and enqueues else None
         results = self._store(enqueues, {CONTEXT: context} if context else None)
@@ -156,10 +167,12 @@ class RayTaskBackend(BaseTaskBackend):
                 task_enqueued.send_robust(type(self), task_result=result)
         return results
 
-    def _enqueue(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Enqueue:
+    def _enqueue(
+        self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], upstreams: Upstreams | None = None
+    ) -> Enqueue:
         one = self._check(task)
         check_arguments(task, args, kwargs)
-        return enqueued(one, args, kwargs)
+        return enqueued(one, args, kwargs, upstreams)
 
     def admission(
         self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], queue_name: str
@@ -178,7 +191,7 @@ class RayTaskBackend(BaseTaskBackend):
             self.validate_task(task)
             found = checked(task, self.settings.queue_admission.get(task.queue_name))
             # Made for one enqueue, most of them; and what a naive moment means depends on the time zone of the moment.
-            if task.run_after is None and not found.metadata:
+            if task.run_after is None and not found.metadata and not found.after:
                 if len(self._checked) >= MOST_CHECKED:
                     self._checked.clear()
                 self._checked[id(task)] = found
@@ -191,14 +204,18 @@ class RayTaskBackend(BaseTaskBackend):
         return await sync_to_async(self.enqueue_many, thread_sensitive=True)(calls)
 
     @staticmethod
-    def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        return (
-            [jsonable(arg, f"args[{index}]") for index, arg in enumerate(args)],
-            {
-                jsonable(name, "the name of a keyword argument"): jsonable(arg, f"kwargs[{name!r}]")
-                for name, arg in kwargs.items()
-            },
-        )
+    def _arguments(
+        task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any], Upstreams | None]:
+        """Return the arguments as JSON, and what the enqueue waits for."""
+        after = getattr(task, "after", None) or ()
+        try:
+            if not after:
+                return *_plain(args, kwargs), None
+        except TypeError:
+            pass  # there may be results among them
+        args, kwargs, upstreams = taken_out(args, kwargs, after, getattr(task, "needs", None) or "success")
+        return *_plain(args, kwargs), upstreams
 
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
         rows = insert(self.alias, enqueues, carrier)
@@ -217,7 +234,7 @@ class RayTaskBackend(BaseTaskBackend):
                 errors=[],
                 worker_ids=[],
             )
-            for (one, args, kwargs, _), row in zip(enqueues, rows, strict=True)
+            for (one, args, kwargs, *_), row in zip(enqueues, rows, strict=True)
         ]
         for (one, *_), result in zip(enqueues, results, strict=True):
             if one.metadata:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asgiref.sync import sync_to_async
-from django.tasks import TaskContext
+from django.tasks import TaskContext, TaskResult
 
 if TYPE_CHECKING:
     _Context = TaskContext[Any, Any]
@@ -35,6 +35,7 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
     _completing: Callable[[], AbstractContextManager[Done]] = field(repr=False)
     _report: Callable[[float | None, str], None] = field(repr=False)
     _save: Callable[[Any], None] = field(repr=False)
+    _upstreams: Callable[[], list[Any]] = field(repr=False)
     # What using(metadata=...) gave the execution, or an attempt has saved: a copy, for the body to change.
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     # When it was due, in the time zone of its schedule; None if no schedule has enqueued it.
@@ -62,6 +63,17 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
     async def asave_metadata(self) -> None:
         """Do what save_metadata does."""
         await sync_to_async(self.save_metadata)()
+
+    def upstreams(self) -> list[TaskResult[..., Any]]:
+        """Return the results of what this execution has waited for, finished, in the order in which they were passed.
+
+        Those of the arguments, then those of after=; read now. What was deleted since is left out. Doubles keep none.
+        """
+        return self._upstreams()
+
+    async def aupstreams(self) -> list[TaskResult[..., Any]]:
+        """Do what upstreams does."""
+        return await sync_to_async(self.upstreams)()
 
     def completing(self) -> AbstractContextManager[Done]:
         """Open a transaction on the database of the executions, in which this one ends SUCCESSFUL.

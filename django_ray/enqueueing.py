@@ -20,12 +20,15 @@ from django.utils import timezone
 
 from django_ray.admission import Admission
 from django_ray.admitting import admitted
+from django_ray.membership import FLOW, membership
 from django_ray.metadata import with_metadata
 from django_ray.moments import held
+from django_ray.results import RayTaskResult
 from django_ray.serialization import encode
 from django_ray.tables import Tables
 from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier, producer
+from django_ray.upstreams import RESULTS, Upstreams
 
 __all__ = [
     "Checked", "Enqueue", "Inserted", "admission_of", "check_function", "check_run_after", "checked", "enqueued",
@@ -38,17 +41,21 @@ class Checked(NamedTuple):
 
     task: Task[..., Any]
     head: str
+    bare: str  # The same without its options.
+    options: dict[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
     admission: Admission | None = None
+    after: tuple[RayTaskResult[..., Any], ...] = ()
 
 
 class Enqueue(NamedTuple):
-    """A task with arguments that JSON can hold and that fit its function, and what it says of its admission."""
+    """A task with arguments that JSON can hold and that fit its function, what admits it, and what it waits for."""
 
     checked: Checked
     args: list[Any]
     kwargs: dict[str, Any]
     admission: dict[str, Any] | None = None
+    upstreams: Upstreams | None = None
 
     @property
     def key(self) -> str | None:
@@ -74,8 +81,11 @@ class Inserted(NamedTuple):
 def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = None) -> list[Inserted]:
     """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order.
 
-    The carrier is what travels with them, beside the context of a trace.
+    The carrier is what travels with them, beside the context of a trace and the flow that is enqueued into here.
     """
+    flow = membership.get()
+    if flow is not None:
+        carrier = {**(carrier or {}), FLOW: flow.carried}
     tables, inserted = Tables(), list[Inserted]()
     enqueues, places = _in_order(enqueues)
     block = (
@@ -87,8 +97,9 @@ def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = 
             carrier = {**trace, **carrier} if carrier else trace
         for start in range(0, len(enqueues), ROWS_PER_INSERT):
             some = enqueues[start : start + ROWS_PER_INSERT]
-            statement = _ENQUEUE if all(one.admission is None for one in some) else _ENQUEUE_ADMITTED
-            cursor.execute(statement, [backend, _rows(some, carrier)])
+            is_plain = flow is None and all(one.admission is None and one.upstreams is None for one in some)
+            rows = _rows(some, carrier, None if flow is None else flow.flow)
+            cursor.execute(_ENQUEUE if is_plain else _ENQUEUE_ADMITTED, [backend, rows])
             inserted += [Inserted(*row) for row in cursor.fetchall()]
     return [inserted[place] for place in places]
 
@@ -117,11 +128,18 @@ def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
         "queue_name": task.queue_name,
         "priority": task.priority,
         "callable_path": task.module_path,
-        "options": task.row_options() if isinstance(task, RayTask) else None,
         **_due(task.run_after),
     }
-    admission = admission_of(task, queue, task.queue_name)
-    return Checked(task, encode(row).removesuffix("}"), getattr(task, "metadata", None), admission)
+    options, bare = task.row_options() if isinstance(task, RayTask) else None, encode(row).removesuffix("}")
+    return Checked(
+        task=task,
+        head=f'{bare}, "options": {encode(options)}' if options else bare,
+        bare=bare,
+        options=options,
+        metadata=getattr(task, "metadata", None),
+        admission=admission_of(task, queue, task.queue_name),
+        after=getattr(task, "after", None) or (),
+    )
 
 
 def admission_of(task: Task[..., Any], queue: Admission | None, queue_name: str) -> Admission | None:
@@ -130,28 +148,51 @@ def admission_of(task: Task[..., Any], queue: Admission | None, queue_name: str)
     return admission if queue is None else (admission or Admission()).over(queue, queue_name)
 
 
-def enqueued(checked: Checked, args: list[Any], kwargs: dict[str, Any]) -> Enqueue:
+def enqueued(checked: Checked, args: list[Any], kwargs: dict[str, Any], upstreams: Upstreams | None = None) -> Enqueue:
     """Return an enqueue; whatever a function of its arguments raises, and TypeError or ValueError for what it returns.
 
     Before any SQL, so that a transaction survives it.
     """
     if checked.admission is None:
-        return Enqueue(checked, args, kwargs)
-    return Enqueue(checked, args, kwargs, admitted(checked.admission, checked.task, args, kwargs))
+        return Enqueue(checked, args, kwargs, None, upstreams)
+    if checked.admission.unique == "replace" and upstreams is not None:
+        raise InvalidTask(
+            f'The task {checked.task.name!r} has unique="replace": what an execution waits for cannot be replaced. '
+            'Use unique=True or "queued", or do not pass results to it.'
+        )
+    return Enqueue(checked, args, kwargs, admitted(checked.admission, checked.task, args, kwargs), upstreams)
 
 
-def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None) -> str:
+def _rows(enqueues: Sequence[Enqueue], carrier: Carrier | None, flow: str | None) -> str:
     tail = _tail(carrier)
+    linked = "" if flow is None else f', "link": {encode({"flow": flow})}'
     rows = (
-        f'{one.head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{_admitted(admission)}'
-        f"{_tail(with_metadata(carrier, one.metadata)) if one.metadata else tail}"
-        for one, args, kwargs, admission in enqueues
+        f'{enqueue.checked.head}, "args": {encode(enqueue.args)}, "kwargs": {encode(enqueue.kwargs)}{linked}{tail}'
+        if enqueue.admission is None and enqueue.upstreams is None and not enqueue.checked.metadata
+        else _row(enqueue, carrier, flow)
+        for enqueue in enqueues
     )
     return f"[{','.join(rows)}]"
 
 
-def _admitted(admission: dict[str, Any] | None) -> str:
-    return "" if admission is None else f', "admission": {encode(admission)}'
+def _row(enqueue: Enqueue, carrier: Carrier | None, flow: str | None) -> str:
+    """Return the row of an enqueue that says more than most."""
+    one, args, kwargs, admission, upstreams = enqueue
+    options = one.options
+    link: dict[str, Any] = {} if flow is None else {"flow": flow}
+    if one.metadata:
+        carrier = with_metadata(carrier, one.metadata)
+    if upstreams is not None:
+        # In its options, too: a version that does not know the word gives the execution back. It would run it with ids.
+        options = {**(options or {}), "needs": upstreams.needs}
+        link |= {"needs": upstreams.needs, "upstreams": upstreams.ids}
+        if upstreams.paths:
+            carrier = {**(carrier or {}), RESULTS: upstreams.paths}
+    said = f', "admission": {encode(admission)}' if admission is not None else ""
+    if link:
+        said += f', "link": {encode(link)}'
+    head = f'{one.bare}, "options": {encode(options)}' if upstreams is not None else one.head
+    return f'{head}, "args": {encode(args)}, "kwargs": {encode(kwargs)}{said}{_tail(carrier)}'
 
 
 def _tail(carrier: Carrier | None) -> str:

@@ -21,6 +21,10 @@ class GateFull(Exception):  # noqa: N818
     """As many executions ran behind its gate as may, and when_full does not have it wait."""
 
 
+class UpstreamFailed(Exception):  # noqa: N818
+    """An execution that it waited for has failed, was cancelled, or is gone; the message names it."""
+
+
 class TaskRefused(Exception):  # noqa: N818
     """The execution can never run: its path, its options or its arguments do not fit the code."""
 

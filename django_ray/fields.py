@@ -13,7 +13,7 @@ from django.db import models
 
 from django_ray.moments import held_sql
 
-__all__ = ["json_field", "moment_field", "period_field"]
+__all__ = ["Uuid7", "json_field", "moment_field", "period_field"]
 
 _LONGEST = "'36500 days'::interval"  # Python has no infinity.
 
@@ -65,3 +65,12 @@ def _read(read: Any, value: Any, expression: Any, connection: Any) -> Any:
         return read(value, expression, connection)
     except (ValueError, RecursionError):
         return value
+
+
+class Uuid7(models.Func):
+    """A time-ordered id, made by the database."""
+
+    function = "django_ray_uuid7"
+
+    def __init__(self) -> None:
+        super().__init__(output_field=models.UUIDField())

@@ -1,4 +1,4 @@
-"""The rows: executions of tasks, supervisors, paused queues, schedules (timetable.py), and what was in each minute.
+"""The rows: executions, supervisors, paused queues, and what was in each minute; others in timetable, gates and edges.
 
 What a row may look like is held by CHECK constraints, so that no program, ours included, can store an impossible one.
 Every column has a default in the database: a plain INSERT of a callable_path is an enqueue.
@@ -19,12 +19,16 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ray import again, locking
 from django_ray.bounds import MOST, is_whole, shown
-from django_ray.fields import json_field, moment_field
+from django_ray.edges import RayEdge, RayFlow
+from django_ray.fields import Uuid7, json_field, moment_field
 from django_ray.gates import RayGate
 from django_ray.rows import StoredError
 from django_ray.timetable import RaySchedule
 
-__all__ = ["RayGate", "RayMinute", "RayQueue", "RaySchedule", "RayTaskExecution", "RayWorker", "State"]
+__all__ = [
+    "RayEdge", "RayFlow", "RayGate", "RayMinute", "RayQueue", "RaySchedule", "RayTaskExecution", "RayWorker", "State",
+    "Uuid7",
+]  # fmt: skip
 
 
 class State(models.TextChoices):
@@ -43,15 +47,6 @@ class State(models.TextChoices):
 
 
 FINISHED = [State.SUCCESSFUL.value, State.FAILED.value, State.CANCELLED.value]
-
-
-class Uuid7(models.Func):
-    """A time-ordered id, made by the database."""
-
-    function = "django_ray_uuid7"
-
-    def __init__(self) -> None:
-        super().__init__(output_field=models.UUIDField())
 
 
 def _is_json(field: str, kind: str) -> Exact:
@@ -222,11 +217,20 @@ class ExecutionQuerySet(models.QuerySet["RayTaskExecution"]):
         return again.enqueue_again(self).number
 
     def prune(self, most: int = 1000) -> int:
-        """Delete up to most of those that are finished, and that nobody else is busy with; return how many."""
+        """Delete up to most of those that are finished, and that nobody else is busy with; return how many.
+
+        Results that an unfinished execution waits for stay.
+        """
         if not is_whole(most, 0):
             raise ValueError(f"most must be a whole number of at least 0 and at most {MOST:,}, not {shown(most)}.")
         self._for_write = True
-        chosen = self.filter(state__in=FINISHED).order_by("finished_at").select_for_update(skip_locked=True)
+        needed = models.Func(F("pk"), function="django_ray_is_needed", output_field=models.BooleanField())
+        chosen = (
+            self.filter(state__in=FINISHED)
+            .exclude(Q(is_upstream=True) & Q(needed))
+            .order_by("finished_at")
+            .select_for_update(skip_locked=True)
+        )
         with transaction.atomic(using=self.db):
             ids = list(chosen.values_list("pk", flat=True)[:most])
             RayProgress._base_manager.using(self.db).filter(pk__in=ids)._raw_delete(self.db)  # noqa: SLF001
@@ -295,6 +299,14 @@ class RayTaskExecution(models.Model):
     gate_rule = json_field(null=True)  # What holds at its gate: limit, count, per, burst, full.
     expires_at = moment_field(null=True)  # It must have begun by then.
 
+    # What it waits for: see edges.py.
+    # "success" of its upstreams, or their "end"; null is no upstream.
+    needs = models.CharField(max_length=7, null=True)  # noqa: DJ001
+    is_upstream = models.BooleanField(db_default=False)  # Another one waits, or has waited, for it.
+    flow = models.ForeignKey(
+        RayFlow, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="executions"
+    )
+
     objects = ExecutionQuerySet.as_manager()
 
     class Meta:
@@ -343,6 +355,9 @@ class RayTaskExecution(models.Model):
                 "backend", "expires_at",
                 name="django_ray_expiring",
                 condition=Q(expires_at__isnull=False, started_at=None, state__in=(State.READY, State.WAITING)),
+            ),
+            models.Index(
+                "flow", "state", "task_id", name="django_ray_members", condition=Q(flow__isnull=False),
             ),
         ]  # fmt: skip
         constraints = [

@@ -169,7 +169,7 @@ def _schedule(name: Any, said: Any) -> tuple[str, Plan]:
 
 _SHORTEST_PULSE = 0.1  # Seconds: each is a statement.
 _LARGEST_RESULT = 268_435_455  # Bytes: more PostgreSQL does not hold in one JSON.
-_OF_TASKS = ("unique", "unique_by", "limit_by")  # They are about arguments.
+_OF_TASKS = ("unique", "unique_by", "limit_by", "needs")  # They are about arguments.
 _POLICY = {"max_attempts", "backoff", "max_losses", "import_grace"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),

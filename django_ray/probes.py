@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from django_ray.gates import RayGate
@@ -25,6 +26,7 @@ __all__ = [
     "lock_of",
     "running_of",
     "sight_of",
+    "unmet_of",
     "without_session",
 ]
 
@@ -41,6 +43,7 @@ class Sight:
     supervisors: bool
     gates: bool
     sessions: bool
+    edges: bool
 
 
 def sight_of(alias: str) -> Sight:
@@ -56,7 +59,8 @@ SELECT
     has_table_privilege('django_ray_gate', 'SELECT')
         AND has_function_privilege('django_ray_gate_rule(text, text, jsonb)', 'EXECUTE')
         AND has_function_privilege('django_ray_number(jsonb, float8, float8)', 'EXECUTE') AS gates,
-    has_function_privilege('django_ray_session(int)', 'EXECUTE') AS sessions
+    has_function_privilege('django_ray_session(int)', 'EXECUTE') AS sessions,
+    has_table_privilege('django_ray_edge', 'SELECT') AS edges
 """
 
 
@@ -79,6 +83,23 @@ WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted AND pid 
     AND transactionid = (SELECT xmax FROM django_ray_execution WHERE task_id = %(task_id)s)
 LIMIT 1
 """
+
+
+def unmet_of(alias: str, task_id: Any) -> tuple[int, Any]:
+    """Return how many executions it still waits for, and the first of them; none if that has gone."""
+    (row,) = select(alias, _UNMET, task_id=task_id, most=MOST)
+    if row["first"] is None:
+        return row["number"], None
+    (first,) = select(alias, _FIRST, task_id=row["first"]) or (None,)
+    return row["number"], None if first is None else SimpleNamespace(**first)
+
+
+_UNMET = """
+SELECT count(*) AS number, min(upstream_id::text)::uuid AS first FROM (
+    SELECT upstream_id FROM django_ray_edge WHERE downstream_id = %(task_id)s AND NOT met LIMIT %(most)s
+) AS edge
+"""
+_FIRST = "SELECT task_id, callable_path, state FROM django_ray_execution WHERE task_id = %(task_id)s"
 
 
 def before_in_queue(alias: str, row: Any) -> int:

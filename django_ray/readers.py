@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, MOST_QUANTITY, is_number, is_whole
 from django_ray.rate import By, Rate, Unique, WhenFull
 from django_ray.retry import Backoff, class_path
 from django_ray.serialization import storable
 
+type Needs = Literal["success", "end"]  # Of an execution, those who wait for it.
+
 MOST_NAME = 100  # Characters of a gate's name, before what its executions have in common.
 
 __all__ = [
     "MOST_NAME",
+    "Needs",
     "backoff",
     "backoff_fields",
     "by",
@@ -26,6 +29,7 @@ __all__ = [
     "gate",
     "gpus",
     "labels",
+    "needs",
     "period",
     "quantity",
     "rate",
@@ -109,6 +113,13 @@ def seconds(value: Any) -> float:
     if not is_number(value, 0, LONGEST):
         raise ValueError(f"it must be a number of seconds, 0 or more and at most {LONGEST_IN_WORDS}.")
     return float(value)
+
+
+def needs(value: Any) -> Needs:
+    """Return what an execution needs of those that it waits for."""
+    if value not in ("success", "end"):
+        raise ValueError('it must be "success", as it is unless said otherwise, or "end".')
+    return value  # type: ignore[no-any-return]
 
 
 def timeout(value: Any) -> float:

@@ -61,6 +61,8 @@ class Requirements(TypedDict, total=False):
     retry_on: Annotated[Sequence[ExceptionClass] | None, Place("retry", readers.classes)]
     # Never these; they win over retry_on.
     no_retry_on: Annotated[Sequence[ExceptionClass] | None, Place("retry", readers.classes)]
+    # Of the executions that it waits for: that they succeed, or that they end.
+    needs: Annotated[readers.Needs | None, Place("", readers.needs)]
     # One at a time that is equal: until it has ended, until it starts, or until it starts and the latest one counts.
     unique: Annotated[Unique | None, Place("admission", readers.unique)]
     unique_by: Annotated[By | None, Place("admission", readers.by)]  # What makes it equal; all arguments.
@@ -103,6 +105,7 @@ class TaskOptions:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout: float | None = None  # Seconds that an attempt may run; None is no limit.
     stall_timeout: float | None = None  # Seconds that it may run without a sign of life; None is no limit.
+    needs: readers.Needs = "success"  # Of what it waits for.
     ray: Mapping[str, Any] = field(default_factory=dict[str, Any])  # Keyword arguments of Ray's .options().
 
     def changed(self, row: Any) -> Self:

@@ -36,7 +36,7 @@ else:
             return TaskResult
 
 
-__all__ = ["RayTaskResult", "Row", "changed", "import_task", "missing_task", "task_of", "task_result"]
+__all__ = ["RayTaskResult", "Row", "changed", "check_timeout", "import_task", "missing_task", "task_of", "task_result"]
 
 _STATUS: Mapping[str, TaskResultStatus] = {
     "WAITING": TaskResultStatus.READY,
@@ -69,7 +69,7 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
         need_psycopg("wait()")
         from django_ray.waiting import wait_for_end
 
-        _check_timeout(timeout)
+        check_timeout(timeout)
         if not self.is_finished:
             self.refresh()
         if not self.is_finished:
@@ -84,7 +84,7 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
         need_psycopg("await_result()")
         from django_ray.waiting import await_end
 
-        _check_timeout(timeout)
+        check_timeout(timeout)
         if not self.is_finished:
             await self.arefresh()
         if not self.is_finished:
@@ -193,7 +193,8 @@ async def _nothing() -> AsyncGenerator[Progress]:
         yield update
 
 
-def _check_timeout(timeout: float | None) -> None:
+def check_timeout(timeout: float | None) -> None:
+    """Raise ValueError for a timeout that is none."""
     if timeout is None or is_number(timeout, -math.inf, LONGEST) or timeout == math.inf:
         return
     raise ValueError(

@@ -13,12 +13,14 @@ __all__ = ["check_rights", "check_strangers"]
 # As docs/roles.sql grants it to django_ray_web.
 _WRITTEN = (
     "backend", "queue_name", "priority", "callable_path", "args", "kwargs", "options", "carrier", "enqueued_at",
-    "run_after", "due_at", "task_id", "unique_key", "gate", "gate_rule", "expires_at",
+    "run_after", "due_at", "task_id", "unique_key", "gate", "gate_rule", "expires_at", "flow_id",
+    "needs",
 )  # fmt: skip
 _CALLED = (
     "django_ray_uuid7()", "django_ray_enqueue(text, json)", "django_ray_enqueue_admitted(text, json)",
     "django_ray_enqueue_round(text, json, uuid[], text[], integer[])", "django_ray_replace(uuid, text, json)",
-    "django_ray_cancel(uuid)",
+    "django_ray_cancel(uuid)", "django_ray_cancel_flow(uuid)", "django_ray_link(json, uuid[])",
+    "django_ray_linked(uuid[])", "django_ray_is_held(uuid)", "django_ray_settle(uuid[])",
     "django_ray_ring_queue(text, text)", "django_ray_channel(text)", "django_ray_world()",
 )  # fmt: skip
 # A function or a column that is not there is what W001 is for.
@@ -32,7 +34,11 @@ SELECT current_user, ARRAY(
         UNION ALL
         SELECT 'UPDATE (awaited) ON django_ray_execution', has_column_privilege(our.table, 'awaited', 'UPDATE')
         UNION ALL
-        SELECT 'SELECT ON django_ray_progress', has_table_privilege(to_regclass('django_ray_progress'), 'SELECT')
+        SELECT format('SELECT ON %%s', name), has_table_privilege(to_regclass(name), 'SELECT')
+        FROM unnest(ARRAY['django_ray_progress', 'django_ray_flow', 'django_ray_edge']) AS name
+        UNION ALL
+        SELECT 'INSERT (name) ON django_ray_flow',
+            has_column_privilege(to_regclass('django_ray_flow'), 'name', 'INSERT')
         UNION ALL
         SELECT format('EXECUTE ON FUNCTION %%s', name), has_function_privilege(to_regprocedure(name), 'EXECUTE')
         FROM unnest(%s::text[]) AS name
@@ -102,7 +108,8 @@ def check_strangers(databases: Sequence[str] | None = None, **_: Any) -> list[Ch
             f"Others may write the whole table django_ray_execution or django_ray_schedule: {names}. Who may do that "
             "may run code on the Ray nodes.",
             hint="If that is not meant, REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, "
-            "django_ray_minute, django_ray_progress, django_ray_schedule, django_ray_gate FROM "
+            "django_ray_minute, django_ray_progress, django_ray_schedule, django_ray_gate, "
+            "django_ray_flow, django_ray_edge FROM "
             f"{names}. Where the host grants everything in this schema, keep the tables in another one: "
             "docs/security.md. Roles of the project get the rights that they need by docs/roles.sql.",
             id="django_ray.W004",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["MAX_MESSAGE", "MAX_TRACEBACK", "clean_text", "encode", "jsonable", "storable"]
+__all__ = ["MAX_MESSAGE", "MAX_TRACEBACK", "clean_text", "encode", "json_key", "jsonable", "storable"]
 
 MAX_MESSAGE = 10_000  # Characters of an error's message that are kept.
 MAX_TRACEBACK = 100_000
@@ -49,6 +49,10 @@ _REMEDIES = (
     ("builtins.frozenset", "pass a list"),
     ("django.utils.functional.Promise", "pass str(value)"),
     ("django.db.models.query.QuerySet", "pass a list of primary keys"),
+    (
+        "django.tasks.base.TaskResult",
+        "only a result of RayTaskBackend, as an argument of an enqueue, stands for its value",
+    ),
 )
 
 
@@ -95,7 +99,7 @@ def _own_encoding(value: Any) -> Callable[[], Any] | None:
 def _object(value: Mapping[Any, Any], where: str) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, item in value.items():
-        name = _key(key, where)
+        name = json_key(key, where)
         if name in plain:
             raise ValueError(f"{where} has two keys that are {name!r} in JSON, whose keys are strings: rename one.")
         plain[name] = _jsonable(item, f"{where}[{key!r}]")
@@ -130,7 +134,8 @@ def storable(text: str) -> bool:
     return True
 
 
-def _key(key: Any, where: str) -> str:
+def json_key(key: Any, where: str = "An argument") -> str:
+    """Return the key of a mapping as it is in JSON."""
     match key:
         case str():
             return _text(key, f"a key of {where}")

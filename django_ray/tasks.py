@@ -6,7 +6,7 @@ They are keyword arguments of @task and of using(), and end up in the row's opti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
@@ -24,6 +24,7 @@ from django_ray.metadata import checked
 from django_ray.naming import foreign, foreign_method
 from django_ray.requirements import REQUIREMENTS, Requirements, stored
 from django_ray.results import RayTaskResult, import_task
+from django_ray.upstreams import read_after
 
 if TYPE_CHECKING:
     _Task = Task
@@ -80,6 +81,8 @@ class RayTask[**P, R](_Task[P, R]):
     schedulable: bool = False
     # Kept with each execution; None, as an empty one, is none.
     metadata: Mapping[str, Any] | None = field(default=None, hash=False)
+    # Executions that have to end before it starts, beside those whose results are its arguments.
+    after: tuple[RayTaskResult[..., Any], ...] | None = field(default=None, hash=False)
     # A timedelta counts from each enqueue, by the database's clock.
     run_after: datetime | timedelta | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -103,20 +106,24 @@ class RayTask[**P, R](_Task[P, R]):
                 f"The task {self.name!r}: atomic is not for coroutines: Django's transactions belong to a thread. "
                 "Make it a function; async_to_sync() calls a coroutine from there."
             )
-        if self.metadata is not None:
-            try:
-                object.__setattr__(self, "metadata", checked(self.metadata, f"The task {self.name!r}"))
-            except (TypeError, ValueError) as error:
-                raise InvalidTask(str(error)) from None
         try:
-            if (admission := self.admission) is not None:
-                check_names(admission, self)
-        except ValueError as error:
+            self._check_said()
+        except (TypeError, ValueError) as error:
             raise InvalidTask(str(error)) from None
         Task.__post_init__(self)  # super() does not work in a slotted dataclass
         for name in REQUIREMENTS:
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))  # frozen
+
+    def _check_said(self) -> None:
+        """Check what an enqueue may say; TypeError or ValueError for what cannot be."""
+        where = f"The task {self.name!r}"
+        if self.metadata is not None:
+            object.__setattr__(self, "metadata", checked(self.metadata, where))
+        if self.after is not None:
+            object.__setattr__(self, "after", read_after(self.after, where))
+        if (admission := self.admission) is not None:
+            check_names(admission, self)
 
     @override
     def using(
@@ -127,12 +134,14 @@ class RayTask[**P, R](_Task[P, R]):
         run_after: datetime | timedelta | None = None,
         backend: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        after: RayTaskResult[..., Any] | Iterable[RayTaskResult[..., Any]] | None = None,
         **options: Unpack[Requirements],
     ) -> Self:
         """Return the task with some of its attributes changed; those that are None stay as they are.
 
         metadata is a dictionary of JSON that is kept with the execution, of up to 65,536 bytes; it replaces what the
-        task had.
+        task had. after is a result, or several, whose executions have to succeed before this one starts; with
+        needs="end", to end.
         """
         changes = {
             "priority": priority,
@@ -140,6 +149,7 @@ class RayTask[**P, R](_Task[P, R]):
             "run_after": run_after,
             "backend": backend,
             "metadata": metadata,
+            "after": after,
             **options,
         }
         return replace(self, **cast("Any", {name: value for name, value in changes.items() if value is not None}))

@@ -47,6 +47,7 @@ from django_ray.runtime.preparation import prepare
 from django_ray.runtime.reporting import in_this_thread
 from django_ray.ticking import ticking
 from django_ray.tracing import Carrier
+from django_ray.upstreams import RESULTS, Upstreams, filled, ids_in
 
 __all__ = ["DummyBackend", "ImmediateBackend", "fire_schedules", "run_tasks"]
 
@@ -240,7 +241,7 @@ class _InMemory(RayTaskBackend):
         now = timezone.now()
         return [
             task_result(one.task, self._row(one.task, args, kwargs, enqueued_at=now, carrier=_carrier(one, carrier)))
-            for one, args, kwargs, _ in enqueues
+            for one, args, kwargs, *_ in enqueues
         ]
 
     def _row(self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], **said: Any) -> ClaimedRow:
@@ -274,10 +275,25 @@ def _carrier(checked: Checked, carrier: Carrier | None) -> Carrier | None:
 
 
 class ImmediateBackend(_InMemory):
-    """Runs each task inside enqueue(), once; its result is finished. As Django's of that name, with our options."""
+    """Runs each task inside enqueue(), once; its result is finished. As Django's of that name, with our options.
+
+    A result that is an argument is replaced by its value; if its execution has failed, so has this one.
+    """
 
     supports_defer = False
     supports_get_result = False
+
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        super().__init__(alias, params)
+        self._upstreams: dict[str, Upstreams] = {}
+
+    @override
+    def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
+        results = super()._store(enqueues, carrier)
+        for one, result in zip(enqueues, results, strict=True):
+            if one.upstreams is not None:
+                self._upstreams[result.id] = one.upstreams
+        return results
 
     @override
     def enqueue_many(
@@ -297,7 +313,14 @@ class ImmediateBackend(_InMemory):
             started_at=now, last_attempted_at=now, attempt_number=1, worker_ids=["immediate"],
             options={"retry": {"max_attempts": 1}}, carrier=getattr(ready, "_carrier"),  # noqa: B009 - for the type checkers
         )  # fmt: skip
+        upstreams = self._upstreams.pop(ready.id, None)
+        if upstreams is not None and (failed := _failed(upstreams)) is not None:
+            row.state, row.errors, row.finished_at = "FAILED", [failed], timezone.now()
+            return task_result(ready.task, row)
+        if upstreams is not None:
+            row.args, row.kwargs = _filled(deepcopy(row.args), deepcopy(row.kwargs), upstreams)
         envelope = run(row)
+        row.args, row.kwargs = ready.args, ready.kwargs
         row.finished_at = timezone.now()
         if envelope["kind"] == "returned":
             row.state, row.result = "SUCCESSFUL", json.loads(envelope["result"])
@@ -319,6 +342,27 @@ class ImmediateBackend(_InMemory):
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
         BaseTaskBackend.get_result(self, result_id)
         raise AssertionError("Django's own says that this is not implemented.")
+
+
+def _failed(upstreams: Upstreams) -> dict[str, Any] | None:
+    """Return the error of what waits for these, None if they have ended as it needs."""
+    for result in upstreams.results:
+        if upstreams.needs == "success" and result.status != TaskResultStatus.SUCCESSFUL:
+            message = f"{result.task.module_path} {result.id} failed."
+            path = "django_ray.exceptions.UpstreamFailed"
+            return {"exception_class_path": path, "message": message, "traceback": f"{path}: {message}\n"}
+    return None
+
+
+def _filled(args: list[Any], kwargs: dict[str, Any], upstreams: Upstreams) -> tuple[list[Any], dict[str, Any]]:
+    results = {result.id: result for result in upstreams.results}
+
+    def value_of(task_id: str) -> Any:
+        result = results[task_id]
+        return result if upstreams.needs == "end" else deepcopy(result.return_value)
+
+    places = ids_in(args, kwargs, {RESULTS: upstreams.paths})
+    return filled(args, kwargs, places, value_of)
 
 
 class DummyBackend(_InMemory):

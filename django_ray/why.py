@@ -151,7 +151,7 @@ class _Case:
     def _why_waiting(self) -> str:
         row = self._row
         if row.state == "WAITING" and row.gate is None:
-            return "It is blocked: something else has to happen first"
+            return self._held() if row.needs is not None else "It is blocked: something else has to happen first"
         serving = self._serving()
         obstacle = self._paused() or serving.obstacle
         if row.due_at is not None and row.due_at > row.now:
@@ -171,6 +171,30 @@ class _Case:
             if row.gate is not None
             else self._in_queue(serving, is_full=is_full)
         )
+
+    def _held(self) -> str:
+        """Return what it waits for: how many upstreams, and how the first of them stands."""
+        if not self._sight.edges:
+            return "It waits for other executions to end"
+        left, first = probes.unmet_of(self._alias, self._row.pk)
+        if first is None:
+            return (
+                "It waits for an execution that has just ended: somebody has locked its row, or it starts in a moment"
+            )
+        verb = "end" if self._row.needs == "end" else "succeed"
+        number = f"{left:,}{'' if left < MOST else ' or more'} executions" if left > 1 else "an execution"
+        what = (
+            f"the first of them, {first.callable_path} {first.task_id},"
+            if left > 1
+            else f"{first.callable_path} {first.task_id}"
+        )
+        states = {
+            "WAITING": "is blocked itself", "READY": "has not started", "RUNNING": "is running",
+        }  # fmt: skip
+        state = states.get(first.state, f"is {first.state}")
+        if left > 1:
+            return f"It waits for {number} to {verb}: {what} {state}"
+        return f"It waits for {what} to {verb}, which {state}"
 
     def _paused(self) -> str:
         from django_ray.models import RayQueue

@@ -36,11 +36,11 @@ $do$;
 -- What an earlier version of this file has granted, or somebody else. Nobody sees the moment in between.
 REVOKE ALL ON
     django_ray_execution, django_ray_queue, django_ray_worker, django_ray_minute, django_ray_progress, django_ray_schedule,
-    django_ray_gate
+    django_ray_gate, django_ray_flow, django_ray_edge
 FROM django_ray_web, django_ray_operator, django_ray_supervisor;
 
--- Functions run with the rights of their caller, django_ray_cancel alone excepted, and PostgreSQL lets everybody call the
--- others. They are granted all the same, for databases whose default privileges take that away. Those of triggers need no
+-- Functions run with the rights of their caller, those excepted where it says so, and PostgreSQL lets everybody call most of
+-- them. They are granted all the same, for databases whose default privileges take that away. Those of triggers need no
 -- grant, but what they call does.
 
 -- A web process: enqueues, reads results, waits for them, cancels.
@@ -49,19 +49,26 @@ GRANT SELECT -- a result is the whole row
     -- what django_ray_enqueue(), django_ray_enqueue_admitted() and a plain INSERT give; all else has its default
     , INSERT (
         backend, queue_name, priority, callable_path, args, kwargs, options, carrier, enqueued_at, run_after, due_at,
-        task_id, unique_key, gate, gate_rule, expires_at
+        task_id, unique_key, gate, gate_rule, expires_at, flow_id, needs
     )
     , UPDATE (awaited) -- the mark of who waits
 ON django_ray_execution TO django_ray_web;
 
 GRANT SELECT ON django_ray_progress TO django_ray_web; -- result.progress
 
+GRANT SELECT, INSERT (backend, name) ON django_ray_flow TO django_ray_web; -- Flow
+
+GRANT SELECT ON django_ray_edge TO django_ray_web; -- why()
+
 GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
     django_ray_enqueue(text, json), django_ray_enqueue_admitted(text, json),
     django_ray_enqueue_round(text, json, uuid[], text[], int[]),
     django_ray_replace(uuid, text, json), -- with the rights of the owner: unique="replace"
-    django_ray_cancel(uuid), -- with the rights of the owner: cancelling is all that it can do
+    -- with the rights of the owner: cancelling is all that these can do
+    django_ray_cancel(uuid), django_ray_cancel_flow(uuid),
+    -- with the rights of the owner: what an execution waits for, and what follows from it
+    django_ray_link(json, uuid[]), django_ray_linked(uuid[]), django_ray_is_held(uuid), django_ray_settle(uuid[]),
     django_ray_ring_queue(text, text), django_ray_channel(text), django_ray_world() -- called by triggers
 TO django_ray_web;
 
@@ -94,6 +101,8 @@ GRANT SELECT, DELETE -- what overrides the limits of gates
     , UPDATE (backend, name, "limit", rate_count, rate_per, rate_burst, next_at)
 ON django_ray_gate TO django_ray_operator;
 
+GRANT UPDATE (cancelled_at), DELETE ON django_ray_flow TO django_ray_operator; -- retry of a flow; delete
+
 GRANT SELECT ON django_ray_worker, django_ray_minute TO django_ray_operator;
 
 GRANT DELETE ON django_ray_progress TO django_ray_operator; -- delete, prune
@@ -104,6 +113,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_gate_rule(text, text, jsonb), django_ray_number(jsonb, float8, float8), -- gates, as they stand
     django_ray_enqueue_ticks(int[], timestamptz[]), -- run_now, backfill
     django_ray_ring(text), -- by triggers: a limit of a gate has changed
+    django_ray_is_needed(uuid), -- prune: does somebody wait for it?
     django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
 TO django_ray_operator;
 
@@ -143,6 +153,8 @@ GRANT SELECT, DELETE -- limits of gates; PRUNE_AFTER
     , INSERT (backend, name, next_at), UPDATE (next_at) -- each start where there is a rate
 ON django_ray_gate TO django_ray_supervisor;
 
+GRANT DELETE ON django_ray_flow TO django_ray_supervisor; -- PRUNE_AFTER
+
 GRANT SELECT -- who is paused; only an operator pauses
 ON django_ray_queue TO django_ray_supervisor;
 
@@ -169,6 +181,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_places(text, text, jsonb, int), django_ray_gate_rule(text, text, jsonb),
     django_ray_number(jsonb, float8, float8), django_ray_error(text, text, jsonb),
     django_ray_ring(text), -- by triggers: a place behind a gate is free
+    django_ray_settle_late(), django_ray_is_needed(uuid), -- flows
     django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
     django_ray_is_settled(text), django_ray_await_in_flight(text),
     django_ray_identify(int), django_ray_session(int), -- liveness

@@ -354,3 +354,42 @@ def search_slowly(user, text, folder):
     while not (Path(folder) / "end").exists():
         time.sleep(0.005)
     return text
+
+
+@task
+def double(number):
+    return number * 2
+
+
+@task
+def total(numbers, more=0):
+    return sum(numbers) + more
+
+
+@task
+@task_options(max_attempts=1)
+def fail_unless(path):
+    """Fail until a file is there."""
+    if not Path(path).exists():
+        raise ValueError(f"{path} is not there")
+    return "it is"
+
+
+@task(takes_context=True)
+def look_back(context, *results):
+    return {
+        "arguments": [
+            [result.status.value, result.return_value if result.errors == [] else None] for result in results
+        ],
+        "upstreams": [
+            [result.task.name, result.status.value, [error.exception_class_path for error in result.errors]]
+            for result in context.upstreams()
+        ],
+    }
+
+
+@task
+def fan_out(numbers):
+    for number in numbers:
+        double.enqueue(number)
+    return len(numbers)

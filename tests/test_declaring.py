@@ -216,6 +216,7 @@ def no_queue(): ...
         assert any(part in message for message in found), (part, found)
 
 
+@pytest.mark.django_db  # Django's checks of generated columns ask the version
 def test_a_schedule_where_nobody_looks_is_said(shop):
     name = shop("", jobs=NIGHTLY)
     __import__(f"{name}.jobs")

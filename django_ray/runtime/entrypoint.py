@@ -26,6 +26,7 @@ from django_ray.carrying import carried
 from django_ray.context import RayTaskContext, running
 from django_ray.exceptions import InvalidResult, TaskSuperseded
 from django_ray.hearing import is_heard
+from django_ray.membership import Membership, membership
 from django_ray.metadata import checked as checked_metadata
 from django_ray.metadata import metadata_of, with_metadata
 from django_ray.options import Options
@@ -42,6 +43,7 @@ from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, save_metadata
 from django_ray.runtime.surroundings import apart, restored
+from django_ray.runtime.upstream import given, upstreams_of
 from django_ray.serialization import encode, jsonable
 from django_ray.ticking import tick_of
 from django_ray.tracing import consumer
@@ -101,6 +103,9 @@ class _Found:
             carried(row.carrier, () if self.options is None else self.options.context) if row.carrier else None
         )
         self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
+        self.membership = Membership.of_row(row.task_id, row.carrier) if row.carrier else None
+        # What the executions before it have returned: to read that may fail, which is no fault of the body.
+        self.given = given(row) if row.carrier and self.keeps_rows else None
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
             _ = self.result  # made before the body begins: what is wrong with the row is found now
@@ -133,6 +138,7 @@ class _Found:
                 _completing=self.completion.block,
                 _report=self._report(self._reporter.report),
                 _save=self.save,
+                _upstreams=lambda: upstreams_of(self.row.task_id) if self.keeps_rows else [],
                 metadata=deepcopy(metadata_of(self.row.carrier)),
                 tick=tick_of(self.row.carrier),
             )
@@ -292,6 +298,14 @@ def _failed(found: _Found, kind: Literal["raised", "refused"], error: BaseExcept
 def _run_body(found: _Found) -> Any:
     function, args, kwargs = found.task.func, found.row.args, found.row.kwargs
     running.set(found.context)
+    if found.membership is not None:
+        membership.set(found.membership)
+    if found.given is not None:
+        try:
+            args, kwargs = found.given.filled()
+        except BaseException as error:
+            found.unfit = error  # it would be the same after another attempt
+            raise
     if found.task.takes_context:
         args = [found.context(), *args]
     if _is_coroutine_function(function):

@@ -295,7 +295,7 @@ class Supervisor:
         """Find what no one thought of: rows that nobody rang for, requests and claims that never reached us."""
         if pulse.oldest is not None or pulse.has_gated:
             self._wakeup.look()
-        if pulse.has_impatient:
+        if pulse.has_impatient or pulse.has_late:
             self._gatekeeper.look()
         if pulse.has_expired:
             self._gatekeeper.expire_in(0.0)

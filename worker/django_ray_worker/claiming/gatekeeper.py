@@ -1,7 +1,8 @@
 """What will not begin is turned away: what has expired, and at a full gate what does not want to wait there.
 
-An actor of its own, because neither may depend on free slots. It sends nothing unless somebody has told it to look: an
-enqueue, a claim that saw what expires next, a new session, or a pulse that found what was missed.
+And what waits in a flow is looked at again if somebody was in the way before. An actor of its own, because none of this
+may depend on free slots. It sends nothing unless somebody has told it to look: an enqueue, a claim that saw what
+expires next, a new session, or a pulse that found what was missed.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ class Gatekeeper:
         self._metrics = metrics
         self._may_write = may_write  # There is a session.
         self._changed = Event()
-        self._is_full = False  # Somebody may stand at a full gate who does not want to wait.
+        # Somebody may stand at a full gate who does not want to wait, or be late in a flow.
+        self._is_full = False
         self._expires = float("inf")  # When something expires, by the loop's clock.
         self._tries = 0
 
     def look(self) -> None:
-        """Look at the gates: somebody has come who does not want to wait."""
+        """Look at the gates: somebody has come who does not want to wait; and at flows: somebody was in the way."""
         self._is_full = True
         self._changed.set()
 
@@ -67,7 +69,9 @@ class Gatekeeper:
         try:
             # The statements have their own deadlines.
             with CancelScope(shield=True):
-                has_skipped = is_full and await self._make_way()
+                if is_full:
+                    has_skipped = await self._make_way()
+                    has_skipped = await self._store.settle_late() or has_skipped
                 await self._expire()
         except DatabaseError as error:
             # No row ends a supervisor.

@@ -127,6 +127,7 @@ class Pulse:
     has_gated: bool  # Something waits behind a gate.
     has_impatient: bool  # And some of it does not want to wait if that is full.
     has_expired: bool  # Something has not begun by its time.
+    has_late: bool  # In a flow, something was not looked at, since somebody was in the way.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

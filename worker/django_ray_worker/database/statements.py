@@ -41,9 +41,8 @@ SQL: Mapping[str, bytes] = {
     for name in (
         "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "declare", "due", "expire", "fire",
         "hang_up", "identify", "is_registered", "leave", "lock", "make_way", "mark_lost", "neighbour", "notify",
-        "promote", "prune", "prune_gates",
-        "prune_workers", "pulse", "record", "register", "resources", "revive", "running", "session_settings",
-        "sign_off", "unsettled", "watch",
+        "promote", "prune", "prune_flows", "prune_gates", "prune_workers", "pulse", "record", "register", "resources",
+        "revive", "running", "session_settings", "settle_late", "sign_off", "unsettled", "watch",
     )
 }  # fmt: skip
 

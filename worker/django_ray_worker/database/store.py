@@ -183,6 +183,12 @@ class Store:
         assert row is not None  # noqa: S101 - no FROM
         return MadeWay(**row)
 
+    async def settle_late(self) -> bool:
+        """Look again at what waits in flows and was locked when it was to be looked at; tell whether some still is."""
+        async with self._connection() as connection:
+            row = await (await connection.execute(SQL["settle_late"])).fetchone()
+        return row is not None and row["has_skipped"]
+
     async def declare(self, definitions: str, tasks: str) -> None:
         """Have the schedules as the code says, where that is new to them: JSON from declaring.py."""
         async with self._connection() as connection:
@@ -224,6 +230,10 @@ class Store:
     async def prune_gates(self, age: float, limit: int) -> int:
         """Delete up to limit rows of gates where nothing has started for age seconds; return how many."""
         return await self._prune("prune_gates", age, limit)
+
+    async def prune_flows(self, age: float, limit: int) -> int:
+        """Delete up to limit flows begun age seconds ago of which no execution is left; return how many."""
+        return await self._prune("prune_flows", age, limit)
 
     async def _prune(self, statement: str, age: float, limit: int) -> int:
         async with self._connection() as connection:

@@ -47,6 +47,7 @@ class Pruning:
                 await self._prune(self._age, self._store.prune, "executions")
                 await self._prune(self._age, self._store.prune_workers, "supervisors")
                 await self._prune(self._age, self._store.prune_gates, "gates")
+                await self._prune(self._age, self._store.prune_flows, "flows")
             except DatabaseError as error:
                 log.error("Pruning failed (%s); again in %.0f s.", one_line(error), period)  # noqa: TRY400 - one line
             await sleep(period)

@@ -1,7 +1,7 @@
 -- A sign of life, unless somebody has locked our row, and a NOTIFY that must come back on the listening session. Says as well
 -- what no one may have told us: that our row is gone, that we were found dead, what is claimable, what runs in our name and
 -- whether some of it is unwanted, whether a schedule is overdue, and
--- what waits behind gates or has expired.
+-- what waits behind gates, has expired, or is late in a flow.
 WITH own AS MATERIALIZED (
     SELECT id, lost_at IS NOT NULL AS is_lost FROM django_ray_worker
     WHERE id = %(worker)s AND hostname = %(hostname)s AND pid = %(pid)s AND backend = %(backend)s AND stopped_at IS NULL
@@ -46,5 +46,6 @@ SELECT
         SELECT FROM django_ray_execution
         WHERE backend = %(backend)s AND expires_at <= statement_timestamp() AND expires_at IS NOT NULL AND started_at IS NULL
             AND state IN ('READY', 'WAITING')
-    ) AS has_expired
+    ) AS has_expired,
+    EXISTS (SELECT FROM django_ray_edge WHERE is_late) AS has_late
 FROM echo

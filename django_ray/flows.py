@@ -1,0 +1,297 @@
+"""Flow: executions that belong together. To make one depend on another needs none: pass its result to enqueue().
+
+with Flow("import 42") as flow:
+    pages = default_task_backend.enqueue_many([(fetch, [url], {}) for url in urls])
+    report = merge.enqueue(pages)
+    mail.enqueue(report, to="ada@example.org")
+flow.wait(timeout=60)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from contextvars import Token
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID, uuid4
+
+from asgiref.sync import sync_to_async
+from django.db import connections, router, transaction
+from django.db.models import Count
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
+from django.tasks.exceptions import TaskResultDoesNotExist
+
+from django_ray import locking
+from django_ray.bounds import shown
+from django_ray.clock import seconds
+from django_ray.membership import Membership, membership
+from django_ray.results import check_timeout
+from django_ray.serialization import storable
+
+if TYPE_CHECKING:
+    from django_ray.models import ExecutionQuerySet, RayFlow
+
+__all__ = ["Flow", "FlowProgress"]
+
+MOST_NAME = 255  # Characters of its name: the width of the column.
+_PAUSE_SECONDS = 0.05  # Between two looks at executions that somebody has locked.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowProgress:
+    """How many executions of a flow are in which state."""
+
+    blocked: int = 0  # They wait for others, or behind a gate.
+    ready: int = 0
+    running: int = 0
+    successful: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them, so far: those that run may enqueue more."""
+        return self.unfinished + self.finished
+
+    @property
+    def finished(self) -> int:
+        """Those that have ended, in whichever way."""
+        return self.successful + self.failed + self.cancelled
+
+    @property
+    def unfinished(self) -> int:
+        """Those that have not."""
+        return self.blocked + self.ready + self.running
+
+    @property
+    def fraction(self) -> float:
+        """The part that has ended, 0 to 1; 1 for a flow without executions."""
+        return self.finished / self.total if self.total else 1.0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing of it is left to run."""
+        return not self.unfinished
+
+
+_FIELDS: Mapping[str, str] = {
+    "WAITING": "blocked", "READY": "ready", "RUNNING": "running", "SUCCESSFUL": "successful", "FAILED": "failed",
+    "CANCELLED": "cancelled",
+}  # fmt: skip
+
+
+class Flow:
+    """What is enqueued inside `with Flow(name) as flow:` belongs to the flow, and so does what that enqueues.
+
+    The block is a transaction on the database of the executions: the whole flow is there, or none of it. In a coroutine
+    it is `async with`, which cannot be one. A flow can be used for one block; Flow.get(id) finds it again.
+    """
+
+    def __init__(self, name: str = "", *, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> None:
+        given: Any = name
+        if not isinstance(given, str) or len(given) > MOST_NAME or not storable(given):
+            raise ValueError(
+                f"The name of a flow must be a text of at most {MOST_NAME} characters, not {shown(given)}."
+            )
+        self.name = name
+        self.backend = backend
+        self._id: str | None = None
+        self._stack = ExitStack()
+        self._token: Token[Membership | None] | None = None
+
+    @classmethod
+    def get(cls, flow_id: str | UUID) -> Self:
+        """Return the flow of that id; LookupError when there is none."""
+        from django_ray.models import RayFlow
+
+        try:
+            row = RayFlow._base_manager.using(router.db_for_read(RayFlow)).get(pk=UUID(str(flow_id)))  # noqa: SLF001
+        except (ValueError, RayFlow.DoesNotExist):
+            raise LookupError(f"There is no flow {flow_id}.") from None
+        return cls.of_row(row)
+
+    @classmethod
+    def of_row(cls, row: RayFlow) -> Self:
+        """Return the flow of a row."""
+        flow = cls(row.name, backend=row.backend)
+        flow._id = str(row.pk)
+        return flow
+
+    @property
+    def id(self) -> str:
+        """Its id, a UUID. RuntimeError before the block has begun."""
+        if self._id is None:
+            raise RuntimeError("The flow has not begun: use it as `with Flow(name) as flow:`.")
+        return self._id
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name!r} {self._id or 'not begun'}>"
+
+    @property
+    def executions(self) -> ExecutionQuerySet:
+        """The executions that belong to it, as rows."""
+        from django_ray.models import RayTaskExecution
+
+        rows: Any = RayTaskExecution.objects
+        return rows.filter(flow=UUID(self.id))  # type: ignore[no-any-return]
+
+    # -- enqueueing
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if self._keeps_rows:
+                from django_ray.models import RayFlow
+
+                stack.enter_context(transaction.atomic(using=router.db_for_write(RayFlow)))
+            self._begin()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+        self._stack.__exit__(*error)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    async def __aenter__(self) -> Self:
+        await sync_to_async(self._create)()
+        self._enter()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._end()
+
+    def _begin(self) -> None:
+        self._create()
+        self._enter()
+
+    def _create(self) -> None:
+        if self._id is not None:
+            raise RuntimeError(f"{self!r} has been used: make another one.")
+        if not self._keeps_rows:
+            self._id = str(uuid4())  # a double of a test
+            return
+        from django_ray.models import RayFlow
+
+        rows = RayFlow._base_manager.using(router.db_for_write(RayFlow))  # noqa: SLF001
+        self._id = str(rows.create(name=self.name, backend=self.backend).pk)
+
+    def _enter(self) -> None:
+        here = membership.get()
+        self._token = membership.set(Membership(self.id, None if here is None else here.parent))
+
+    def _end(self) -> None:
+        assert self._token is not None  # noqa: S101
+        membership.reset(self._token)
+
+    @property
+    def _keeps_rows(self) -> bool:
+        return getattr(task_backends[self.backend], "keeps_rows", False)
+
+    # -- what becomes of it
+
+    def progress(self) -> FlowProgress:
+        """Return how many of its executions are in which state, now."""
+        counted = self.executions.order_by().values_list("state").annotate(number=Count("pk"))
+        return FlowProgress(**{_FIELDS[state]: number for state, number in counted})
+
+    async def aprogress(self) -> FlowProgress:
+        """Do what progress does."""
+        return await sync_to_async(self.progress)()
+
+    def wait(self, timeout: float | None = None) -> FlowProgress:
+        """Sleep until all of it has ended, for at most timeout seconds; return how.
+
+        TimeoutError when the time is over before; else as result.wait().
+        """
+        check_timeout(timeout)
+        end = None if timeout is None else seconds() + timeout
+        while (result := self._unfinished()) is not None:
+            left = None if end is None else max(0.0, end - seconds())
+            try:
+                result.wait(left)
+            except TimeoutError:
+                raise TimeoutError(self._why_not(timeout)) from None
+            except TaskResultDoesNotExist:
+                pass  # deleted
+        return self.progress()
+
+    async def await_end(self, timeout: float | None = None) -> FlowProgress:  # noqa: ASYNC109 - the sync one has it, too
+        """Do what wait does."""
+        check_timeout(timeout)
+        end = None if timeout is None else seconds() + timeout
+        while (result := await sync_to_async(self._unfinished)()) is not None:
+            left = None if end is None else max(0.0, end - seconds())
+            try:
+                await result.await_result(left)
+            except TimeoutError:
+                raise TimeoutError(await sync_to_async(self._why_not)(timeout)) from None
+            except TaskResultDoesNotExist:
+                pass  # deleted
+        return await self.aprogress()
+
+    def _unfinished(self) -> Any:
+        """Return the result of the one that was enqueued last of those that have not ended: most end before it."""
+        for state in ("WAITING", "READY", "RUNNING"):
+            pk = self.executions.filter(state=state).order_by("-task_id").values_list("pk", flat=True).first()
+            if pk is not None:
+                return task_backends[self.backend].get_result(str(pk))
+        return None
+
+    def _why_not(self, timeout: float | None) -> str:
+        progress = self.progress()
+        number = f"{progress.finished} of {progress.total}"
+        return f"{number} executions of the flow {self.name!r} have ended after {timeout} s."
+
+    def cancel(self) -> int:
+        """Cancel what has not ended, and what is enqueued into it from now on; return how many were there.
+
+        What runs is stopped by its supervisor. Locked, an OperationalError, when another transaction has locked some of
+        its executions for 10 s: all others are cancelled then.
+        """
+        from django_ray.models import RayFlow
+
+        alias = router.db_for_write(RayFlow)
+        end = seconds() + locking.LOCK_SECONDS
+        number: int = 0
+        while True:
+            with locking.waiting_briefly(alias, max(0.05, end - seconds())), connections[alias].cursor() as cursor:
+                cursor.execute("SELECT number, has_locked FROM django_ray_cancel_flow(%s)", [self.id])
+                cancelled, has_locked = cursor.fetchone()
+            number += cancelled
+            if not has_locked:
+                return number
+            if seconds() >= end:
+                raise locking.still_locked(number, list(self._left()))
+            time.sleep(_PAUSE_SECONDS)
+
+    def _left(self) -> Any:
+        return (
+            self.executions.filter(finished_at=None, cancel_requested_at=None)
+            .order_by("pk")
+            .values_list("pk", flat=True)[:100]
+        )
+
+    async def acancel(self) -> int:
+        """Do what cancel does."""
+        return await sync_to_async(self.cancel)()
+
+    def retry(self) -> int:
+        """Run what has failed or was cancelled once more, and what failed because of that; return how many that is.
+
+        What has succeeded does not run again, but what needs only an end does, when it comes. For operators: it writes
+        the rows.
+        """
+        from django_ray.models import RayFlow
+
+        alias = router.db_for_write(RayFlow)
+        with transaction.atomic(using=alias):
+            RayFlow._base_manager.using(alias).filter(pk=self.id).update(cancelled_at=None)  # noqa: SLF001
+            failed = "django_ray.exceptions.UpstreamFailed"
+            before = self.executions.filter(state__in=("FAILED", "CANCELLED")).count()
+            self.executions.exclude(state="FAILED", exception_type=failed).retry()
+            return before - self.executions.filter(state__in=("FAILED", "CANCELLED")).count()
+
+    async def aretry(self) -> int:
+        """Do what retry does."""
+        return await sync_to_async(self.retry)()
