@@ -35,6 +35,9 @@ $$;
 -- remembers which: so no index of what may be admitted holds it.
 CREATE OR REPLACE FUNCTION django_ray_on_admission() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
+    IF NEW.is_upstream OR NEW.needs IS NOT NULL THEN
+        PERFORM set_config('django_ray.is_changing', 'on', true);
+    END IF;
     IF NEW.state = 'RUNNING' AND NEW.unique_key NOT LIKE 'u:%' THEN
         NEW.unique_key := NULL;
     END IF;
@@ -63,7 +66,9 @@ $$;
 
 DROP TRIGGER django_ray_on_admission ON django_ray_execution;
 CREATE TRIGGER django_ray_on_admission BEFORE UPDATE ON django_ray_execution
-FOR EACH ROW WHEN (NEW.gate IS NOT NULL OR NEW.unique_key IS NOT NULL OR NEW.expires_at IS NOT NULL OR NEW.needs IS NOT NULL)
+FOR EACH ROW WHEN (
+    NEW.gate IS NOT NULL OR NEW.unique_key IS NOT NULL OR NEW.expires_at IS NOT NULL OR NEW.needs IS NOT NULL OR NEW.is_upstream
+)
 EXECUTE FUNCTION django_ray_on_admission();
 
 CREATE OR REPLACE FUNCTION django_ray_on_gated() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -281,7 +286,8 @@ END
 $$;
 
 -- Each row of a statement that matters to others is noted, and looked at when all of them are written: of ten thousand that a record ends, what waits
--- for them is written once for a few hundred. Transition tables would copy the rows of every statement for it.
+-- for them is written once for a few hundred. Transition tables would copy the rows of every statement for it. The condition of a statement's trigger is
+-- looked at before the triggers of its rows run, but after those BEFORE them: so these say that there may be something.
 CREATE FUNCTION django_ray_on_change() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     changed text := concat_ws(',', nullif(current_setting('django_ray.changed', true), ''), coalesce(NEW.task_id, OLD.task_id)::text);
@@ -297,6 +303,7 @@ $$;
 
 CREATE FUNCTION django_ray_on_changes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
+    PERFORM set_config('django_ray.is_changing', '', true);
     IF current_setting('django_ray.changed', true) <> '' THEN
         PERFORM django_ray_settle(string_to_array(current_setting('django_ray.changed'), ',')::uuid[]);
     END IF;
@@ -311,7 +318,7 @@ FOR EACH ROW WHEN (
 ) EXECUTE FUNCTION django_ray_on_change();
 
 CREATE TRIGGER django_ray_on_changes AFTER UPDATE ON django_ray_execution
-FOR EACH STATEMENT EXECUTE FUNCTION django_ray_on_changes();
+FOR EACH STATEMENT WHEN (current_setting('django_ray.is_changing', true) = 'on') EXECUTE FUNCTION django_ray_on_changes();
 
 -- What has ended is nobody's to wait for any more. A result that is gone is found missing by whoever reads it.
 CREATE TRIGGER django_ray_on_loss AFTER DELETE ON django_ray_execution
