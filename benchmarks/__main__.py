@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import (
+    chains,
     doorbell,
     drain,
     enqueue,
@@ -47,6 +48,7 @@ PARTS = COMPARED | {
     "K": footprint.measure,
     "L": longrun.measure,
     "M": mixed.mixed,
+    "N": chains.measure,
     "P": pages.measure,
     "R": wayback.measure,
     "S": start.measure,
@@ -73,6 +75,7 @@ class Size:
     load_seconds: float = 10.0
     even_seconds: float = 40.0
     short: int = 5_000
+    fan_in: int = 10_000
     footprint: int = 5_000
     edits: int = 5
     minutes: int = 15
@@ -81,8 +84,8 @@ class Size:
 
 QUICK = Size(
     single=100, bulk=500, drain=500, rounds=1, samples=10, idle_seconds=5.0, counted=500, turns=1, turn_seconds=1,
-    ticks=3, history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, edits=1, minutes=3,
-    minute_seconds=2.0,
+    ticks=3, history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, fan_in=200, edits=1,
+    minutes=3, minute_seconds=2.0,
 )  # fmt: skip
 
 

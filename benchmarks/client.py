@@ -42,7 +42,7 @@ def _answer_all(system):
                 answer = _samples(system.one_by_one, *arguments)
             case "of_kind":
                 answer = _timed(system.of_kind, *arguments)
-            case "way_back" | "waiters" | "worker" | "schedule" | "ticks" | "pages":
+            case "chain" | "fan_in" | "way_back" | "waiters" | "worker" | "schedule" | "ticks" | "pages":
                 answer = getattr(system, name)(*arguments)
             case "statements":
                 answer = system.statements() if hasattr(system, "statements") else None

@@ -18,11 +18,12 @@ os.environ.update(SETTINGS)
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
-from django.db import connection  # noqa: E402
+from django.db import connection, transaction  # noqa: E402
 from django.tasks import task_backends  # noqa: E402
 
 from benchmarks import tasks  # noqa: E402
 from benchmarks.marks import opened  # noqa: E402
+from django_ray import Flow  # noqa: E402
 
 PATIENCE = 60.0
 
@@ -95,6 +96,34 @@ def waiters(how, start, stop):
     looking.join()
     last = RayTaskExecution.objects.filter(pk__in=[result.id for result in results]).latest("finished_at").finished_at
     return {"seconds": ended - last.timestamp(), **found}
+
+
+def chain(start, stop, shortest, longest):
+    """Run a chain of steps of random length; return the seconds from the end of each to the body of the next."""
+    lengths = [random.uniform(shortest, longest) for _ in range(start, stop)]
+    with transaction.atomic():
+        result = None
+        for number, length in zip(range(start, stop), lengths, strict=True):
+            result = tasks.mark_and_sleep.using(after=result).enqueue(number, length)
+    result.wait(timeout=sum(lengths) + PATIENCE)
+    marks = opened()
+    return [
+        marks.at(number + 1) - marks.at(number) - length
+        for number, length in zip(range(start, stop - 1), lengths[:-1], strict=True)
+    ]
+
+
+def fan_in(start, stop):
+    """Run a task that gets the results of all others; return the seconds of the enqueue, and until its body begins."""
+    began = time.time()
+    with Flow("fan-in"):
+        parts = task_backends["default"].enqueue_many(
+            [(tasks.mark, (number,), {}) for number in range(start, stop - 1)]
+        )
+        last = tasks.mark_results.enqueue(stop - 1, parts)
+    enqueued = time.time()
+    last.wait(timeout=PATIENCE)
+    return {"enqueued": enqueued - began, "ended": opened().at(stop - 1) - began}
 
 
 def _connections():
