@@ -155,13 +155,16 @@ DECLARE
     is_back boolean;
 BEGIN
     PERFORM set_config('django_ray.changed', '', true);
-    SELECT array_agg(DISTINCT task_id) INTO reached FROM django_ray_reach(changed, '{}');
+    SELECT array_agg(DISTINCT task_id), bool_or(fails) INTO reached, has_failed FROM django_ray_reach(changed, '{}');
     IF reached IS NULL THEN
         RETURN false;
     END IF;
     BEGIN
-        PERFORM FROM django_ray_execution WHERE task_id = ANY (reached) ORDER BY task_id FOR NO KEY UPDATE;
+        SELECT bool_or(state = 'FAILED' AND exception_type = 'django_ray.exceptions.UpstreamFailed') INTO is_back FROM (
+            SELECT state, exception_type FROM django_ray_execution WHERE task_id = ANY (reached) ORDER BY task_id FOR NO KEY UPDATE
+        ) AS free;
     EXCEPTION WHEN lock_not_available THEN
+        is_back := true;
         locked := ARRAY(
             SELECT unnest(reached) EXCEPT
             SELECT task_id FROM (
@@ -190,7 +193,6 @@ BEGIN
     )
     SELECT array_agg(DISTINCT downstream_id) FILTER (WHERE met), array_agg(DISTINCT downstream_id) FILTER (WHERE NOT met)
     INTO fulfilled, unfulfilled FROM news;
-    SELECT bool_or(fails), bool_or(NOT fails) INTO has_failed, is_back FROM django_ray_reach(changed, locked);
 
     IF has_failed THEN
         UPDATE django_ray_execution AS execution SET
@@ -354,11 +356,16 @@ BEGIN
     UPDATE django_ray_execution SET is_upstream = true WHERE task_id = ANY (upstreams);
     INSERT INTO django_ray_edge (upstream_id, downstream_id, place, met, is_late)
     SELECT upstream::uuid, ids[number], place, CASE
-        WHEN call #>> '{link,needs}' = 'end' THEN execution.task_id IS NULL OR execution.finished_at IS NOT NULL
+        WHEN link.needs = 'end' THEN execution.task_id IS NULL OR execution.finished_at IS NOT NULL
         ELSE coalesce(execution.state = 'SUCCESSFUL', false)
     END, false
-    FROM json_array_elements(calls) WITH ORDINALITY AS element(call, number)
-    CROSS JOIN LATERAL json_array_elements_text(call #> '{link,upstreams}') WITH ORDINALITY AS each(upstream, place)
+    FROM (
+        -- Once for each call, and not for each of its upstreams.
+        SELECT number, call #>> '{link,needs}' AS needs, call #> '{link,upstreams}' AS given
+        FROM json_array_elements(calls) WITH ORDINALITY AS element(call, number)
+        OFFSET 0
+    ) AS link
+    CROSS JOIN LATERAL json_array_elements_text(link.given) WITH ORDINALITY AS each(upstream, place)
     LEFT JOIN django_ray_execution AS execution ON execution.task_id = upstream::uuid
     ON CONFLICT DO NOTHING;
 END
