@@ -60,7 +60,7 @@ class RayEdge(models.Model):
         default_permissions = ()
         indexes = [
             models.Index("downstream", "place", name="django_ray_edge_down"),
-            models.Index("downstream", name="django_ray_edge_unmet", condition=Q(met=False)),
+            models.Index("downstream", "upstream", name="django_ray_edge_unmet", condition=Q(met=False)),
             models.Index("downstream", "upstream", name="django_ray_edge_late", condition=Q(is_late=True)),
         ]
 

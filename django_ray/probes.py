@@ -96,7 +96,8 @@ def unmet_of(alias: str, task_id: Any) -> tuple[int, Any]:
 
 _UNMET = """
 SELECT count(*) AS number, min(upstream_id::text)::uuid AS first FROM (
-    SELECT upstream_id FROM django_ray_edge WHERE downstream_id = %(task_id)s AND NOT met LIMIT %(most)s
+    SELECT upstream_id FROM django_ray_edge WHERE downstream_id = %(task_id)s AND NOT met
+    ORDER BY downstream_id, upstream_id LIMIT %(most)s
 ) AS edge
 """
 _FIRST = "SELECT task_id, callable_path, state FROM django_ray_execution WHERE task_id = %(task_id)s"

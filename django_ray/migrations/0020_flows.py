@@ -81,7 +81,7 @@ class Migration(BriefMigration):
                 "required_db_vendor": "postgresql",
                 "indexes": [
                     models.Index("downstream", "place", name="django_ray_edge_down"),
-                    models.Index("downstream", name="django_ray_edge_unmet", condition=models.Q(met=False)),
+                    models.Index("downstream", "upstream", name="django_ray_edge_unmet", condition=models.Q(met=False)),
                     models.Index(
                         "downstream", "upstream", name="django_ray_edge_late", condition=models.Q(is_late=True)
                     ),

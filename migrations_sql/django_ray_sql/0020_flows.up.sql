@@ -13,9 +13,9 @@ SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_
 
 -- Whether an execution has an edge that is not met. Locked, so that a transaction with an old snapshot cannot miss that it is.
 CREATE FUNCTION django_ray_is_held(id uuid) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+SET search_path FROM CURRENT SET enable_seqscan = off SET enable_sort = off AS $$
 BEGIN
-    PERFORM FROM django_ray_edge WHERE downstream_id = id AND NOT met LIMIT 1 FOR SHARE;
+    PERFORM FROM django_ray_edge WHERE downstream_id = id AND NOT met ORDER BY downstream_id, upstream_id LIMIT 1 FOR SHARE;
     RETURN FOUND;
 END
 $$;
@@ -140,11 +140,18 @@ RETURN CASE
     ELSE id
 END;
 
+-- Whether an edge is met, by the state of its upstream, which is NULL for one that is gone: what it has been met by, it stays met by.
+CREATE FUNCTION django_ray_is_met(met boolean, needs text, state text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN needs = 'end' THEN coalesce(state IN ('SUCCESSFUL', 'FAILED', 'CANCELLED'), true)
+    ELSE coalesce(state = 'SUCCESSFUL', met)
+END;
+
 -- Executions have ended, or gone, or are not finished any more: make of what is downstream of them what has to be. Whether somebody was in the way,
 -- whose rows are looked at again. Who has to wait for them waits as briefly as a record does.
 CREATE FUNCTION django_ray_settle(changed uuid[]) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path FROM CURRENT SET lock_timeout = '50ms'
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     reached uuid[];
@@ -175,20 +182,12 @@ BEGIN
 
     -- From here on each statement sees what those before us have made of these rows.
     WITH news AS (
-        UPDATE django_ray_edge AS edge SET met = now.met, is_late = false
-        FROM (
-            SELECT edge.upstream_id, edge.downstream_id, CASE
-                WHEN downstream.needs = 'end' THEN upstream.task_id IS NULL OR upstream.finished_at IS NOT NULL
-                ELSE coalesce(upstream.state = 'SUCCESSFUL', edge.met)
-            END AS met
-            FROM django_ray_edge AS edge
-            JOIN django_ray_execution AS downstream ON downstream.task_id = edge.downstream_id
-            LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
-            WHERE edge.upstream_id = ANY (changed) AND edge.downstream_id <> ALL (locked)
-            OFFSET 0
-        ) AS now
-        WHERE edge.upstream_id = now.upstream_id AND edge.downstream_id = now.downstream_id
-            AND (edge.met <> now.met OR edge.is_late)
+        -- From the upstream to its edges, whatever statistics say: a downstream may have ten thousand of them.
+        UPDATE django_ray_edge AS edge SET met = django_ray_is_met(edge.met, downstream.needs, upstream.state), is_late = false
+        FROM unnest(changed) AS one(id) LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = one.id,
+            django_ray_execution AS downstream
+        WHERE edge.upstream_id = one.id AND downstream.task_id = edge.downstream_id AND edge.downstream_id <> ALL (locked)
+            AND (edge.met <> django_ray_is_met(edge.met, downstream.needs, upstream.state) OR edge.is_late)
         RETURNING edge.downstream_id, edge.met
     )
     SELECT array_agg(DISTINCT downstream_id) FILTER (WHERE met), array_agg(DISTINCT downstream_id) FILTER (WHERE NOT met)
@@ -255,7 +254,10 @@ BEGIN
                         AND twin.state IN ('READY', 'RUNNING', 'WAITING')
                 ))
             )
-            AND NOT EXISTS (SELECT FROM django_ray_edge WHERE downstream_id = execution.task_id AND NOT met);
+            AND (
+                SELECT true FROM django_ray_edge WHERE downstream_id = execution.task_id AND NOT met
+                ORDER BY downstream_id, upstream_id LIMIT 1
+            ) IS NULL;
     END IF;
 
     IF unfulfilled IS NOT NULL THEN
@@ -355,10 +357,7 @@ BEGIN
     PERFORM FROM django_ray_execution WHERE task_id = ANY (upstreams) ORDER BY task_id FOR NO KEY UPDATE;
     UPDATE django_ray_execution SET is_upstream = true WHERE task_id = ANY (upstreams);
     INSERT INTO django_ray_edge (upstream_id, downstream_id, place, met, is_late)
-    SELECT upstream::uuid, ids[number], place, CASE
-        WHEN link.needs = 'end' THEN execution.task_id IS NULL OR execution.finished_at IS NOT NULL
-        ELSE coalesce(execution.state = 'SUCCESSFUL', false)
-    END, false
+    SELECT upstream::uuid, ids[number], place, django_ray_is_met(false, link.needs, execution.state), false
     FROM (
         -- Once for each call, and not for each of its upstreams.
         SELECT number, call #>> '{link,needs}' AS needs, call #> '{link,upstreams}' AS given
