@@ -10,7 +10,7 @@ It is done twice: those who settle wait until a lock is free, or not at all, so 
 
 import itertools
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import psycopg
 import pytest
@@ -246,7 +246,7 @@ class Scene:
             running[place] = self.threads.submit(chosen[place].step, self.sessions[place], self, name)
             # Who has waited for a commit goes on before the next step.
             for other in (place, *(other for other in running if name == "commit")):
-                until(lambda other=other: running[other].done() or self.is_blocked(other), what="a step done or blocked")
+                self.settle(other, running[other])
         for _ in range(5):
             if not self.monitor.execute(SQL["settle_late"]).fetchone()["has_skipped"]:
                 break
@@ -254,8 +254,12 @@ class Scene:
         edges = self.monitor.execute("SELECT * FROM django_ray_edge").fetchall()
         return failed + wrong(rows, edges)
 
-    def is_blocked(self, place):
+    def settle(self, place, future):
+        """Return when a step is done, or waits for a lock."""
         pid = self.sessions[place].info.backend_pid
+        until(lambda: wait([future], 0.002).done or self.is_blocked(pid), what="a step done or blocked")
+
+    def is_blocked(self, pid):
         return self.monitor.execute("SELECT pg_blocking_pids(%s) AS by", [pid]).fetchone()["by"] != []
 
 

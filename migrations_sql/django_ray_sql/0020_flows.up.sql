@@ -5,23 +5,24 @@
 -- follows from the rows, and is found anew whenever one of them has changed: django_ray_settle().
 --
 -- Locks are taken in one order by everybody: an upstream, then its downstreams by their ids, then edges. Whoever changes what an edge says holds its
--- downstream. What somebody else holds for longer is left, and marked: supervisors look at it again.
+-- downstream, and writes it: a transaction with an old snapshot that decides about the same one fails to serialize. What somebody else holds for
+-- longer is left, and marked: supervisors look at it again.
 --
 -- Some of these functions have the rights of the owner: whoever enqueues, cancels or records need not have that to write what follows from it. All
 -- that they write is what has to be. Temporary tables come last for them, so that nobody slips one under them.
 SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), true);
 
--- Whether an execution has an edge that is not met. Locked, so that a transaction with an old snapshot cannot miss that it is.
+-- Whether an execution has an edge that is not met. Who asks holds the execution, so nobody changes its edges meanwhile.
 CREATE FUNCTION django_ray_is_held(id uuid) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
-    PERFORM FROM django_ray_edge WHERE downstream_id = id AND NOT met LIMIT 1 FOR SHARE;
-    RETURN FOUND;
+    RETURN EXISTS (SELECT FROM django_ray_edge WHERE downstream_id = id AND NOT met);
 END
 $$;
 
--- Whether somebody unfinished waits for an execution, or may yet read its result.
-CREATE FUNCTION django_ray_is_needed(id uuid) RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER
+-- Whether somebody unfinished waits for an execution, or may yet read its result. With a snapshot of its own: who prunes asks once more when it locks a
+-- row that has been written since.
+CREATE FUNCTION django_ray_is_needed(id uuid) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
     RETURN EXISTS (
@@ -98,7 +99,7 @@ BEGIN
         SELECT DISTINCT ON (seed.task_id, seed.fails) seed.* FROM (
             SELECT
                 edge.downstream_id AS task_id,
-                coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true) AS fails,
+                coalesce(upstream.state IN ('FAILED', 'CANCELLED'), NOT edge.met) AS fails,
                 django_ray_culprit(edge.upstream_id, upstream.exception_type, upstream.errors) AS culprit
             FROM django_ray_edge AS edge LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
             WHERE edge.upstream_id = ANY (changed)
@@ -135,6 +136,47 @@ RETURN CASE
     ELSE id
 END;
 
+-- Make these READY, but for those with an equal one that is unfinished; of equal ones the newest. Those that somebody is in the way of, who enqueues an
+-- equal one right now.
+CREATE FUNCTION django_ray_resume(ids uuid[]) RETURNS uuid[] LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    locked uuid[] := '{}';
+    one uuid;
+BEGIN
+    ids := ARRAY(
+        SELECT DISTINCT ON (CASE WHEN unique_key IS NULL OR finished_at IS NULL THEN task_id::text ELSE backend || ' ' || unique_key END) task_id
+        FROM django_ray_execution AS execution
+        WHERE task_id = ANY (ids)
+            AND (unique_key IS NULL OR finished_at IS NULL OR NOT EXISTS (
+                SELECT FROM django_ray_execution AS twin
+                WHERE twin.backend = execution.backend AND twin.unique_key = execution.unique_key
+                    AND twin.state IN ('READY', 'RUNNING', 'WAITING')
+            ))
+        ORDER BY CASE WHEN unique_key IS NULL OR finished_at IS NULL THEN task_id::text ELSE backend || ' ' || unique_key END, task_id DESC
+    );
+    BEGIN
+        PERFORM django_ray_resume_all(ids);
+    EXCEPTION WHEN unique_violation OR lock_not_available THEN
+        FOREACH one IN ARRAY ids LOOP
+            BEGIN
+                PERFORM django_ray_resume_all(ARRAY[one]);
+            EXCEPTION
+                WHEN unique_violation THEN NULL;
+                WHEN lock_not_available THEN locked := locked || one;
+            END;
+        END LOOP;
+    END;
+    RETURN locked;
+END
+$$;
+
+CREATE FUNCTION django_ray_resume_all(ids uuid[]) RETURNS void LANGUAGE sql VOLATILE SET search_path FROM CURRENT AS $$
+    UPDATE django_ray_execution SET
+        state = 'READY', due_at = CASE WHEN run_after > statement_timestamp() THEN run_after END, finished_at = NULL, result = NULL,
+        failures = 0, losses = 0, released = 0, missing_since = NULL, cancel_requested_at = NULL
+    WHERE task_id = ANY (ids)
+$$;
+
 -- Executions have ended, or gone, or are not finished any more: make of what is downstream of them what has to be. Whether somebody was in the way,
 -- whose rows are looked at again. Who has to wait for them waits as briefly as a record does.
 CREATE FUNCTION django_ray_settle(changed uuid[]) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -142,7 +184,9 @@ SET search_path FROM CURRENT SET lock_timeout = '50ms'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
-    reached uuid[];
+    reached uuid[] := '{}';
+    found uuid[];
+    late uuid[] := '{}';
     locked uuid[] := '{}';
     fulfilled uuid[];
     unfulfilled uuid[];
@@ -150,20 +194,25 @@ DECLARE
     is_back boolean;
 BEGIN
     PERFORM set_config('django_ray.changed', '', true);
-    SELECT array_agg(DISTINCT task_id) INTO reached FROM django_ray_reach(changed, '{}');
-    IF reached IS NULL THEN
+    LOOP
+        SELECT ARRAY(SELECT unnest(array_agg(task_id)) EXCEPT SELECT unnest(reached)), bool_or(fails), bool_or(NOT fails)
+        INTO found, has_failed, is_back FROM django_ray_reach(changed, locked);
+        EXIT WHEN found = '{}';
+        BEGIN
+            PERFORM FROM django_ray_execution WHERE task_id = ANY (found) ORDER BY task_id FOR NO KEY UPDATE;
+        EXCEPTION WHEN lock_not_available THEN
+            locked := locked || ARRAY(
+                SELECT task_id FROM django_ray_execution WHERE task_id = ANY (found) EXCEPT
+                SELECT task_id FROM (
+                    SELECT task_id FROM django_ray_execution WHERE task_id = ANY (found) ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED
+                ) AS free
+            );
+        END;
+        reached := reached || found;  -- and what has been enqueued after these meanwhile
+    END LOOP;
+    IF reached = '{}' THEN
         RETURN false;
     END IF;
-    BEGIN
-        PERFORM FROM django_ray_execution WHERE task_id = ANY (reached) ORDER BY task_id FOR NO KEY UPDATE;
-    EXCEPTION WHEN lock_not_available THEN
-        locked := ARRAY(
-            SELECT unnest(reached) EXCEPT
-            SELECT task_id FROM (
-                SELECT task_id FROM django_ray_execution WHERE task_id = ANY (reached) ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED
-            ) AS free
-        );
-    END;
 
     -- From here on each statement sees what those before us have made of these rows.
     WITH news AS (
@@ -185,7 +234,6 @@ BEGIN
     )
     SELECT array_agg(DISTINCT downstream_id) FILTER (WHERE met), array_agg(DISTINCT downstream_id) FILTER (WHERE NOT met)
     INTO fulfilled, unfulfilled FROM news;
-    SELECT bool_or(fails), bool_or(NOT fails) INTO has_failed, is_back FROM django_ray_reach(changed, locked);
 
     IF has_failed THEN
         UPDATE django_ray_execution AS execution SET
@@ -214,11 +262,6 @@ BEGIN
             JOIN django_ray_execution AS execution ON execution.task_id = reach.task_id
             WHERE NOT reach.fails AND execution.state = 'FAILED' AND execution.needs <> 'end'
                 AND execution.exception_type = 'django_ray.exceptions.UpstreamFailed'
-                AND (execution.unique_key IS NULL OR NOT EXISTS (
-                    SELECT FROM django_ray_execution AS twin
-                    WHERE twin.backend = execution.backend AND twin.unique_key = execution.unique_key
-                        AND twin.state IN ('READY', 'RUNNING', 'WAITING')
-                ))
         ), stopped(task_id) AS (
             SELECT back.task_id FROM back
             JOIN django_ray_edge AS edge ON edge.downstream_id = back.task_id AND NOT edge.met
@@ -228,27 +271,21 @@ BEGIN
             SELECT edge.downstream_id FROM stopped JOIN django_ray_edge AS edge ON edge.upstream_id = stopped.task_id
             WHERE edge.downstream_id IN (SELECT task_id FROM back)
         )
-        UPDATE django_ray_execution SET
-            state = 'READY', finished_at = NULL, cancel_requested_at = NULL,
-            due_at = CASE WHEN run_after > statement_timestamp() THEN run_after END
-        WHERE task_id = ANY (ARRAY(SELECT task_id FROM back EXCEPT SELECT task_id FROM stopped));
+        SELECT django_ray_resume(ARRAY(SELECT task_id FROM back EXCEPT SELECT task_id FROM stopped)) INTO found;
+        late := late || found;
     END IF;
 
     IF fulfilled IS NOT NULL THEN
         -- What needs an end alone and has run before runs once more.
-        UPDATE django_ray_execution AS execution SET
-            state = 'READY', due_at = CASE WHEN run_after > statement_timestamp() THEN run_after END, finished_at = NULL, result = NULL,
-            failures = 0, losses = 0, released = 0, missing_since = NULL, cancel_requested_at = NULL
-        WHERE task_id = ANY (fulfilled)
-            AND (
-                state = 'WAITING' AND gate IS NULL
-                OR needs = 'end' AND state IN ('SUCCESSFUL', 'FAILED') AND started_at IS NOT NULL AND (unique_key IS NULL OR NOT EXISTS (
-                    SELECT FROM django_ray_execution AS twin
-                    WHERE twin.backend = execution.backend AND twin.unique_key = execution.unique_key
-                        AND twin.state IN ('READY', 'RUNNING', 'WAITING')
-                ))
-            )
-            AND NOT EXISTS (SELECT FROM django_ray_edge WHERE downstream_id = execution.task_id AND NOT met);
+        late := late || django_ray_resume(ARRAY(
+            SELECT task_id FROM django_ray_execution AS execution
+            WHERE task_id = ANY (fulfilled)
+                AND (
+                    state = 'WAITING' AND gate IS NULL
+                    OR needs = 'end' AND state IN ('SUCCESSFUL', 'FAILED') AND started_at IS NOT NULL
+                )
+                AND NOT django_ray_is_held(task_id)
+        ));
     END IF;
 
     IF unfulfilled IS NOT NULL THEN
@@ -257,26 +294,50 @@ BEGIN
         WHERE task_id = ANY (unfulfilled) AND (state = 'READY' OR state = 'WAITING' AND gate IS NOT NULL);
     END IF;
 
-    IF locked = '{}' THEN
+    -- What was not written for itself.
+    UPDATE django_ray_execution SET needs = needs
+    WHERE task_id = ANY (reached) AND task_id <> ALL (locked) AND xmin <> pg_current_xact_id()::xid;
+
+    IF locked = '{}' AND late = '{}' THEN
         RETURN false;
     END IF;
-    -- The edges of what has changed, and of what has failed with it.
+    -- What has failed, or come back, with these was looked at for itself when that was written. Nobody who is idle has locked an edge of theirs: only the
+    -- commit of who deletes the downstream.
+    PERFORM set_config('lock_timeout', '5s', true);
+    PERFORM FROM django_ray_edge WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late
+    ORDER BY downstream_id, upstream_id FOR NO KEY UPDATE;
     UPDATE django_ray_edge SET is_late = true
-    WHERE downstream_id = ANY (locked)
-        AND (upstream_id = ANY (changed) OR upstream_id = ANY (ARRAY(SELECT task_id FROM django_ray_reach(changed, locked))));
+    WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late;
     PERFORM pg_notify(django_ray_channel('full:' || backend), '')
-    FROM (SELECT DISTINCT backend FROM django_ray_execution WHERE task_id = ANY (locked)) AS late;
+    FROM (SELECT DISTINCT backend FROM django_ray_execution WHERE task_id = ANY (locked || late)) AS late;
     RETURN true;
 END
 $$;
 
--- What somebody was in the way of, up to a thousand upstreams; whether somebody still is.
+-- What somebody was in the way of, up to ten thousand edges; whether somebody still is, or more are left. Upstreams are locked here too: who ends one right now
+-- sees what was made of its edges, and settles what is left.
 CREATE FUNCTION django_ray_settle_late() RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
-    late uuid[] := ARRAY(SELECT upstream_id FROM django_ray_edge WHERE is_late ORDER BY downstream_id, upstream_id LIMIT 1000);
+    late uuid[];
+    free uuid[];
 BEGIN
-    RETURN late <> '{}' AND django_ray_settle(ARRAY(SELECT DISTINCT unnest(late)));
+    FOR round IN 1 .. 10 LOOP
+        -- Whoever is locked for long keeps no others waiting.
+        late := ARRAY(
+            SELECT edge.upstream_id
+            FROM django_ray_edge AS edge JOIN django_ray_execution AS downstream ON downstream.task_id = edge.downstream_id
+            WHERE edge.is_late ORDER BY edge.downstream_id, edge.upstream_id LIMIT 1000
+            FOR NO KEY UPDATE OF downstream SKIP LOCKED
+        );
+        free := ARRAY(SELECT task_id FROM django_ray_execution WHERE task_id = ANY (late) ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED)
+            || ARRAY(SELECT DISTINCT id FROM unnest(late) AS id WHERE NOT EXISTS (SELECT FROM django_ray_execution WHERE task_id = id));
+        EXIT WHEN free = '{}' OR django_ray_settle(free);
+    END LOOP;
+    RETURN EXISTS (
+        SELECT FROM django_ray_edge AS edge JOIN django_ray_execution AS downstream ON downstream.task_id = edge.downstream_id
+        WHERE edge.is_late
+    );
 END
 $$;
 
@@ -322,12 +383,14 @@ FOR EACH STATEMENT EXECUTE FUNCTION django_ray_on_changes();
 
 CREATE FUNCTION django_ray_on_gone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
+    PERFORM FROM django_ray_edge WHERE downstream_id = OLD.task_id ORDER BY upstream_id FOR UPDATE;
     DELETE FROM django_ray_edge WHERE downstream_id = OLD.task_id;
     RETURN NULL;
 END
 $$;
 
-CREATE TRIGGER django_ray_on_gone AFTER DELETE ON django_ray_execution
+-- At the commit: until then who ends an upstream may have to mark them.
+CREATE CONSTRAINT TRIGGER django_ray_on_gone AFTER DELETE ON django_ray_execution DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW WHEN (OLD.needs IS NOT NULL) EXECUTE FUNCTION django_ray_on_gone();
 
 -- The edges of calls that are about to be inserted with these ids, in their order. The upstreams are marked, each of them: whoever ends one has either been
@@ -379,7 +442,7 @@ SECURITY DEFINER SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('django_ray.flow', '', true);
-    UPDATE django_ray_flow AS flow SET cancelled_at = coalesce(cancelled_at, statement_timestamp()) WHERE flow.id = $1;
+    UPDATE django_ray_flow AS flow SET cancelled_at = statement_timestamp() WHERE flow.id = $1 AND cancelled_at IS NULL;
     WITH free AS MATERIALIZED (
         SELECT task_id FROM django_ray_execution
         WHERE flow_id = $1 AND state IN ('WAITING', 'READY', 'RUNNING') AND (state <> 'RUNNING' OR cancel_requested_at IS NULL)
