@@ -106,18 +106,19 @@ BEGIN
             UNION ALL
             -- What is held anew, although an upstream of it has failed for good.
             SELECT edge.downstream_id, true, django_ray_culprit(edge.upstream_id, upstream.exception_type, upstream.errors)
-            FROM django_ray_execution AS downstream
+            FROM (SELECT task_id, state, gate FROM django_ray_execution WHERE task_id = ANY (changed) OFFSET 0) AS downstream
             JOIN django_ray_edge AS edge ON edge.downstream_id = downstream.task_id AND NOT edge.met
             LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
-            WHERE downstream.task_id = ANY (changed) AND downstream.state = 'WAITING' AND downstream.gate IS NULL
+            WHERE downstream.state = 'WAITING' AND downstream.gate IS NULL
                 AND coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true)
         ) AS seed
         WHERE seed.task_id <> ALL (besides)
         UNION
         SELECT DISTINCT ON (edge.downstream_id, reach.fails) edge.downstream_id, reach.fails, reach.culprit
         FROM reach
-        JOIN django_ray_execution AS member ON member.task_id = reach.task_id
-        JOIN django_ray_edge AS edge ON edge.upstream_id = member.task_id
+        -- By the primary key: many are reached at once, and an index of what is WAITING would be read for each of them.
+        CROSS JOIN LATERAL (SELECT state, gate, needs, exception_type FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0) AS member
+        CROSS JOIN LATERAL (SELECT downstream_id FROM django_ray_edge WHERE upstream_id = reach.task_id OFFSET 0) AS edge
         WHERE member.needs <> 'end' AND edge.downstream_id <> ALL (besides) AND CASE
             WHEN reach.fails THEN member.state = 'WAITING' AND member.gate IS NULL
             ELSE member.state = 'FAILED' AND member.exception_type = 'django_ray.exceptions.UpstreamFailed'
@@ -154,6 +155,10 @@ BEGIN
             ))
         ORDER BY CASE WHEN unique_key IS NULL OR finished_at IS NULL THEN task_id::text ELSE backend || ' ' || unique_key END, task_id DESC
     );
+    IF (SELECT count(unique_key) FROM django_ray_execution WHERE task_id = ANY (ids)) = 0 THEN
+        PERFORM django_ray_resume_all(ids);
+        RETURN locked;
+    END IF;
     BEGIN
         PERFORM django_ray_resume_all(ids);
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
@@ -248,18 +253,21 @@ BEGIN
                 END
             END AS message
             FROM django_ray_reach(changed, locked) AS reach
+            CROSS JOIN LATERAL (SELECT state, gate, needs FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0) AS held
             LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = reach.culprit
-            WHERE reach.fails
+            WHERE reach.fails AND held.state = 'WAITING' AND held.gate IS NULL AND held.needs <> 'end'
             OFFSET 0
         ) AS doomed
-        WHERE execution.task_id = doomed.task_id AND state = 'WAITING' AND gate IS NULL AND needs <> 'end';
+        WHERE execution.task_id = doomed.task_id;
     END IF;
 
     IF is_back THEN
         -- What failed because of another one fails no more, unless one of its upstreams still does.
         WITH RECURSIVE back AS MATERIALIZED (
             SELECT reach.task_id FROM django_ray_reach(changed, locked) AS reach
-            JOIN django_ray_execution AS execution ON execution.task_id = reach.task_id
+            CROSS JOIN LATERAL (
+                SELECT state, needs, exception_type FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0
+            ) AS execution
             WHERE NOT reach.fails AND execution.state = 'FAILED' AND execution.needs <> 'end'
                 AND execution.exception_type = 'django_ray.exceptions.UpstreamFailed'
         ), stopped(task_id) AS (
@@ -269,7 +277,7 @@ BEGIN
             WHERE coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true) AND edge.upstream_id NOT IN (SELECT task_id FROM back)
             UNION
             SELECT edge.downstream_id FROM stopped JOIN django_ray_edge AS edge ON edge.upstream_id = stopped.task_id
-            WHERE edge.downstream_id IN (SELECT task_id FROM back)
+            WHERE (edge.downstream_id IN (SELECT task_id FROM back)) IS TRUE  -- hashed
         )
         SELECT django_ray_resume(ARRAY(SELECT task_id FROM back EXCEPT SELECT task_id FROM stopped)) INTO found;
         late := late || found;
