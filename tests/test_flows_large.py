@@ -6,24 +6,25 @@ Versions of rows are counted, and pages, not time.
 import os
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-import psycopg
 import pytest
-from django.db import connection
+from psycopg import Rollback
 
 from django_ray.options import Options
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import Fail, Succeed
 from django_ray_worker.database.statements import SQL, Record, claim_of, claim_parameters, record_parameters
 from django_ray_worker.database.store import MOST_PER_RECORD
-from tests.supervisors import database_url
+from tests.supervisors import until
 from tests.test_flow_interleavings import RETRY, wrong
 from tests.test_many_gates import pages_of
 
 OK = Succeed(result="1")
 BAD = Fail(error=Error(exception_class_path="builtins.ValueError", message="m", traceback="t"), failures=1)
 LONG = os.environ.get("DJANGO_RAY_STRESS") == "long"
-ROUNDS = 5000 if LONG else 300
+ROUNDS = 5000 if LONG else 100
 STATES = "SELECT state, count(*) AS number FROM django_ray_execution GROUP BY state"
 WRITTEN = "SELECT n_tup_upd AS it FROM pg_stat_xact_user_tables WHERE relname = %s"
 
@@ -31,7 +32,7 @@ WRITTEN = "SELECT n_tup_upd AS it FROM pg_stat_xact_user_tables WHERE relname = 
 class Graph:
     """Executions, numbered, each of which needs the success of some before it."""
 
-    def __init__(self, session, upstreams, needs="success"):
+    def __init__(self, session, upstreams, needs="success", *, analyze=True):
         self.session = session
         self.ids = [row["id"] for row in session.execute(
             "SELECT django_ray_uuid7() AS id FROM generate_series(1, %s)", [len(upstreams)]
@@ -49,7 +50,8 @@ class Graph:
             " FROM unnest(%s::uuid[]) AS id",
             [needs, ids],
         )
-        session.execute("ANALYZE django_ray_execution, django_ray_edge")
+        if analyze:
+            session.execute("ANALYZE django_ray_execution, django_ray_edge")
 
     def states(self):
         return {row["state"]: row["number"] for row in self.session.execute(STATES).fetchall()}
@@ -126,7 +128,8 @@ def test_a_fan_in_of_twenty_thousand_is_written_once_for_each_batch(session):
             break
         batches += 1
         assert edges == len(claims)
-        assert executions == len(claims) + 1  # and the downstream
+        is_last = graph.states().get("WAITING") is None
+        assert executions <= len(claims) + 1 + is_last  # and the downstream, which is READY then
     assert batches == -(-20_000 // MOST_PER_RECORD)
     assert graph.states() == {"SUCCESSFUL": 20_001}
 
@@ -199,81 +202,65 @@ def test_an_end_costs_the_same_beside_many_others(session, statistics_are):
             [number],
         )
         session.execute("SET session_replication_role = origin")
-        graph = Graph.__new__(Graph)
-        analyze = session.execute
-        session.execute = lambda sql, *a: None if str(sql).startswith("ANALYZE") else analyze(sql, *a)
-        try:
-            graph.__init__(session, [[], [0], [0], [1, 2], [3]])
-        finally:
-            del session.execute
-        if statistics_are == "fresh":
-            session.execute("ANALYZE django_ray_execution, django_ray_edge")
+        graph = Graph(session, [[], [0], [0], [1, 2], [3]], analyze=statistics_are == "fresh")
         (claim,) = graph.claim(1)
-        pages.append([pages_of(session, SQL["record"], record_parameters([Record(claim, verdict)])) for verdict in (OK, BAD)])
+        pages.append([])
+        for verdict in (OK, BAD):
+            with suppress(Rollback), session.transaction():
+                # What a trigger reads is no part of a plan.
+                session.execute("SET LOCAL session_replication_role = replica")
+                session.execute(SQL["record"], record_parameters([Record(claim, verdict)]))
+                session.execute("SET LOCAL session_replication_role = origin")
+                pages[-1].append(pages_of(session, b"SELECT django_ray_settle(%s)", [[claim.task_id]]))
+                raise Rollback
         pages[-1].append(pages_of(session, SQL["settle_late"], None))
     for table in ("django_ray_execution", "django_ray_edge"):
         session.execute(f"ALTER TABLE {table} RESET (autovacuum_enabled)")
     print(statistics_are, pages)
-    assert all(many < 2 * few + 200 for few, many in zip(*pages, strict=True))
-
-
-class Worker(threading.Thread):
-    """Records its half of the members of two flows, in an order of its own."""
-
-    def __init__(self, records, barrier):
-        super().__init__()
-        self.session = psycopg.connect(database_url(connection), autocommit=True)
-        self.records, self.barrier = records, barrier
-        self.errors = []
-
-    def run(self):
-        try:
-            self.barrier.wait()
-            for statement, parameters in self.records:
-                self.session.execute(statement, parameters)
-        except Exception as error:  # noqa: BLE001 - the thread's
-            self.errors.append(error)
-        finally:
-            self.session.close()
+    assert all(many < 2 * few + 50 for few, many in zip(*pages, strict=True))
 
 
 DEADLOCKS = "SELECT deadlocks AS it FROM pg_stat_database WHERE datname = current_database()"
 
 
-@pytest.mark.parametrize("seed", range(1))
-def test_two_supervisors_that_record_in_opposite_orders_never_deadlock(session, seed):
-    """Members of two flows with the same downstreams; operators cancel and retry some of them at the same time."""
+def test_two_supervisors_that_record_in_opposite_orders_never_deadlock(session, connect):
+    """Members of two flows with the same downstreams, while an operator cancels and retries some of them.
+
+    `DJANGO_RAY_STRESS=long` does it five thousand times.
+    """
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
     chance, before = random.Random(seed), session.execute(DEADLOCKS).fetchone()["it"]
-    for _ in range(ROUNDS):
-        session.execute("TRUNCATE django_ray_execution, django_ray_edge")
-        session.execute("ALTER TABLE django_ray_execution SET (autovacuum_enabled = false)")
-        upstreams = [[] for _ in range(8)]
-        for _ in range(6):
-            upstreams.append(chance.sample(range(len(upstreams)), chance.randint(2, 5)))
-        graph = Graph(session, upstreams, needs=chance.choice(["success", "end"]))
-        claims = graph.claim()
-        chance.shuffle(claims)
-        half = len(claims) // 2
-        works = [
-            [
-                (SQL["record"], record_parameters([Record(claim, chance.choice([OK, OK, BAD]))]))
-                for claim in some
-            ]
-            for some in (claims[:half], claims[half:])
-        ]  # fmt: skip
-        for work in works:  # and each a batch of several
-            work.append((SQL["settle_late"], None))
-        works.append([
-            (chance.choice(["SELECT django_ray_cancel(%s)", RETRY]), [chance.choice(graph.ids)]) for _ in range(4)
-        ])  # fmt: skip
-        barrier = threading.Barrier(3)
-        workers = [Worker(work, barrier) for work in works]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        assert [error for worker in workers for error in worker.errors] == []
-        while session.execute(SQL["settle_late"]).fetchone()["has_skipped"]:
-            pass
-        graph.check()
+    sessions, barrier = [connect() for _ in range(3)], threading.Barrier(3)
+
+    def work(own, statements):
+        barrier.wait()
+        for statement, parameters in statements:
+            own.execute(statement, parameters)
+
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(ROUNDS):
+            with session.transaction():
+                session.execute("SET LOCAL session_replication_role = replica")
+                session.execute("DELETE FROM django_ray_execution")
+                session.execute("DELETE FROM django_ray_edge")
+            upstreams = [[] for _ in range(8)]
+            for _ in range(6):
+                upstreams.append(chance.sample(range(len(upstreams)), chance.randint(2, 5)))
+            graph = Graph(session, upstreams, needs=chance.choice(["success", "end"]), analyze=False)
+            claims = graph.claim()
+            chance.shuffle(claims)
+            # Each supervisor a batch of some of both flows, then others one by one.
+            works = []
+            for some in (claims[:4], claims[4:]):
+                records = [Record(claim, chance.choice([OK, OK, BAD])) for claim in some]
+                batches = [records[:2], records[2:3], records[3:]]
+                works.append([(SQL["record"], record_parameters(batch)) for batch in batches])
+                works[-1].append((SQL["settle_late"], None))
+            verbs = ["SELECT django_ray_cancel(%s)", RETRY]
+            works.append([(chance.choice(verbs), [chance.choice(graph.ids)]) for _ in range(5)])
+            for done in [threads.submit(work, own, statements) for own, statements in zip(sessions, works, strict=True)]:
+                done.result()
+            until(lambda: not session.execute(SQL["settle_late"]).fetchone()["has_skipped"], what="nothing is late")
+            graph.check()
     assert session.execute(DEADLOCKS).fetchone()["it"] == before
