@@ -137,6 +137,8 @@ DROP FUNCTION django_ray_link(json, uuid[]);
 DROP FUNCTION django_ray_settle_late();
 DROP FUNCTION django_ray_settle(uuid[]);
 DROP FUNCTION django_ray_is_met(boolean, text, text);
+DROP FUNCTION django_ray_resume(uuid[]);
+DROP FUNCTION django_ray_resume_all(uuid[]);
 DROP FUNCTION django_ray_culprit(uuid, text, jsonb);
 DROP FUNCTION django_ray_reach(uuid[], uuid[]);
 

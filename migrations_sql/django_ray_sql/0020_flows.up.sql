@@ -5,23 +5,26 @@
 -- follows from the rows, and is found anew whenever one of them has changed: django_ray_settle().
 --
 -- Locks are taken in one order by everybody: an upstream, then its downstreams by their ids, then edges. Whoever changes what an edge says holds its
--- downstream. What somebody else holds for longer is left, and marked: supervisors look at it again.
+-- downstream, and writes it: a transaction with an old snapshot that decides about the same one fails to serialize. What somebody else holds for
+-- longer is left, and marked: supervisors look at it again.
 --
 -- Some of these functions have the rights of the owner: whoever enqueues, cancels or records need not have that to write what follows from it. All
 -- that they write is what has to be. Temporary tables come last for them, so that nobody slips one under them.
 SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), true);
 
--- Whether an execution has an edge that is not met. Locked, so that a transaction with an old snapshot cannot miss that it is.
+-- Whether an execution has an edge that is not met. Who asks holds the execution, so nobody changes its edges meanwhile.
 CREATE FUNCTION django_ray_is_held(id uuid) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off SET enable_sort = off AS $$
 BEGIN
-    PERFORM FROM django_ray_edge WHERE downstream_id = id AND NOT met ORDER BY downstream_id, upstream_id LIMIT 1 FOR SHARE;
-    RETURN FOUND;
+    RETURN (
+        SELECT true FROM django_ray_edge WHERE downstream_id = id AND NOT met ORDER BY downstream_id, upstream_id LIMIT 1
+    ) IS NOT NULL;
 END
 $$;
 
--- Whether somebody unfinished waits for an execution, or may yet read its result.
-CREATE FUNCTION django_ray_is_needed(id uuid) RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER
+-- Whether somebody unfinished waits for an execution, or may yet read its result. With a snapshot of its own: who prunes asks once more when it locks a
+-- row that has been written since.
+CREATE FUNCTION django_ray_is_needed(id uuid) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
     RETURN EXISTS (
@@ -103,25 +106,26 @@ BEGIN
         SELECT DISTINCT ON (seed.task_id, seed.fails) seed.* FROM (
             SELECT
                 edge.downstream_id AS task_id,
-                coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true) AS fails,
+                coalesce(upstream.state IN ('FAILED', 'CANCELLED'), NOT edge.met) AS fails,
                 django_ray_culprit(edge.upstream_id, upstream.exception_type, upstream.errors) AS culprit
             FROM django_ray_edge AS edge LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
             WHERE edge.upstream_id = ANY (changed)
             UNION ALL
             -- What is held anew, although an upstream of it has failed for good.
             SELECT edge.downstream_id, true, django_ray_culprit(edge.upstream_id, upstream.exception_type, upstream.errors)
-            FROM django_ray_execution AS downstream
+            FROM (SELECT task_id, state, gate FROM django_ray_execution WHERE task_id = ANY (changed) OFFSET 0) AS downstream
             JOIN django_ray_edge AS edge ON edge.downstream_id = downstream.task_id AND NOT edge.met
             LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
-            WHERE downstream.task_id = ANY (changed) AND downstream.state = 'WAITING' AND downstream.gate IS NULL
+            WHERE downstream.state = 'WAITING' AND downstream.gate IS NULL
                 AND coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true)
         ) AS seed
         WHERE seed.task_id <> ALL (besides)
         UNION
         SELECT DISTINCT ON (edge.downstream_id, reach.fails) edge.downstream_id, reach.fails, reach.culprit
         FROM reach
-        JOIN django_ray_execution AS member ON member.task_id = reach.task_id
-        JOIN django_ray_edge AS edge ON edge.upstream_id = member.task_id
+        -- By the primary key: many are reached at once, and an index of what is WAITING would be read for each of them.
+        CROSS JOIN LATERAL (SELECT state, gate, needs, exception_type FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0) AS member
+        CROSS JOIN LATERAL (SELECT downstream_id FROM django_ray_edge WHERE upstream_id = reach.task_id OFFSET 0) AS edge
         WHERE member.needs <> 'end' AND edge.downstream_id <> ALL (besides) AND CASE
             WHEN reach.fails THEN member.state = 'WAITING' AND member.gate IS NULL
             ELSE member.state = 'FAILED' AND member.exception_type = 'django_ray.exceptions.UpstreamFailed'
@@ -147,6 +151,51 @@ RETURN CASE
     ELSE coalesce(state = 'SUCCESSFUL', met)
 END;
 
+-- Make these READY, but for those with an equal one that is unfinished; of equal ones the newest. Those that somebody is in the way of, who enqueues an
+-- equal one right now.
+CREATE FUNCTION django_ray_resume(ids uuid[]) RETURNS uuid[] LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    locked uuid[] := '{}';
+    one uuid;
+BEGIN
+    ids := ARRAY(
+        SELECT DISTINCT ON (CASE WHEN unique_key IS NULL OR finished_at IS NULL THEN task_id::text ELSE backend || ' ' || unique_key END) task_id
+        FROM django_ray_execution AS execution
+        WHERE task_id = ANY (ids)
+            AND (unique_key IS NULL OR finished_at IS NULL OR NOT EXISTS (
+                SELECT FROM django_ray_execution AS twin
+                WHERE twin.backend = execution.backend AND twin.unique_key = execution.unique_key
+                    AND twin.state IN ('READY', 'RUNNING', 'WAITING')
+            ))
+        ORDER BY CASE WHEN unique_key IS NULL OR finished_at IS NULL THEN task_id::text ELSE backend || ' ' || unique_key END, task_id DESC
+    );
+    IF (SELECT count(unique_key) FROM django_ray_execution WHERE task_id = ANY (ids)) = 0 THEN
+        PERFORM django_ray_resume_all(ids);
+        RETURN locked;
+    END IF;
+    BEGIN
+        PERFORM django_ray_resume_all(ids);
+    EXCEPTION WHEN unique_violation OR lock_not_available THEN
+        FOREACH one IN ARRAY ids LOOP
+            BEGIN
+                PERFORM django_ray_resume_all(ARRAY[one]);
+            EXCEPTION
+                WHEN unique_violation THEN NULL;
+                WHEN lock_not_available THEN locked := locked || one;
+            END;
+        END LOOP;
+    END;
+    RETURN locked;
+END
+$$;
+
+CREATE FUNCTION django_ray_resume_all(ids uuid[]) RETURNS void LANGUAGE sql VOLATILE SET search_path FROM CURRENT AS $$
+    UPDATE django_ray_execution SET
+        state = 'READY', due_at = CASE WHEN run_after > statement_timestamp() THEN run_after END, finished_at = NULL, result = NULL,
+        failures = 0, losses = 0, released = 0, missing_since = NULL, cancel_requested_at = NULL
+    WHERE task_id = ANY (ids)
+$$;
+
 -- Executions have ended, or gone, or are not finished any more: make of what is downstream of them what has to be. Whether somebody was in the way,
 -- whose rows are looked at again. Who has to wait for them waits as briefly as a record does.
 CREATE FUNCTION django_ray_settle(changed uuid[]) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -154,7 +203,9 @@ SET search_path FROM CURRENT SET lock_timeout = '50ms'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
-    reached uuid[];
+    reached uuid[] := '{}';
+    found uuid[];
+    late uuid[] := '{}';
     locked uuid[] := '{}';
     fulfilled uuid[];
     unfulfilled uuid[];
@@ -162,23 +213,29 @@ DECLARE
     is_back boolean;
 BEGIN
     PERFORM set_config('django_ray.changed', '', true);
-    SELECT array_agg(DISTINCT task_id), bool_or(fails) INTO reached, has_failed FROM django_ray_reach(changed, '{}');
-    IF reached IS NULL THEN
+    LOOP
+        SELECT ARRAY(SELECT unnest(array_agg(task_id)) EXCEPT SELECT unnest(reached)), bool_or(fails), bool_or(NOT fails)
+        INTO found, has_failed, is_back FROM django_ray_reach(changed, locked);
+        EXIT WHEN found = '{}';
+        BEGIN
+            PERFORM FROM django_ray_execution WHERE task_id = ANY (found) ORDER BY task_id FOR NO KEY UPDATE;
+        EXCEPTION WHEN lock_not_available THEN
+            locked := locked || ARRAY(
+                SELECT task_id FROM django_ray_execution WHERE task_id = ANY (found) EXCEPT
+                SELECT task_id FROM (
+                    SELECT task_id FROM django_ray_execution WHERE task_id = ANY (found) ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED
+                ) AS free
+            );
+        END;
+        reached := reached || found;  -- and what has been enqueued after these meanwhile
+    END LOOP;
+    IF reached = '{}' THEN
         RETURN false;
     END IF;
-    BEGIN
-        SELECT bool_or(state = 'FAILED' AND exception_type = 'django_ray.exceptions.UpstreamFailed') INTO is_back FROM (
-            SELECT state, exception_type FROM django_ray_execution WHERE task_id = ANY (reached) ORDER BY task_id FOR NO KEY UPDATE
-        ) AS free;
-    EXCEPTION WHEN lock_not_available THEN
-        is_back := true;
-        locked := ARRAY(
-            SELECT unnest(reached) EXCEPT
-            SELECT task_id FROM (
-                SELECT task_id FROM django_ray_execution WHERE task_id = ANY (reached) ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED
-            ) AS free
-        );
-    END;
+    is_back := is_back AND EXISTS (
+        SELECT FROM django_ray_execution
+        WHERE task_id = ANY (reached) AND state = 'FAILED' AND exception_type = 'django_ray.exceptions.UpstreamFailed'
+    );
 
     -- From here on each statement sees what those before us have made of these rows.
     WITH news AS (
@@ -206,25 +263,23 @@ BEGIN
                 END
             END AS message
             FROM django_ray_reach(changed, locked) AS reach
+            CROSS JOIN LATERAL (SELECT state, gate, needs FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0) AS held
             LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = reach.culprit
-            WHERE reach.fails
+            WHERE reach.fails AND held.state = 'WAITING' AND held.gate IS NULL AND held.needs <> 'end'
             OFFSET 0
         ) AS doomed
-        WHERE execution.task_id = doomed.task_id AND state = 'WAITING' AND gate IS NULL AND needs <> 'end';
+        WHERE execution.task_id = doomed.task_id;
     END IF;
 
     IF is_back THEN
         -- What failed because of another one fails no more, unless one of its upstreams still does.
         WITH RECURSIVE back AS MATERIALIZED (
             SELECT reach.task_id FROM django_ray_reach(changed, locked) AS reach
-            JOIN django_ray_execution AS execution ON execution.task_id = reach.task_id
+            CROSS JOIN LATERAL (
+                SELECT state, needs, exception_type FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0
+            ) AS execution
             WHERE NOT reach.fails AND execution.state = 'FAILED' AND execution.needs <> 'end'
                 AND execution.exception_type = 'django_ray.exceptions.UpstreamFailed'
-                AND (execution.unique_key IS NULL OR NOT EXISTS (
-                    SELECT FROM django_ray_execution AS twin
-                    WHERE twin.backend = execution.backend AND twin.unique_key = execution.unique_key
-                        AND twin.state IN ('READY', 'RUNNING', 'WAITING')
-                ))
         ), stopped(task_id) AS (
             SELECT back.task_id FROM back
             JOIN django_ray_edge AS edge ON edge.downstream_id = back.task_id AND NOT edge.met
@@ -232,32 +287,23 @@ BEGIN
             WHERE coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true) AND edge.upstream_id NOT IN (SELECT task_id FROM back)
             UNION
             SELECT edge.downstream_id FROM stopped JOIN django_ray_edge AS edge ON edge.upstream_id = stopped.task_id
-            WHERE edge.downstream_id IN (SELECT task_id FROM back)
+            WHERE (edge.downstream_id IN (SELECT task_id FROM back)) IS TRUE  -- hashed
         )
-        UPDATE django_ray_execution SET
-            state = 'READY', finished_at = NULL, cancel_requested_at = NULL,
-            due_at = CASE WHEN run_after > statement_timestamp() THEN run_after END
-        WHERE task_id = ANY (ARRAY(SELECT task_id FROM back EXCEPT SELECT task_id FROM stopped));
+        SELECT django_ray_resume(ARRAY(SELECT task_id FROM back EXCEPT SELECT task_id FROM stopped)) INTO found;
+        late := late || found;
     END IF;
 
     IF fulfilled IS NOT NULL THEN
         -- What needs an end alone and has run before runs once more.
-        UPDATE django_ray_execution AS execution SET
-            state = 'READY', due_at = CASE WHEN run_after > statement_timestamp() THEN run_after END, finished_at = NULL, result = NULL,
-            failures = 0, losses = 0, released = 0, missing_since = NULL, cancel_requested_at = NULL
-        WHERE task_id = ANY (fulfilled)
-            AND (
-                state = 'WAITING' AND gate IS NULL
-                OR needs = 'end' AND state IN ('SUCCESSFUL', 'FAILED') AND started_at IS NOT NULL AND (unique_key IS NULL OR NOT EXISTS (
-                    SELECT FROM django_ray_execution AS twin
-                    WHERE twin.backend = execution.backend AND twin.unique_key = execution.unique_key
-                        AND twin.state IN ('READY', 'RUNNING', 'WAITING')
-                ))
-            )
-            AND (
-                SELECT true FROM django_ray_edge WHERE downstream_id = execution.task_id AND NOT met
-                ORDER BY downstream_id, upstream_id LIMIT 1
-            ) IS NULL;
+        late := late || django_ray_resume(ARRAY(
+            SELECT task_id FROM django_ray_execution AS execution
+            WHERE task_id = ANY (fulfilled)
+                AND (
+                    state = 'WAITING' AND gate IS NULL
+                    OR needs = 'end' AND state IN ('SUCCESSFUL', 'FAILED') AND started_at IS NOT NULL
+                )
+                AND NOT django_ray_is_held(task_id)
+        ));
     END IF;
 
     IF unfulfilled IS NOT NULL THEN
@@ -266,26 +312,50 @@ BEGIN
         WHERE task_id = ANY (unfulfilled) AND (state = 'READY' OR state = 'WAITING' AND gate IS NOT NULL);
     END IF;
 
-    IF locked = '{}' THEN
+    -- What was not written for itself.
+    UPDATE django_ray_execution SET needs = needs
+    WHERE task_id = ANY (reached) AND task_id <> ALL (locked) AND xmin <> pg_current_xact_id()::xid;
+
+    IF locked = '{}' AND late = '{}' THEN
         RETURN false;
     END IF;
-    -- The edges of what has changed, and of what has failed with it.
+    -- What has failed, or come back, with these was looked at for itself when that was written. Nobody who is idle has locked an edge of theirs: only the
+    -- commit of who deletes the downstream.
+    PERFORM set_config('lock_timeout', '5s', true);
+    PERFORM FROM django_ray_edge WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late
+    ORDER BY downstream_id, upstream_id FOR NO KEY UPDATE;
     UPDATE django_ray_edge SET is_late = true
-    WHERE downstream_id = ANY (locked)
-        AND (upstream_id = ANY (changed) OR upstream_id = ANY (ARRAY(SELECT task_id FROM django_ray_reach(changed, locked))));
+    WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late;
     PERFORM pg_notify(django_ray_channel('full:' || backend), '')
-    FROM (SELECT DISTINCT backend FROM django_ray_execution WHERE task_id = ANY (locked)) AS late;
+    FROM (SELECT DISTINCT backend FROM django_ray_execution WHERE task_id = ANY (locked || late)) AS late;
     RETURN true;
 END
 $$;
 
--- What somebody was in the way of, up to a thousand upstreams; whether somebody still is.
+-- What somebody was in the way of, up to ten thousand edges; whether somebody still is, or more are left. Upstreams are locked here too: who ends one right now
+-- sees what was made of its edges, and settles what is left.
 CREATE FUNCTION django_ray_settle_late() RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
-    late uuid[] := ARRAY(SELECT upstream_id FROM django_ray_edge WHERE is_late ORDER BY downstream_id, upstream_id LIMIT 1000);
+    late uuid[];
+    free uuid[];
 BEGIN
-    RETURN late <> '{}' AND django_ray_settle(ARRAY(SELECT DISTINCT unnest(late)));
+    FOR round IN 1 .. 10 LOOP
+        -- Whoever is locked for long keeps no others waiting.
+        late := ARRAY(
+            SELECT edge.upstream_id
+            FROM django_ray_edge AS edge JOIN django_ray_execution AS downstream ON downstream.task_id = edge.downstream_id
+            WHERE edge.is_late ORDER BY edge.downstream_id, edge.upstream_id LIMIT 1000
+            FOR NO KEY UPDATE OF downstream SKIP LOCKED
+        );
+        free := ARRAY(SELECT task_id FROM django_ray_execution WHERE task_id = ANY (late) ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED)
+            || ARRAY(SELECT DISTINCT id FROM unnest(late) AS id WHERE NOT EXISTS (SELECT FROM django_ray_execution WHERE task_id = id));
+        EXIT WHEN free = '{}' OR django_ray_settle(free);
+    END LOOP;
+    RETURN EXISTS (
+        SELECT FROM django_ray_edge AS edge JOIN django_ray_execution AS downstream ON downstream.task_id = edge.downstream_id
+        WHERE edge.is_late
+    );
 END
 $$;
 
@@ -333,12 +403,14 @@ FOR EACH STATEMENT EXECUTE FUNCTION django_ray_on_changes();
 
 CREATE FUNCTION django_ray_on_gone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
+    PERFORM FROM django_ray_edge WHERE downstream_id = OLD.task_id ORDER BY upstream_id FOR UPDATE;
     DELETE FROM django_ray_edge WHERE downstream_id = OLD.task_id;
     RETURN NULL;
 END
 $$;
 
-CREATE TRIGGER django_ray_on_gone AFTER DELETE ON django_ray_execution
+-- At the commit: until then who ends an upstream may have to mark them.
+CREATE CONSTRAINT TRIGGER django_ray_on_gone AFTER DELETE ON django_ray_execution DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW WHEN (OLD.needs IS NOT NULL) EXECUTE FUNCTION django_ray_on_gone();
 
 -- The edges of calls that are about to be inserted with these ids, in their order. The upstreams are marked, each of them: whoever ends one has either been
@@ -392,7 +464,7 @@ SECURITY DEFINER SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('django_ray.flow', '', true);
-    UPDATE django_ray_flow AS flow SET cancelled_at = coalesce(cancelled_at, statement_timestamp()) WHERE flow.id = $1;
+    UPDATE django_ray_flow AS flow SET cancelled_at = statement_timestamp() WHERE flow.id = $1 AND cancelled_at IS NULL;
     WITH free AS MATERIALIZED (
         SELECT task_id FROM django_ray_execution
         WHERE flow_id = $1 AND state IN ('WAITING', 'READY', 'RUNNING') AND (state <> 'RUNNING' OR cancel_requested_at IS NULL)
