@@ -6,7 +6,7 @@ row, which holds ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +19,7 @@ from django_ray.results import RayTaskResult, import_task, missing_task, task_re
 from django_ray.rows import ClaimedRow, Row
 from django_ray.upstreams import filled, ids_in
 
-__all__ = ["Given", "given", "upstreams_of"]
+__all__ = ["Given", "Passed", "given", "upstreams_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,14 @@ class Given:
         if row.state != "SUCCESSFUL":
             raise UpstreamFailed(f"The execution {task_id}, whose result is an argument, is {row.state}.")
         return deepcopy(row.result)
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a double passes, which has the results at hand."""
+
+    results: tuple[RayTaskResult[..., Any], ...]
+    filled: Callable[[], tuple[list[Any], dict[str, Any]]]  # As Given's.
 
 
 def given(row: ClaimedRow) -> Given | None:
