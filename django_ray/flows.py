@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from contextvars import Token
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID, uuid4
@@ -23,7 +22,7 @@ from django.db.models import Count
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
 from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
 
-from django_ray import locking
+from django_ray import locking, tracing
 from django_ray.bounds import shown
 from django_ray.clock import seconds
 from django_ray.membership import Membership, membership
@@ -99,7 +98,6 @@ class Flow:
         self.backend = backend
         self._id: str | None = None
         self._stack = ExitStack()
-        self._token: Token[Membership | None] | None = None
 
     @classmethod
     def get(cls, flow_id: str | UUID) -> Self:
@@ -155,25 +153,21 @@ class Flow:
                 from django_ray.models import RayFlow
 
                 stack.enter_context(transaction.atomic(using=router.db_for_write(RayFlow)))
-            self._begin()
+            self._create()
+            self._enter(stack)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end()
         self._stack.__exit__(*error)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     async def __aenter__(self) -> Self:
         await sync_to_async(self._create)()
-        self._enter()
+        self._enter(self._stack)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._end()
-
-    def _begin(self) -> None:
-        self._create()
-        self._enter()
+    async def __aexit__(self, *error: object) -> None:
+        self.__exit__(*error)
 
     def _create(self) -> None:
         if self._id is not None:
@@ -187,13 +181,11 @@ class Flow:
         rows = RayFlow._base_manager.using(router.db_for_write(RayFlow))  # noqa: SLF001
         self._id = str(rows.create(name=self.name, backend=self.backend).pk)
 
-    def _enter(self) -> None:
+    def _enter(self, stack: ExitStack) -> None:
+        stack.enter_context(tracing.flow(self.name, self.id))
         here = membership.get()
-        self._token = membership.set(Membership(self.id, None if here is None else here.parent))
-
-    def _end(self) -> None:
-        assert self._token is not None  # noqa: S101
-        membership.reset(self._token)
+        token = membership.set(Membership(self.id, None if here is None else here.parent))
+        stack.callback(membership.reset, token)
 
     @property
     def _double(self) -> Any:

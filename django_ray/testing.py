@@ -242,8 +242,8 @@ class _InMemory(RayTaskBackend):
         """Cancel what has not ended, and what is enqueued into it from now on; return how many were there."""
         return self.flows.cancel(flow, self._cancel)
 
-    def _cancel(self, result: RayTaskResult[..., Any]) -> bool:
-        return False  # it is finished, or runs here
+    def _cancel(self, result: RayTaskResult[..., Any]) -> bool:  # noqa: ARG002 - it is finished, or runs here
+        return False
 
     def fire(self, at: datetime, name: str | None) -> list[RayTaskResult[..., Any]]:
         """Enqueue what the code declares for this moment."""
@@ -344,21 +344,19 @@ class ImmediateBackend(_InMemory):
         )  # fmt: skip
         upstreams = self._upstreams.pop(ready.id, None)
         self.flows.note(task_result(ready.task, row))
-        self._end(row, upstreams, self.flows.takes_no_more(ready))
+        if self.flows.takes_no_more(ready):
+            row.state, row.errors = "CANCELLED", [_error("TaskCancelled", "The flow was cancelled.")]
+        elif upstreams is not None and (failed := _failed(upstreams)) is not None:
+            row.state, row.errors = "FAILED", [failed]
+        else:
+            self._run_body(row, upstreams)
         row.finished_at = timezone.now()
         result = task_result(ready.task, row)
         self.flows.note(result)
         return result
 
     @staticmethod
-    def _end(row: ClaimedRow, upstreams: Upstreams | None, is_cancelled: bool) -> None:
-        """Make of the row of an execution what becomes of it."""
-        if is_cancelled:
-            row.state, row.errors = "CANCELLED", [_error("TaskCancelled", "The flow was cancelled.")]
-            return
-        if upstreams is not None and (failed := _failed(upstreams)) is not None:
-            row.state, row.errors = "FAILED", [failed]
-            return
+    def _run_body(row: ClaimedRow, upstreams: Upstreams | None) -> None:
         envelope = run(row, passed=None if upstreams is None else _passed(row, upstreams))
         if envelope["kind"] == "returned":
             row.state, row.result = "SUCCESSFUL", json.loads(envelope["result"])

@@ -43,7 +43,7 @@ from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, save_metadata
 from django_ray.runtime.surroundings import apart, restored
-from django_ray.runtime.upstream import Given, Passed, given, upstreams_of
+from django_ray.runtime.upstream import Given, Passed, carriers_of, given, upstreams_of
 from django_ray.serialization import encode, jsonable
 from django_ray.ticking import tick_of
 from django_ray.tracing import consumer
@@ -144,6 +144,11 @@ class _Found:
                 tick=tick_of(self.row.carrier),
             )
         return self._context
+
+    def carriers(self, most: int) -> list[Any]:
+        """Return what travels with its upstreams, for a trace."""
+        has_upstreams = self.keeps_rows and "needs" in (self.row.options or {})
+        return carriers_of(self.row.task_id, most) if has_upstreams else []
 
     def _upstreams(self) -> list[Any]:
         if self.keeps_rows:
@@ -254,7 +259,7 @@ def _run(found: _Found, witness: Witness | None) -> Envelope:
         _send(task_started, found)
     result: Result | None = None
     try:
-        with found.output, consumer(found.row):
+        with found.output, consumer(found.row, found.carriers):
             result = _run_atomically(found) if found.is_atomic else found.checked(_run_in_place(found))
     except BaseException as error:
         if ends_process(error):
