@@ -20,7 +20,7 @@ _CALLED = (
     "django_ray_uuid7()", "django_ray_enqueue(text, json)", "django_ray_enqueue_admitted(text, json)",
     "django_ray_enqueue_round(text, json, uuid[], text[], integer[])", "django_ray_replace(uuid, text, json)",
     "django_ray_cancel(uuid)", "django_ray_cancel_flow(uuid)", "django_ray_link(json, uuid[])",
-    "django_ray_linked(uuid[])", "django_ray_is_held(uuid)", "django_ray_settle(uuid[])",
+    "django_ray_linked(uuid[])", "django_ray_is_held(uuid)",
     "django_ray_ring_queue(text, text)", "django_ray_channel(text)", "django_ray_world()",
 )  # fmt: skip
 # A function or a column that is not there is what W001 is for.
