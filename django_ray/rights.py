@@ -37,8 +37,9 @@ SELECT current_user, ARRAY(
         SELECT format('SELECT ON %%s', name), has_table_privilege(to_regclass(name), 'SELECT')
         FROM unnest(ARRAY['django_ray_progress', 'django_ray_flow', 'django_ray_edge']) AS name
         UNION ALL
-        SELECT 'INSERT (name) ON django_ray_flow',
-            has_column_privilege(to_regclass('django_ray_flow'), 'name', 'INSERT')
+        SELECT format('INSERT (%%s) ON django_ray_flow', name),
+            has_column_privilege(to_regclass('django_ray_flow'), name, 'INSERT')
+        FROM unnest(ARRAY['backend', 'name']) AS name
         UNION ALL
         SELECT format('EXECUTE ON FUNCTION %%s', name), has_function_privilege(to_regprocedure(name), 'EXECUTE')
         FROM unnest(%s::text[]) AS name

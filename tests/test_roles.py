@@ -832,8 +832,8 @@ def use_as_web():
     with Flow("all of it") as flow:
         upstream = tasks.add.enqueue(1, 2)
         downstream = tasks.add.enqueue(upstream, 3)
-    assert downstream.why().startswith(f"It waits for tests.tasks.add {upstream.id} to succeed")
     assert [one.id for one in upstreams_of(downstream.id)] == [upstream.id]
+    assert downstream.why().startswith(f"It waits for tests.tasks.add {upstream.id} to succeed")
     assert Flow.get(flow.id).cancel() == 2
     # It fails at once: what it waits for is cancelled.
     assert task_backends["default"].get_result(tasks.add.enqueue(upstream, 3).id).is_finished
