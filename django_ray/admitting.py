@@ -63,7 +63,7 @@ def admitted(
             rule["full"] = admission.when_full
         row["rule"] = rule
     if admission.expires is not None:
-        row["expires"] = f"{admission.expires} seconds"
+        row["expires"] = f"{admission.expires:.6f} seconds"
     return row
 
 

@@ -67,7 +67,7 @@ class RayTaskContext(_Context):  # type: ignore[misc] # it is frozen
     def upstreams(self) -> list[TaskResult[..., Any]]:
         """Return the results of what this execution has waited for, finished, in the order in which they were passed.
 
-        Those of the arguments, then those of after=; read now. What was deleted since is left out. Doubles keep none.
+        Those of the arguments, then those of after=; read now. What was deleted since is left out.
         """
         return self._upstreams()
 

@@ -12,18 +12,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from contextvars import Token
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID, uuid4
 
 from asgiref.sync import sync_to_async
 from django.db import connections, router, transaction
 from django.db.models import Count
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
-from django.tasks.exceptions import TaskResultDoesNotExist
+from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
 
-from django_ray import locking
+from django_ray import locking, tracing
 from django_ray.bounds import shown
 from django_ray.clock import seconds
 from django_ray.membership import Membership, membership
@@ -99,11 +98,19 @@ class Flow:
         self.backend = backend
         self._id: str | None = None
         self._stack = ExitStack()
-        self._token: Token[Membership | None] | None = None
 
     @classmethod
     def get(cls, flow_id: str | UUID) -> Self:
-        """Return the flow of that id; LookupError when there is none."""
+        """Return the flow of that id; LookupError when there is none.
+
+        Of a flow with a double, only as long as somebody holds it.
+        """
+        backends: list[Any] = list(task_backends.all())
+        for double in backends:
+            if not getattr(double, "keeps_rows", True) and (found := double.flows.get(str(flow_id))) is not None:
+                return cast("Self", found)
+        if not any(getattr(backend, "keeps_rows", False) for backend in backends):
+            raise LookupError(f"There is no flow {flow_id}.")
         from django_ray.models import RayFlow
 
         try:
@@ -131,7 +138,8 @@ class Flow:
 
     @property
     def executions(self) -> ExecutionQuerySet:
-        """The executions that belong to it, as rows."""
+        """The executions that belong to it, as rows. NotImplementedError with a double, which has none."""
+        self._need_rows("executions")
         from django_ray.models import RayTaskExecution
 
         rows: Any = RayTaskExecution.objects
@@ -141,57 +149,72 @@ class Flow:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            if self._keeps_rows:
+            if self._double is None:
                 from django_ray.models import RayFlow
 
                 stack.enter_context(transaction.atomic(using=router.db_for_write(RayFlow)))
-            self._begin()
+            self._create()
+            self._enter(stack)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end()
         self._stack.__exit__(*error)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     async def __aenter__(self) -> Self:
         await sync_to_async(self._create)()
-        self._enter()
+        self._enter(self._stack)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._end()
-
-    def _begin(self) -> None:
-        self._create()
-        self._enter()
+    async def __aexit__(self, *error: object) -> None:
+        self.__exit__(*error)
 
     def _create(self) -> None:
         if self._id is not None:
             raise RuntimeError(f"{self!r} has been used: make another one.")
-        if not self._keeps_rows:
-            self._id = str(uuid4())  # a double of a test
+        if (double := self._double) is not None:
+            self._id = str(uuid4())
+            double.flows.begin(self)
             return
         from django_ray.models import RayFlow
 
-        rows = RayFlow._base_manager.using(router.db_for_write(RayFlow))  # noqa: SLF001
-        self._id = str(rows.create(name=self.name, backend=self.backend).pk)
+        with connections[router.db_for_write(RayFlow)].cursor() as cursor:
+            # These columns alone: nobody needs a right to write the others.
+            cursor.execute(
+                "INSERT INTO django_ray_flow (backend, name) VALUES (%s, %s) RETURNING id", [self.backend, self.name]
+            )
+            self._id = str(cursor.fetchone()[0])
 
-    def _enter(self) -> None:
+    def _enter(self, stack: ExitStack) -> None:
+        stack.enter_context(tracing.flow(self.name, self.id))
         here = membership.get()
-        self._token = membership.set(Membership(self.id, None if here is None else here.parent))
-
-    def _end(self) -> None:
-        assert self._token is not None  # noqa: S101
-        membership.reset(self._token)
+        token = membership.set(Membership(self.id, None if here is None else here.parent))
+        stack.callback(membership.reset, token)
 
     @property
-    def _keeps_rows(self) -> bool:
-        return getattr(task_backends[self.backend], "keeps_rows", False)
+    def _double(self) -> Any:
+        """The backend, if it is one of django_ray.testing; None if it keeps rows. InvalidTaskBackend for another."""
+        backend: Any = task_backends[self.backend]
+        if not hasattr(backend, "keeps_rows"):
+            raise InvalidTaskBackend(
+                f"TASKS[{self.backend!r}] is a {type(backend).__module__}.{type(backend).__qualname__}, which knows no "
+                "flows: use django_ray.backends.RayTaskBackend; in tests, a double of django_ray.testing."
+            )
+        return None if backend.keeps_rows else backend
+
+    def _need_rows(self, what: str) -> None:
+        if (double := self._double) is not None:
+            raise NotImplementedError(
+                f"Flow.{what} needs rows, which {type(double).__name__} does not keep: test it with "
+                "RayTaskBackend and django_ray.testing.run_tasks()."
+            )
 
     # -- what becomes of it
 
     def progress(self) -> FlowProgress:
         """Return how many of its executions are in which state, now."""
+        if (double := self._double) is not None:
+            return FlowProgress(**double.flow_states(self))
         counted = self.executions.order_by().values_list("state").annotate(number=Count("pk"))
         return FlowProgress(**{_FIELDS[state]: number for state, number in counted})
 
@@ -202,9 +225,12 @@ class Flow:
     def wait(self, timeout: float | None = None) -> FlowProgress:
         """Sleep until all of it has ended, for at most timeout seconds; return how.
 
-        TimeoutError when the time is over before; else as result.wait().
+        TimeoutError when the time is over before; else as result.wait(). With a double nothing ends by waiting, so it
+        is raised at once.
         """
         check_timeout(timeout)
+        if self._double is not None:
+            return self._ended(timeout)
         end = None if timeout is None else seconds() + timeout
         while (result := self._unfinished()) is not None:
             left = None if end is None else max(0.0, end - seconds())
@@ -219,6 +245,8 @@ class Flow:
     async def await_end(self, timeout: float | None = None) -> FlowProgress:  # noqa: ASYNC109 - the sync one has it, too
         """Do what wait does."""
         check_timeout(timeout)
+        if self._double is not None:
+            return self._ended(timeout)
         end = None if timeout is None else seconds() + timeout
         while (result := await sync_to_async(self._unfinished)()) is not None:
             left = None if end is None else max(0.0, end - seconds())
@@ -238,6 +266,12 @@ class Flow:
                 return task_backends[self.backend].get_result(str(pk))
         return None
 
+    def _ended(self, timeout: float | None) -> FlowProgress:
+        progress = self.progress()
+        if not progress.is_finished:
+            raise TimeoutError(f"{self._why_not(timeout)} {type(self._double).__name__} runs nothing.")
+        return progress
+
     def _why_not(self, timeout: float | None) -> str:
         progress = self.progress()
         number = f"{progress.finished} of {progress.total}"
@@ -249,6 +283,8 @@ class Flow:
         What runs is stopped by its supervisor. Locked, an OperationalError, when another transaction has locked some of
         its executions for 10 s: all others are cancelled then.
         """
+        if (double := self._double) is not None:
+            return double.cancel_flow(self)  # type: ignore[no-any-return]
         from django_ray.models import RayFlow
 
         alias = router.db_for_write(RayFlow)
@@ -280,8 +316,9 @@ class Flow:
         """Run what has failed or was cancelled once more, and what failed because of that; return how many that is.
 
         What has succeeded does not run again, but what needs only an end does, when it comes. For operators: it writes
-        the rows.
+        the rows. NotImplementedError with a double, which has none.
         """
+        self._need_rows("retry()")
         from django_ray.models import RayFlow
 
         alias = router.db_for_write(RayFlow)

@@ -20,7 +20,7 @@ _CALLED = (
     "django_ray_uuid7()", "django_ray_enqueue(text, json)", "django_ray_enqueue_admitted(text, json)",
     "django_ray_enqueue_round(text, json, uuid[], text[], integer[])", "django_ray_replace(uuid, text, json)",
     "django_ray_cancel(uuid)", "django_ray_cancel_flow(uuid)", "django_ray_link(json, uuid[])",
-    "django_ray_linked(uuid[])", "django_ray_is_held(uuid)", "django_ray_settle(uuid[])",
+    "django_ray_linked(uuid[])", "django_ray_is_held(uuid)",
     "django_ray_ring_queue(text, text)", "django_ray_channel(text)", "django_ray_world()",
 )  # fmt: skip
 # A function or a column that is not there is what W001 is for.
@@ -37,8 +37,9 @@ SELECT current_user, ARRAY(
         SELECT format('SELECT ON %%s', name), has_table_privilege(to_regclass(name), 'SELECT')
         FROM unnest(ARRAY['django_ray_progress', 'django_ray_flow', 'django_ray_edge']) AS name
         UNION ALL
-        SELECT 'INSERT (name) ON django_ray_flow',
-            has_column_privilege(to_regclass('django_ray_flow'), 'name', 'INSERT')
+        SELECT format('INSERT (%%s) ON django_ray_flow', name),
+            has_column_privilege(to_regclass('django_ray_flow'), name, 'INSERT')
+        FROM unnest(ARRAY['backend', 'name']) AS name
         UNION ALL
         SELECT format('EXECUTE ON FUNCTION %%s', name), has_function_privilege(to_regprocedure(name), 'EXECUTE')
         FROM unnest(%s::text[]) AS name

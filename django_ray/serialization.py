@@ -134,7 +134,7 @@ def storable(text: str) -> bool:
     return True
 
 
-def json_key(key: Any, where: str = "An argument") -> str:
+def json_key(key: Any, where: str) -> str:
     """Return the key of a mapping as it is in JSON."""
     match key:
         case str():

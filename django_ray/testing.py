@@ -35,8 +35,11 @@ from django.utils import timezone
 from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST
 from django_ray.declaring import declared
+from django_ray.doubled import Flows, is_cancelled
 from django_ray.enqueueing import Checked, Enqueue
 from django_ray.exceptions import TaskRefused
+from django_ray.flows import Flow
+from django_ray.membership import FLOW, membership
 from django_ray.metadata import with_metadata
 from django_ray.results import RayTaskResult, changed, task_result
 from django_ray.retry import MOST_RELEASED
@@ -45,6 +48,7 @@ from django_ray.rules import Rule, read_rule, ticks
 from django_ray.runtime.entrypoint import invoke, run
 from django_ray.runtime.preparation import prepare
 from django_ray.runtime.reporting import in_this_thread
+from django_ray.runtime.upstream import Passed
 from django_ray.ticking import ticking
 from django_ray.tracing import Carrier
 from django_ray.upstreams import RESULTS, Upstreams, filled, ids_in
@@ -52,6 +56,8 @@ from django_ray.upstreams import RESULTS, Upstreams, filled, ids_in
 __all__ = ["DummyBackend", "ImmediateBackend", "fire_schedules", "run_tasks"]
 
 MOST_EXECUTIONS = 1000
+_ON_MEMBER = "django_ray_on_member"
+_UPSTREAM_FAILED = "django_ray.exceptions.UpstreamFailed"
 
 
 def run_tasks(
@@ -176,6 +182,9 @@ def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, opt
     queues = None if queue_name is None else [queue_name]
     scope = {"backend": backend, "queues": queues, **claim_parameters(worker, 1)}
     with connections[alias].cursor() as cursor:
+        if connections[alias].in_atomic_block:
+            # A commit would ask whether their flow is cancelled: in a TestCase there is none.
+            cursor.execute(f"SET CONSTRAINTS {_ON_MEMBER} IMMEDIATE; SET CONSTRAINTS {_ON_MEMBER} DEFERRED")
         cursor.execute(SQL["claim"].decode(), scope)
         names = [column.name for column in cursor.description]
         row = dict(zip(names, cursor.fetchone(), strict=True))
@@ -218,6 +227,24 @@ class _InMemory(RayTaskBackend):
 
     keeps_rows = False
 
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        super().__init__(alias, params)
+        self.flows = Flows()
+
+    def flow_states(self, flow: Flow) -> Mapping[str, int]:
+        """Return how many executions of a flow are in which state, as FlowProgress calls them."""
+        return self.flows.count(flow, self._state)
+
+    def _state(self, result: RayTaskResult[..., Any]) -> str:
+        return "cancelled" if is_cancelled(result) else result.status.value.lower()
+
+    def cancel_flow(self, flow: Flow) -> int:
+        """Cancel what has not ended, and what is enqueued into it from now on; return how many were there."""
+        return self.flows.cancel(flow, self._cancel)
+
+    def _cancel(self, result: RayTaskResult[..., Any]) -> bool:  # noqa: ARG002 - it is finished, or runs here
+        return False
+
     def fire(self, at: datetime, name: str | None) -> list[RayTaskResult[..., Any]]:
         """Enqueue what the code declares for this moment."""
         found = declared(self)
@@ -238,7 +265,9 @@ class _InMemory(RayTaskBackend):
 
     @override
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
-        now = timezone.now()
+        now, flow = timezone.now(), membership.get()
+        if flow is not None:
+            carrier = {**(carrier or {}), FLOW: flow.carried}
         return [
             task_result(one.task, self._row(one.task, args, kwargs, enqueued_at=now, carrier=_carrier(one, carrier)))
             for one, args, kwargs, *_ in enqueues
@@ -314,21 +343,27 @@ class ImmediateBackend(_InMemory):
             options={"retry": {"max_attempts": 1}}, carrier=getattr(ready, "_carrier"),  # noqa: B009 - for the type checkers
         )  # fmt: skip
         upstreams = self._upstreams.pop(ready.id, None)
-        if upstreams is not None and (failed := _failed(upstreams)) is not None:
-            row.state, row.errors, row.finished_at = "FAILED", [failed], timezone.now()
-            return task_result(ready.task, row)
-        if upstreams is not None:
-            row.args, row.kwargs = _filled(deepcopy(row.args), deepcopy(row.kwargs), upstreams)
-        envelope = run(row)
-        row.args, row.kwargs = ready.args, ready.kwargs
+        self.flows.note(task_result(ready.task, row))
+        if self.flows.takes_no_more(ready):
+            row.state, row.errors = "CANCELLED", [_error("TaskCancelled", "The flow was cancelled.")]
+        elif upstreams is not None and (failed := _failed(upstreams)) is not None:
+            row.state, row.errors = "FAILED", [failed]
+        else:
+            self._run_body(row, upstreams)
         row.finished_at = timezone.now()
+        result = task_result(ready.task, row)
+        self.flows.note(result)
+        return result
+
+    @staticmethod
+    def _run_body(row: ClaimedRow, upstreams: Upstreams | None) -> None:
+        envelope = run(row, passed=None if upstreams is None else _passed(row, upstreams))
         if envelope["kind"] == "returned":
             row.state, row.result = "SUCCESSFUL", json.loads(envelope["result"])
         elif envelope["exception_class_path"] == "builtins.KeyboardInterrupt":
             raise KeyboardInterrupt(envelope["message"])  # of the developer, as with Django's
         else:
             row.state, row.errors = "FAILED", [cast("dict[str, Any]", envelope)]
-        return task_result(ready.task, row)
 
     @override
     def cancel(self, result_id: str) -> bool:
@@ -348,21 +383,31 @@ def _failed(upstreams: Upstreams) -> dict[str, Any] | None:
     """Return the error of what waits for these, None if they have ended as it needs."""
     for result in upstreams.results:
         if upstreams.needs == "success" and result.status != TaskResultStatus.SUCCESSFUL:
-            message = f"{result.task.module_path} {result.id} failed."
-            path = "django_ray.exceptions.UpstreamFailed"
-            return {"exception_class_path": path, "message": message, "traceback": f"{path}: {message}\n"}
+            for error in result.errors[-1:]:
+                if error.exception_class_path == _UPSTREAM_FAILED:  # It says who is to blame.
+                    return _error("UpstreamFailed", error.traceback.removeprefix(f"{_UPSTREAM_FAILED}: ").rstrip("\n"))
+            how = "was cancelled" if is_cancelled(result) else "failed" if result.is_finished else "has not ended"
+            return _error("UpstreamFailed", f"{result.task.module_path} {result.id} {how}.")
     return None
 
 
-def _filled(args: list[Any], kwargs: dict[str, Any], upstreams: Upstreams) -> tuple[list[Any], dict[str, Any]]:
+def _error(name: str, message: str) -> dict[str, Any]:
+    path = f"django_ray.exceptions.{name}"
+    return {"exception_class_path": path, "message": message, "traceback": f"{path}: {message}\n"}
+
+
+def _passed(row: ClaimedRow, upstreams: Upstreams) -> Passed:
     results = {result.id: result for result in upstreams.results}
 
     def value_of(task_id: str) -> Any:
         result = results[task_id]
         return result if upstreams.needs == "end" else deepcopy(result.return_value)
 
-    places = ids_in(args, kwargs, {RESULTS: upstreams.paths})
-    return filled(args, kwargs, places, value_of)
+    def fill() -> tuple[list[Any], dict[str, Any]]:
+        places = ids_in(row.args, row.kwargs, {RESULTS: upstreams.paths})
+        return filled(deepcopy(row.args), deepcopy(row.kwargs), places, value_of)
+
+    return Passed(upstreams.results, fill)
 
 
 class DummyBackend(_InMemory):
@@ -375,23 +420,38 @@ class DummyBackend(_InMemory):
         super().__init__(alias, params)
         self.results: list[RayTaskResult[..., Any]] = []
         self._unique: dict[str, RayTaskResult[..., Any]] = {}
+        self._waiting: dict[str, list[str]] = {}  # By their ids: for which others.
 
     def clear(self) -> None:
         """Forget the results."""
         self.results.clear()
         self._unique.clear()
+        self._waiting.clear()
+        self.flows.clear()
+
+    @override
+    def _state(self, result: RayTaskResult[..., Any]) -> str:
+        if result.is_finished:
+            return "cancelled"  # it can end in no other way
+        unfinished = {one.id for one in self.results if not one.is_finished}
+        return "ready" if unfinished.isdisjoint(self._waiting.get(result.id, ())) else "blocked"
 
     @override
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
-        return [
-            self._keep(one.key, result) for one, result in zip(enqueues, super()._store(enqueues, carrier), strict=True)
-        ]
+        results = super()._store(enqueues, carrier)
+        for one, result in zip(enqueues, results, strict=True):
+            if one.upstreams is not None:
+                self._waiting[result.id] = one.upstreams.ids
+        return [self._keep(one.key, result) for one, result in zip(enqueues, results, strict=True)]
 
     def _keep(self, key: str | None, result: RayTaskResult[..., Any]) -> RayTaskResult[..., Any]:
         """Keep a result, unless there is an equal one; return a copy of what is kept."""
         twin = None if key is None else self._unique.get(key)
         if key is None or twin is None or twin.is_finished or twin not in self.results:
             self.results.append(result)
+            self.flows.note(result)
+            if self.flows.takes_no_more(result):
+                self._cancel(result)
             if key is not None:
                 self._unique[key] = result
             return deepcopy(result)
@@ -406,7 +466,10 @@ class DummyBackend(_InMemory):
 
     @override
     def cancel(self, result_id: str) -> bool:
-        result = self.get_result(result_id)
+        return self._cancel(self.get_result(result_id))
+
+    @override
+    def _cancel(self, result: RayTaskResult[..., Any]) -> bool:
         is_ready = not result.is_finished
         object.__setattr__(result, "status", TaskResultStatus.FAILED)
         return is_ready

@@ -6,7 +6,7 @@ the tracer provider is. Tracing never changes what becomes of an execution.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,11 @@ IS_INSTALLED = _is_installed()
 if TYPE_CHECKING or IS_INSTALLED:
     from opentelemetry import context, propagate, trace
 
-__all__ = ["Carrier", "consumer", "producer"]
+__all__ = ["Carrier", "consumer", "flow", "producer"]
 
 type Carrier = dict[str, Any]
 
+MOST_LINKS = 128  # Of a span, as OpenTelemetry limits them unless told otherwise.
 SYSTEM = {"messaging.system": "django_ray"}
 
 _OFF: AbstractContextManager[None] = nullcontext()
@@ -42,9 +43,20 @@ def producer(tasks: Sequence[Task[..., Any]]) -> AbstractContextManager[Carrier 
     return _producing(tasks) if _is_on() and tasks else _OFF
 
 
-def consumer(row: ClaimedRow) -> AbstractContextManager[None]:
-    """Bracket the body of an attempt with a span, the child of its enqueue's."""
-    return _consuming(row) if _is_on() else _OFF
+def flow(name: str, flow_id: str) -> AbstractContextManager[Any]:
+    """Bracket the enqueues of a flow with one span, whose children they are."""
+    if not _is_on():
+        return _OFF
+    attributes = {**SYSTEM, "django_ray.flow": flow_id}
+    return _tracer().start_as_current_span(f"flow {name or flow_id}", attributes=attributes)
+
+
+def consumer(row: ClaimedRow, upstreams: Callable[[int], Iterable[Any]] = lambda _: ()) -> AbstractContextManager[None]:
+    """Bracket the body of an attempt with a span, the child of its enqueue's.
+
+    upstreams returns the carriers of what it has waited for, up to a number: their enqueues become links.
+    """
+    return _consuming(row, upstreams) if _is_on() else _OFF
 
 
 def _is_on() -> bool:
@@ -68,7 +80,7 @@ def _producing(tasks: Sequence[Task[..., Any]]) -> Generator[Carrier]:
 
 
 @contextmanager
-def _consuming(row: ClaimedRow) -> Generator[None]:
+def _consuming(row: ClaimedRow, upstreams: Callable[[int], Iterable[Any]]) -> Generator[None]:
     attributes: dict[str, str | int] = {
         **SYSTEM,
         "messaging.operation.type": "process",
@@ -82,6 +94,7 @@ def _consuming(row: ClaimedRow) -> Generator[None]:
             f"run {row.callable_path}",
             kind=trace.SpanKind.CONSUMER,
             attributes=attributes,
+            links=_links(upstreams),
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -102,6 +115,18 @@ def _extracted(carrier: Any) -> context.Context:
     with suppress(Exception):
         return propagate.extract(carrier or {})
     return context.get_current()
+
+
+def _links(upstreams: Callable[[int], Iterable[Any]]) -> list[trace.Link]:
+    """Return a link to each enqueue, once: many have one together."""
+    found: dict[int, trace.Link] = {}
+    with suppress(Exception):
+        for carrier in upstreams(MOST_LINKS):
+            with suppress(Exception):  # whoever inserted that row put something else there
+                span = trace.get_current_span(propagate.extract(carrier or {}, context.Context())).get_span_context()
+                if span.is_valid:
+                    found.setdefault(span.span_id, trace.Link(span))
+    return [*found.values()]
 
 
 def _tracer() -> trace.Tracer:

@@ -64,7 +64,8 @@ def _without(value: Any, path: Path, found: list[tuple[Path, RayTaskResult[..., 
             return value.id
         case Mapping():
             said: Mapping[Any, Any] = value
-            return {key: _without(item, (*path, json_key(key)), found) for key, item in said.items()}
+            where = str(path[0]) + "".join(f"[{step!r}]" for step in path[1:])
+            return {key: _without(item, (*path, json_key(key, where)), found) for key, item in said.items()}
         case list() | tuple():
             items = cast("Sequence[Any]", value)
             return [_without(item, (*path, number), found) for number, item in enumerate(items)]

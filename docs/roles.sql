@@ -58,7 +58,7 @@ GRANT SELECT ON django_ray_progress TO django_ray_web; -- result.progress
 
 GRANT SELECT, INSERT (backend, name) ON django_ray_flow TO django_ray_web; -- Flow
 
-GRANT SELECT ON django_ray_edge TO django_ray_web; -- why()
+GRANT SELECT ON django_ray_edge TO django_ray_web; -- why(), context.upstreams()
 
 GRANT EXECUTE ON FUNCTION
     django_ray_uuid7(), -- the default of task_id
@@ -68,7 +68,7 @@ GRANT EXECUTE ON FUNCTION
     -- with the rights of the owner: cancelling is all that these can do
     django_ray_cancel(uuid), django_ray_cancel_flow(uuid),
     -- with the rights of the owner: what an execution waits for, and what follows from it
-    django_ray_link(json, uuid[]), django_ray_linked(uuid[]), django_ray_is_held(uuid), django_ray_settle(uuid[]),
+    django_ray_link(json, uuid[]), django_ray_linked(uuid[]), django_ray_is_held(uuid),
     django_ray_ring_queue(text, text), django_ray_channel(text), django_ray_world() -- called by triggers
 TO django_ray_web;
 
@@ -113,6 +113,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_gate_rule(text, text, jsonb), django_ray_number(jsonb, float8, float8), -- gates, as they stand
     django_ray_enqueue_ticks(int[], timestamptz[]), -- run_now, backfill
     django_ray_ring(text), -- by triggers: a limit of a gate has changed
+    django_ray_settle(uuid[]), -- by triggers, with the rights of the owner: what follows from a retry and a cancel
     django_ray_is_needed(uuid), -- prune: does somebody wait for it?
     django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
 TO django_ray_operator;
@@ -153,7 +154,9 @@ GRANT SELECT, DELETE -- limits of gates; PRUNE_AFTER
     , INSERT (backend, name, next_at), UPDATE (next_at) -- each start where there is a rate
 ON django_ray_gate TO django_ray_supervisor;
 
-GRANT DELETE ON django_ray_flow TO django_ray_supervisor; -- PRUNE_AFTER
+GRANT DELETE -- PRUNE_AFTER
+    , UPDATE (cancelled_at) -- which locks what it deletes
+ON django_ray_flow TO django_ray_supervisor;
 
 GRANT SELECT -- who is paused; only an operator pauses
 ON django_ray_queue TO django_ray_supervisor;
@@ -181,7 +184,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_places(text, text, jsonb, int), django_ray_gate_rule(text, text, jsonb),
     django_ray_number(jsonb, float8, float8), django_ray_error(text, text, jsonb),
     django_ray_ring(text), -- by triggers: a place behind a gate is free
-    django_ray_settle_late(), django_ray_is_needed(uuid), -- flows
+    django_ray_settle(uuid[]), django_ray_settle_late(), django_ray_is_needed(uuid), -- flows
     django_ray_key(text), django_ray_announce(text), django_ray_leave(text), -- sleep
     django_ray_is_settled(text), django_ray_await_in_flight(text),
     django_ray_identify(int), django_ray_session(int), -- liveness

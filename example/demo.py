@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def _run(stack: ExitStack) -> None:
         ids[_click(browser, page, name)] = name
         watch.until_finished(ids)
     _report(ids)
+    _show_flow(browser, page, deadline)
     _check_schedule(deadline)
 
     _say("SIGTERM")
@@ -187,13 +189,18 @@ def _browser(page: str) -> OpenerDirector:
 
 
 def _click(browser: OpenerDirector, page: str, name: str) -> str:
-    """Post one button's form and return the id of the task."""
+    """Click the button of a task and return the id of the execution."""
+    return _post(browser, f"{page}/enqueue/{name}/")
+
+
+def _post(browser: OpenerDirector, address: str) -> str:
+    """Post one button's form and return the id of what it has enqueued."""
     (jar,) = (part.cookiejar for part in browser.handlers if isinstance(part, HTTPCookieProcessor))
     token = next(cookie.value or "" for cookie in jar if cookie.name == "csrftoken")
     headers = {"Accept": "application/json", "X-CSRFToken": token}
-    with browser.open(Request(f"{page}/enqueue/{name}/", method="POST", headers=headers)) as answer:  # noqa: S310
-        task_id: str = json.load(answer)["id"]
-        return task_id
+    with browser.open(Request(address, method="POST", headers=headers)) as answer:  # noqa: S310
+        its_id: str = json.load(answer)["id"]
+        return its_id
 
 
 def _rows(where: str = "true") -> list[Any]:
@@ -272,8 +279,11 @@ def _name(row: Any) -> str:
 
 def _latency(row: Any) -> float:
     """Milliseconds from the INSERT to the claim, both by the database's clock."""
-    milliseconds: float = (row.started_at - row.enqueued_at).total_seconds() * 1000
-    return milliseconds
+    return _milliseconds(row.started_at - row.enqueued_at)
+
+
+def _milliseconds(time_between: timedelta) -> float:
+    return time_between.total_seconds() * 1000
 
 
 def _report(ids: dict[str, str]) -> None:
@@ -297,6 +307,30 @@ def _report(ids: dict[str, str]) -> None:
         f"[bold]{p50:.1f} ms[/]; with the supervisor asleep, [bold]{at_rest:.1f} ms[/] (the last {ROUNDS}).\n"
         "With all slots taken, tasks wait for a free one."
     )
+
+
+def _show_flow(browser: OpenerDirector, page: str, deadline: float) -> None:
+    """Start an import of twenty files, wait for the mail at its end, and look at its page."""
+    from django_ray import Flow
+
+    flow = Flow.get(_post(browser, f"{page}/import/"))
+    blocked = flow.progress().blocked
+    try:
+        progress = flow.wait(max(1.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        raise Unexpected(str(error)) from None
+    *files, merged, mail = flow.executions.order_by("task_id")
+    if progress.successful != len(files) + 2:
+        raise Unexpected(f"the flow has ended as {progress}.")
+    last = max(row.finished_at for row in files)
+    console.print(
+        f"\nThe flow {flow.name!r}: {progress.total} executions, {blocked} of which waited for others. From the last "
+        "end of\na file to the start of the merge it took "
+        f"[bold]{_milliseconds(merged.started_at - last):.1f} ms[/]; at the end {mail.result}."
+    )
+    with browser.open(f"{page}/flow/{flow.id}/") as answer:
+        if f"{progress.total} of {progress.total}" not in answer.read().decode():
+            raise Unexpected("the page of the flow does not show its end.")
 
 
 def _check_schedule(deadline: float) -> None:

@@ -14,14 +14,17 @@ SKIPPED, DONE = (MadeWay(refused=number, stopped=0, has_skipped=not number) for 
 class Scripted:
     """A store that answers as it is told."""
 
-    def __init__(self, *answers, expired=()):
-        self.answers, self.expired = list(answers), list(expired)
+    def __init__(self, *answers, expired=(), late=()):
+        self.answers, self.expired, self.late = list(answers), list(expired), list(late)
 
     async def make_way(self):
         return self._next(self.answers)
 
     async def expire(self):
         return self._next(self.expired) if self.expired else 0
+
+    async def settle_late(self):
+        return self._next(self.late) if self.late else False
 
     def _next(self, answers):
         answer = answers.pop(0)
@@ -48,6 +51,15 @@ async def test_a_full_gate_is_asked_about_again_until_it_is_settled(obstacle):
     gatekeeper.look()
     await run(gatekeeper, lambda: metrics.turned_away)
     assert (store.answers, metrics.turned_away) == ([], 1)
+
+
+async def test_what_is_late_in_a_flow_is_looked_at_again_until_nobody_is_in_the_way():
+    nobody = MadeWay(refused=0, stopped=0, has_skipped=False)
+    store = Scripted(*[nobody] * 4, late=[True, psycopg.OperationalError("gone"), True, False])
+    gatekeeper = Gatekeeper(store, Metrics(), may_write=lambda: True)
+    gatekeeper.look()
+    await run(gatekeeper, lambda: not store.late)
+    assert store.answers == []
 
 
 async def test_what_has_expired_is_ended_however_many_and_whatever_comes_between():

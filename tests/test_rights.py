@@ -87,7 +87,7 @@ def test_a_role_with_all_tables_may_still_neither_replace_nor_cancel(stranger, d
     ((_, said),) = lacks()
     assert said.endswith(
         "lacks rights that enqueueing, waiting or cancelling needs: EXECUTE ON FUNCTION django_ray_replace(uuid, text,"
-        " json), EXECUTE ON FUNCTION django_ray_cancel(uuid)."
+        " json), EXECUTE ON FUNCTION django_ray_cancel(uuid), EXECUTE ON FUNCTION django_ray_cancel_flow(uuid)."
     )
     assert strangers() == []  # it is the role that we are
 

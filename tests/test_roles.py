@@ -27,13 +27,14 @@ from psycopg import errors
 from psycopg.types.json import Jsonb
 
 import django_ray.views
-from django_ray import streaming
-from django_ray.models import RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
+from django_ray import Flow, streaming
+from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.rows import Fence
 from django_ray.runtime.call import _write
 from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, in_this_thread, save_metadata
+from django_ray.runtime.upstream import upstreams_of
 from django_ray.status import gates, status
 from django_ray.why import why
 from django_ray_worker.core.judge import abandoned
@@ -592,6 +593,78 @@ def test_on_ray_a_supervisor_and_its_ray_workers_do_all_their_work(acting, owner
     assert "TaskCancelled" in looping.wait(timeout=60).errors[-1].exception_class_path
 
 
+def test_a_flow_goes_through_all_roles(acting, supervise):
+    """The web process enqueues and waits, the supervisor records, the operator retries; nobody needs a right more."""
+    acting("web")
+    supervisor = supervise("--sync")
+    with Flow("import") as flow:
+        pages = task_backends["default"].enqueue_many([(tasks.double, [number], {}) for number in range(3)])
+        bad = tasks.double.using(run_after=timedelta(hours=1)).enqueue(7)
+        merged = tasks.total.using(after=bad).enqueue(pages)
+        parent = tasks.fan_out.enqueue([1, 2])
+        seen = tasks.look_back.using(needs="end").enqueue(bad, merged)
+    assert bad.cancel()
+    progress = flow.wait(timeout=60)
+    assert (progress.successful, progress.failed, progress.cancelled) == (3 + 1 + 2 + 1, 1, 1)
+    seen.refresh()
+    assert seen.return_value["arguments"] == [["FAILED", None], ["FAILED", None]]
+    outside = tasks.add.enqueue(parent, 1)
+    assert outside.wait(timeout=60).return_value == 3
+    acting("operator")
+    assert Flow.get(flow.id).retry() == 2
+    assert flow.wait(timeout=60).successful == 9
+    merged.refresh()
+    assert merged.return_value == 6
+    acting("web")
+    with Flow("cancelled") as later:
+        waiting = tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
+        tasks.add.enqueue(waiting, 2)
+    assert (later.cancel(), later.wait(timeout=60).cancelled) == (2, 2)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+
+def test_a_supervisor_prunes_what_nobody_waits_for(acting, owner, supervise):
+    acting("web")
+    with Flow("old"):
+        tasks.add.enqueue(1, 2).cancel()
+    needed = tasks.add.enqueue(1, 2)
+    tasks.add.using(run_after=timedelta(hours=1)).enqueue(needed, 2)
+    owner.execute(
+        "UPDATE django_ray_execution SET state = 'SUCCESSFUL', finished_at = now(), result = '3' WHERE task_id = %s",
+        [needed.id],
+    )
+    owner.execute(
+        "UPDATE django_ray_execution SET finished_at = now() - interval '2 hours' WHERE finished_at IS NOT NULL"
+    )
+    owner.execute("UPDATE django_ray_flow SET created_at = now() - interval '2 hours'")
+    supervisor = supervise("--sync", DJANGO_SETTINGS_MODULE="tests.settings_lively")
+    ask = lambda table: owner.execute(f"SELECT count(*) AS number FROM {table}").fetchone()["number"]  # noqa: E731
+    until(lambda: ask("django_ray_flow") == 0, what="the pruning of the flow")
+    assert ask("django_ray_execution") == 2
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+
+def test_a_web_process_says_what_its_own_executions_wait_for_and_nothing_else(logins, owner):
+    """What the functions with the rights of the owner do with other executions is nothing."""
+    done = owner.execute(
+        "INSERT INTO django_ray_execution (callable_path, state, finished_at, result, needs, started_at)"
+        " VALUES ('x.y', 'SUCCESSFUL', now(), '1', 'end', now()) RETURNING task_id"
+    ).fetchone()["task_id"]
+    ready = owner.execute(
+        "INSERT INTO django_ray_execution (callable_path) VALUES ('x.y') RETURNING task_id"
+    ).fetchone()
+    before = owner.execute("SELECT * FROM django_ray_execution ORDER BY task_id").fetchall()
+    calls = [{"callable_path": "x.y", "link": {"needs": "end", "upstreams": [str(ready["task_id"])]}}]
+    with closing(psycopg.connect(url_of("web"), autocommit=True)) as session:
+        session.execute("SELECT django_ray_link(%s, %s)", [json.dumps(calls), [done]])
+        session.execute("SELECT django_ray_linked(%s)", [[done, ready["task_id"]]])
+    assert owner.execute("SELECT count(*) AS number FROM django_ray_edge").fetchone()["number"] == 0
+    after = owner.execute("SELECT * FROM django_ray_execution ORDER BY task_id").fetchall()
+    assert [{**row, "is_upstream": False} for row in after] == before
+
+
 # What is refused.
 
 EXECUTION, QUEUE, WORKER, MINUTE, SCHEDULE = (
@@ -646,6 +719,16 @@ REFUSED = {
         f"UPDATE {WORKER} SET lost_at = now()",
         f"SELECT * FROM {MINUTE}",
         f"INSERT INTO {MINUTE} (succeeded) VALUES (1)",
+        "INSERT INTO django_ray_edge (place, met) VALUES (1, true)",
+        "UPDATE django_ray_edge SET met = true",
+        "DELETE FROM django_ray_edge",
+        "UPDATE django_ray_flow SET cancelled_at = NULL",
+        "DELETE FROM django_ray_flow",
+        f"UPDATE {EXECUTION} SET needs = NULL",
+        f"UPDATE {EXECUTION} SET is_upstream = false",
+        f"UPDATE {EXECUTION} SET flow_id = NULL",
+        "SELECT django_ray_settle_late()",
+        f"SELECT django_ray_settle(ARRAY['{UUID(int=7)}']::uuid[])",
         f"SELECT * FROM {SCHEDULE}",
         f"INSERT INTO {SCHEDULE} (name, callable_path, cron) VALUES ('x', 'x.y', '@daily')",
         f"UPDATE {SCHEDULE} SET paused_at = NULL",
@@ -664,6 +747,9 @@ REFUSED = {
         f"INSERT INTO {WORKER} (hostname) VALUES ('x')",
         f"UPDATE {WORKER} SET lost_at = now()",
         f"UPDATE {QUEUE} SET name = 'x'",
+        "UPDATE django_ray_flow SET name = 'x'",
+        "UPDATE django_ray_edge SET met = true",
+        "DELETE FROM django_ray_edge",
         f"INSERT INTO {MINUTE} (succeeded) VALUES (1)",
         f"UPDATE {MINUTE} SET succeeded = 0",
         f"DELETE FROM {MINUTE}",
@@ -678,6 +764,9 @@ REFUSED = {
         f"UPDATE {SCHEDULE} SET paused_at = now()",
         f"UPDATE {SCHEDULE} SET name = 'x'",
         f"DELETE FROM {SCHEDULE}",
+        "UPDATE django_ray_flow SET name = 'x'",
+        "UPDATE django_ray_edge SET met = true",
+        "DELETE FROM django_ray_edge",
         "DELETE FROM django_migrations",
     ],
     "nobody": [
@@ -685,6 +774,9 @@ REFUSED = {
         f"INSERT INTO {EXECUTION} (callable_path) VALUES ('x.y')",
         f"DELETE FROM {EXECUTION}",
         f"SELECT django_ray_cancel('{UUID(int=7)}')",
+        f"SELECT django_ray_cancel_flow('{UUID(int=7)}')",
+        f"SELECT django_ray_settle(ARRAY['{UUID(int=7)}']::uuid[])",
+        "SELECT * FROM django_ray_edge",
     ],
 }
 
@@ -737,6 +829,15 @@ def use_as_web():
     assert result.cancel()
     first, second = tasks.add_once.enqueue(1, 2), tasks.add_once.enqueue(1, 3)
     assert (second.id, second.args) == (first.id, [1, 3])
+    with Flow("all of it") as flow:
+        upstream = tasks.add.enqueue(1, 2)
+        downstream = tasks.add.enqueue(upstream, 3)
+    assert [one.id for one in upstreams_of(downstream.id)] == [upstream.id]
+    assert downstream.why().startswith(f"It waits for tests.tasks.add {upstream.id} to succeed")
+    assert Flow.get(flow.id).cancel() == 2
+    # It fails at once: what it waits for is cancelled.
+    assert task_backends["default"].get_result(tasks.add.enqueue(upstream, 3).id).is_finished
+    assert flow.wait(timeout=0).cancelled == 2
 
 
 def enqueue_admitted(**said):
@@ -754,7 +855,12 @@ def use_as_operator():
     rows = RayTaskExecution.objects.filter(pk=unique.id)
     assert (rows.enqueue_again(), rows.retry()) == (1, 0)
     assert command("cancel", "--all") == "Cancelled 3 executions."
-    assert command("prune", "--older-than", "0s") == "Deleted 4 executions."
+    with Flow("retried") as flow:
+        first = tasks.add.enqueue(1, 2)
+        tasks.add.enqueue(first, 3)
+    assert (first.cancel(), flow.retry(), flow.cancel()) == (True, 2, 2)
+    RayFlow.objects.filter(pk=flow.id).delete()
+    assert command("prune", "--older-than", "0s") == "Deleted 6 executions."
     queue = f"queue-{uuid4()}"
     assert (RayQueue.objects.pause(queue, "any"), RayQueue.objects.resume(queue, "any")) == (True, True)
     schedule = RaySchedule.objects.create(name=f"schedule-{uuid4()}", callable_path="tests.tasks.add", cron="@daily")
@@ -779,7 +885,11 @@ def use_as_operator():
 
 def use_as_supervisor():
     find_database()
-    tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
+    first = tasks.add.enqueue(1, 2)
+    # What waits for the one that is recorded, and a flow of which nothing is left.
+    tasks.add.enqueue(first, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
+    with Flow("empty"):
+        pass
     # Behind a gate with a rate, at a full gate, too late.
     gate = f"gate-{uuid4()}"
     enqueue_admitted(gate=gate, rule={"count": 1, "per": 0.001})
@@ -812,6 +922,7 @@ async def use_as_store(database):
         assert await work.expire() == 1
         assert (await work.make_way()).refused == 1
         first, *others = sorted((await work.claim(worker, 9)).claims, key=lambda claim: claim.task_id)[:3]
+        assert not await work.settle_late()
         await work.tell_resources(worker, {"CPU": 2})
         await store.leave(session, [BELL])
         assert await work.record([Record(first, Succeed(result="1"))]) == {first.task_id}
@@ -849,6 +960,7 @@ async def use_as_store(database):
         await work.prune(0, 10)
         assert await work.prune_workers(0, 10) == 1
         await work.prune_gates(0, 10)
+        assert await work.prune_flows(0, 10) > 0
         await work.hang_up(worker, [0])
         await work.sign_off(worker)
         return others
@@ -879,4 +991,5 @@ def test_every_right_is_needed(acting, owner, kind):
     # Everybody may use the schema public.
     granted = [right for right in rights(owner, kind) if not right[1].startswith("SCHEMA")]
     assert len(granted) > 10
+    USES[kind]()  # with all of them it works
     assert [right for right in granted if not needs(right, owner, USES[kind])] == []

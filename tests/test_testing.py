@@ -6,11 +6,11 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.tasks import TaskResultStatus, task_backends
-from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
+from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.test import TestCase, override_settings
 
-from django_ray import Backoff, task, task_options
-from django_ray.exceptions import TaskRefused
+from django_ray import Backoff, Flow, task, task_options
+from django_ray.exceptions import TaskCancelled, TaskRefused, UpstreamFailed
 from django_ray.models import RayTaskExecution, State
 from django_ray.testing import run_tasks
 from tests import tasks
@@ -288,3 +288,146 @@ def test_what_is_unique_runs_each_time_at_once(db):
 def test_doubles_refuse_what_makes_no_key(tasks_setting):
     with override_settings(TASKS=tasks_setting), pytest.raises(TypeError, match="what unique_by of the task 'no_key'"):
         no_key.enqueue(1)
+
+
+@task(takes_context=True)
+def cancel_and_enqueue(context, flow_id):
+    """Cancel the flow that this belongs to, and enqueue into it."""
+    Flow.get(flow_id).cancel()
+    return tasks.add.enqueue(1, 1).id
+
+
+class RunFlows(TestCase):
+    """All of it in one transaction: nothing is ever committed."""
+
+    def test_a_flow_runs_in_its_order(self):
+        with Flow("import") as flow:
+            mail = tasks.add.using(priority=100)
+            pages = [tasks.double.enqueue(number) for number in range(3)]
+            merged = tasks.total.enqueue(pages)
+            last = mail.enqueue(merged, 1)
+        assert flow.progress().blocked == 2
+        assert [result.id for result in run_tasks()] == [*(page.id for page in pages), merged.id, last.id]
+        last.refresh()
+        assert last.return_value == 7
+        assert flow.wait(timeout=1).successful == 5
+        assert flow.executions.filter(state=State.SUCCESSFUL).count() == 5
+
+    def test_a_failure_ends_what_waits_and_a_retry_revives_it(self):
+        with Flow() as flow:
+            first = tasks.fail_unless.enqueue("/no/such/file")
+            second = tasks.add.using(after=first).enqueue(1, 1)
+            after_all = tasks.look_back.using(needs="end").enqueue(second)
+        assert len(run_tasks()) == 2
+        assert (flow.progress().failed, flow.progress().successful) == (2, 1)
+        RayTaskExecution.objects.filter(pk=first.id).update(args=["/"])
+        assert flow.retry() == 2
+        assert {result.id for result in run_tasks()} == {first.id, second.id, after_all.id}
+        assert flow.progress().successful == 3
+
+    def test_what_is_enqueued_into_a_cancelled_flow_does_not_run(self):
+        """Where it is committed the database asks; here nothing is."""
+        with Flow() as flow:
+            tasks.add.enqueue(1, 1)
+        assert flow.cancel() == 1
+        later = tasks.fan_out.enqueue([1])
+        RayTaskExecution.objects.filter(pk=later.id).update(carrier={"flow": {"id": flow.id}})
+        assert [result.id for result in run_tasks()] == [later.id]
+        assert flow.progress().cancelled == 2
+        assert not flow.progress().unfinished
+
+
+class TestFlowsOfDoubles:
+    @override_settings(TASKS=IMMEDIATE)
+    def test_results_are_arguments_and_a_failure_is_passed_on(self):
+        first = tasks.add.enqueue(1, 2)
+        assert tasks.total.enqueue([first, tasks.double.enqueue(4)], more=first).return_value == 14
+        bad = tasks.fail.enqueue("no")
+        second = tasks.add.enqueue(bad, 1)
+        third = tasks.add.using(after=second).enqueue(1, 1)
+        for result in (second, third):
+            (error,) = result.errors
+            assert error.exception_class is UpstreamFailed
+            assert error.traceback == f"django_ray.exceptions.UpstreamFailed: tests.tasks.fail {bad.id} failed.\n"
+        seen = tasks.look_back.using(after=[third], needs="end").enqueue(first, bad)
+        assert seen.return_value == {
+            "arguments": [["SUCCESSFUL", 3], ["FAILED", None]],
+            "upstreams": [
+                ["add", "SUCCESSFUL", []],
+                ["fail", "FAILED", ["builtins.ValueError"]],
+                ["add", "FAILED", ["django_ray.exceptions.UpstreamFailed"]],
+            ],
+        }
+
+    @override_settings(TASKS=IMMEDIATE)
+    def test_a_flow_at_once(self):
+        with Flow("import") as flow:
+            tasks.fan_out.enqueue([1, 2])
+            tasks.add.enqueue(tasks.fail.enqueue("no"), 1)
+        tasks.add.enqueue(1, 1)
+        assert (flow.progress().successful, flow.progress().failed, flow.progress().total) == (3, 2, 5)
+        assert flow.wait(timeout=0) == flow.progress()
+        assert Flow.get(flow.id) is flow
+        assert flow.cancel() == 0
+        with pytest.raises(LookupError, match="There is no flow"):
+            Flow.get("x")
+        for ask in (lambda: flow.executions, flow.retry):
+            with pytest.raises(NotImplementedError, match="needs rows, which ImmediateBackend does not keep"):
+                ask()
+
+    @override_settings(TASKS=IMMEDIATE)
+    def test_what_a_cancelled_flow_enqueues_does_not_run(self):
+        with Flow() as flow:
+            tasks.add.enqueue(1, 1)
+            cancel_and_enqueue.enqueue(flow.id)
+            last = tasks.add.using(after=tasks.add.enqueue(1, 1)).enqueue(1, 1)
+        assert (flow.progress().successful, flow.progress().cancelled) == (2, 3)
+        assert last.errors[0].exception_class is TaskCancelled
+
+    @override_settings(TASKS=IMMEDIATE)
+    async def test_a_flow_of_a_coroutine(self):
+        async with Flow() as flow:
+            first = await tasks.add.aenqueue(1, 2)
+            await tasks.add.aenqueue(first, 1)
+        assert (await flow.await_end(timeout=0)).successful == 2
+        assert (await flow.aprogress()).fraction == 1
+        assert await flow.acancel() == 0
+
+    @override_settings(TASKS=DUMMY)
+    def test_a_flow_that_nobody_runs(self):
+        backend = task_backends["default"]
+        with Flow("import") as flow:
+            first = tasks.add.enqueue(1, 2)
+            second = tasks.add.enqueue(first, 1)
+        outside = tasks.add.using(after=second).enqueue(1, 1)
+        assert [result.args for result in backend.results] == [[1, 2], [first.id, 1], [1, 1]]
+        assert (flow.progress().ready, flow.progress().blocked, flow.progress().total) == (1, 1, 2)
+        with pytest.raises(TimeoutError, match=r"0 of 2 .* 'import' have ended after 60 s\. DummyBackend runs nothing"):
+            flow.wait(timeout=60)
+        assert flow.cancel() == 2
+        assert flow.wait(timeout=60).cancelled == 2
+        assert flow.cancel() == 0
+        assert not backend.get_result(outside.id).is_finished
+        with pytest.raises(NotImplementedError, match="needs rows, which DummyBackend does not keep"):
+            flow.retry()
+        backend.clear()
+        assert flow.progress().total == 0
+
+    @override_settings(TASKS=DUMMY)
+    def test_flows_are_kept_as_long_as_somebody_holds_them(self):
+        with Flow() as flow:
+            tasks.add.enqueue(1, 2)
+        flow_id = flow.id
+        assert Flow.get(flow_id) is flow
+        del flow
+        with pytest.raises(LookupError):
+            Flow.get(flow_id)
+
+    @pytest.mark.parametrize("name", ["immediate.ImmediateBackend", "dummy.DummyBackend"])
+    def test_django_s_own_know_no_flows_and_say_so(self, name):
+        path = f"django.tasks.backends.{name}"
+        with override_settings(TASKS={"default": {"BACKEND": path}}):
+            with pytest.raises(InvalidTaskBackend, match=f"'default'. is a {path}, which knows no flows: use"), Flow():
+                pass
+            with pytest.raises(TypeError, match="Unsupported type"):
+                tasks.add.enqueue(tasks.add.enqueue(1, 2), 1)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from django_ray import tracing
+from django_ray import Flow, tracing
 from django_ray.models import RayTaskExecution
 from django_ray.testing import run_tasks
 from tests import tasks
@@ -122,6 +122,54 @@ def test_what_failed_is_recorded_in_the_span(spans, what, name):
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, name)
     (event,) = span.events
     assert event.attributes["exception.type"] == name
+
+
+def test_a_flow_is_one_trace_and_links_lead_to_what_was_waited_for(spans):
+    with Flow("import") as flow:
+        pages = task_backends["default"].enqueue_many([(tasks.double, [number], {}) for number in range(3)])
+        other = current.enqueue()
+        tasks.total.enqueue(pages, more=pages[0])
+        tasks.look_back.using(after=[pages[0], other], needs="end").enqueue()
+    run_tasks()
+    found = spans()
+    whole = found["flow import"]
+    assert dict(whole.attributes) == {"messaging.system": "django_ray", "django_ray.flow": flow.id}
+    names = ["tests.tasks.double", f"{__name__}.current", "tests.tasks.total", "tests.tasks.look_back"]
+    for name in names:
+        sent, ran = found[f"enqueue {name}"], found[f"run {name}"]
+        assert (sent.parent.span_id, ran.parent.span_id) == (whole.context.span_id, sent.context.span_id)
+    links = {name: [link.context.span_id for link in found[f"run {name}"].links] for name in names}
+    sent_double, sent_current = (found[f"enqueue {name}"].context.span_id for name in names[:2])
+    assert links == dict(zip(names, [[], [], [sent_double], [sent_double, sent_current]], strict=True))
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_a_flow_without_a_name_is_called_by_its_id_and_what_it_raises_is_recorded(spans):
+    flow = Flow()
+    with pytest.raises(LookupError), flow:
+        raise LookupError
+    assert spans()[f"flow {flow.id}"].status.status_code is StatusCode.ERROR
+
+
+async def test_a_flow_of_a_coroutine_is_a_span_too(spans, settings):
+    settings.TASKS = {"default": {"BACKEND": "django_ray.testing.ImmediateBackend"}}
+    async with Flow("later"):
+        assert trace.get_current_span().name == "flow later"
+        await current.aenqueue()
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    found = spans()
+    # A double enqueues without a span of its own.
+    assert found[f"run {__name__}.current"].kind is SpanKind.CONSUMER
+
+
+def test_carriers_of_upstreams_that_are_none_stop_nothing(spans):
+    first = tasks.add.enqueue(1, 2)
+    second = tasks.add.enqueue(first, 3)
+    RayTaskExecution.objects.filter(pk=first.id).update(carrier=["traceparent"])
+    run_tasks()
+    second.refresh()
+    assert second.return_value == 6
+    assert not [span for span in spans().values() if span.links]
 
 
 def test_an_exception_that_cannot_be_recorded_is_the_outcome_all_the_same(spans):

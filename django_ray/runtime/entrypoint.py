@@ -43,7 +43,7 @@ from django_ray.runtime.mark import marked
 from django_ray.runtime.output import Output
 from django_ray.runtime.reporting import Reporter, save_metadata
 from django_ray.runtime.surroundings import apart, restored
-from django_ray.runtime.upstream import given, upstreams_of
+from django_ray.runtime.upstream import Given, Passed, carriers_of, given, upstreams_of
 from django_ray.serialization import encode, jsonable
 from django_ray.ticking import tick_of
 from django_ray.tracing import consumer
@@ -90,8 +90,9 @@ class _Found:
     _reporter: Reporter | None = None
     _result: TaskResult[..., Any] | None = None
 
-    def __init__(self, row: ClaimedRow, limits: Limits | None) -> None:
+    def __init__(self, row: ClaimedRow, limits: Limits | None, passed: Passed | None = None) -> None:
         self.row = row
+        self.passed = passed
         self.task = import_task(row.callable_path)
         self.is_atomic: bool = getattr(self.task, "atomic", False)
         backend = task_backends[row.backend]
@@ -105,7 +106,7 @@ class _Found:
         self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
         self.membership = Membership.of_row(row.task_id, row.carrier) if row.carrier else None
         # What the executions before it have returned: to read that may fail, which is no fault of the body.
-        self.given = given(row) if row.carrier and self.keeps_rows else None
+        self.given: Given | Passed | None = given(row) if row.carrier and self.keeps_rows else passed
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
             _ = self.result  # made before the body begins: what is wrong with the row is found now
@@ -138,11 +139,21 @@ class _Found:
                 _completing=self.completion.block,
                 _report=self._report(self._reporter.report),
                 _save=self.save,
-                _upstreams=lambda: upstreams_of(self.row.task_id) if self.keeps_rows else [],
+                _upstreams=self._upstreams,
                 metadata=deepcopy(metadata_of(self.row.carrier)),
                 tick=tick_of(self.row.carrier),
             )
         return self._context
+
+    def carriers(self, most: int) -> list[Any]:
+        """Return what travels with its upstreams, for a trace."""
+        has_upstreams = self.keeps_rows and "needs" in (self.row.options or {})
+        return carriers_of(self.row.task_id, most) if has_upstreams else []
+
+    def _upstreams(self) -> list[Any]:
+        if self.keeps_rows:
+            return upstreams_of(self.row.task_id)
+        return [] if self.passed is None else [*self.passed.results]
 
     def save(self, metadata: Any) -> None:
         """Store the metadata."""
@@ -207,9 +218,17 @@ def invoke(payload: str, witness: Witness | None = None, limits: Limits | None =
     return contained(attempt, otherwise)
 
 
-def run(row: ClaimedRow, witness: Witness | None = None, limits: Limits | None = None) -> Envelope:
-    """Run one attempt. Raises nothing, but what Ray ends this process with."""
-    found = contained(lambda: _Found(row, limits), partial(_missing, witness))
+def run(
+    row: ClaimedRow,
+    witness: Witness | None = None,
+    limits: Limits | None = None,
+    passed: Passed | None = None,
+) -> Envelope:
+    """Run one attempt. Raises nothing, but what Ray ends this process with.
+
+    passed is what a double knows of its upstreams, which keeps no rows to read that from.
+    """
+    found = contained(lambda: _Found(row, limits, passed), partial(_missing, witness))
     if not isinstance(found, _Found):
         return found
     # What the body sets in context variables, the language and the time zone among them, ends with it. What modules
@@ -240,7 +259,7 @@ def _run(found: _Found, witness: Witness | None) -> Envelope:
         _send(task_started, found)
     result: Result | None = None
     try:
-        with found.output, consumer(found.row):
+        with found.output, consumer(found.row, found.carriers):
             result = _run_atomically(found) if found.is_atomic else found.checked(_run_in_place(found))
     except BaseException as error:
         if ends_process(error):

@@ -6,7 +6,7 @@ row, which holds ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +19,7 @@ from django_ray.results import RayTaskResult, import_task, missing_task, task_re
 from django_ray.rows import ClaimedRow, Row
 from django_ray.upstreams import filled, ids_in
 
-__all__ = ["Given", "given", "upstreams_of"]
+__all__ = ["Given", "Passed", "carriers_of", "given", "upstreams_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,14 @@ class Given:
         return deepcopy(row.result)
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a double passes, which has the results at hand."""
+
+    results: tuple[RayTaskResult[..., Any], ...]
+    filled: Callable[[], tuple[list[Any], dict[str, Any]]]  # As Given's.
+
+
 def given(row: ClaimedRow) -> Given | None:
     """Return what the arguments of a row get, None where no argument is a result."""
     places = ids_in(row.args, row.kwargs, row.carrier)
@@ -60,11 +68,22 @@ def upstreams_of(task_id: str) -> list[RayTaskResult[..., Any]]:
     """Return the results of what an execution has waited for, in the order of its enqueue; some may be gone."""
     from django_ray.models import RayEdge
 
-    alias = router.db_for_read(RayEdge)
+    alias = router.db_for_write(RayEdge)  # a replica may not have them yet
     edges = RayEdge._base_manager.using(alias).filter(downstream=UUID(task_id)).order_by("place")  # noqa: SLF001
     ids = [str(upstream) for upstream in edges.values_list("upstream_id", flat=True)]
     rows = _rows(ids, ())
     return [_result(rows[one]) for one in ids if one in rows]
+
+
+def carriers_of(task_id: str, most: int) -> list[Any]:
+    """Return what travels with the executions that one has waited for: of the first ones, in the order of its enqueue.
+
+    In one statement, since it is asked before each such body, where somebody traces.
+    """
+    from django_ray.models import RayEdge
+
+    edges = RayEdge._base_manager.using(router.db_for_write(RayEdge)).filter(downstream=UUID(task_id))  # noqa: SLF001
+    return list(edges.order_by("place").values_list("upstream__carrier", flat=True)[:most])
 
 
 def _rows(ids: Iterable[str], columns: tuple[str, ...]) -> dict[str, Row]:

@@ -10,10 +10,10 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from django.tasks import TaskContext, task
+from django.tasks import TaskContext, default_task_backend, task
 from django.utils import timezone
 
-from django_ray import Backoff, RayTaskContext, schedule, task_options
+from django_ray import Backoff, Flow, RayTaskContext, schedule, task_options, value_of
 from django_ray.runtime.distributed import parallel_map
 
 from .models import Parcel
@@ -103,6 +103,35 @@ def fingerprints(pictures: int) -> list[str]:
         return hashlib.pbkdf2_hmac("sha256", str(picture).encode(), b"salt", 200_000).hex()[:8]
 
     return parallel_map(fingerprint, range(pictures))
+
+
+@task
+def import_file(number: int) -> list[str]:
+    """Read one of the files of an import."""
+    time.sleep(0.1)
+    return [f"product {number}-{row}" for row in range(1, 6)]
+
+
+@task
+def merge_files(files: list[list[str]]) -> dict[str, int]:
+    """Get what all files have returned, when the last of them is read."""
+    return {"files": len(files), "products": sum(map(len, files))}
+
+
+@task
+def mail_report(report: dict[str, int], to: str) -> str:
+    """Be the end of it."""
+    log.info("Mail to %s: %s.", to, report)
+    return f"{to} knows of {report['products']} products from {report['files']} files"
+
+
+def import_files(number: int) -> Flow:
+    """Enqueue a whole import at once: many files, what waits for all of them, and what waits for that."""
+    with Flow(f"import of {number} files") as flow:
+        files = default_task_backend.enqueue_many([(import_file, [file], {}) for file in range(1, number + 1)])  # type: ignore[attr-defined]
+        merged = merge_files.enqueue(value_of(files))
+        mail_report.enqueue(value_of(merged), to="ada@example.org")
+    return flow
 
 
 @task(takes_context=True)

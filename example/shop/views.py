@@ -3,7 +3,10 @@
 import json
 import os
 from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
@@ -11,8 +14,10 @@ from django.tasks import default_task_backend
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.views.decorators.http import require_GET, require_POST
 
+from django_ray import Flow
 from django_ray.models import RayTaskExecution
 
+from . import tasks
 from .tasks import SHOWN
 
 
@@ -52,6 +57,53 @@ async def progress(request: HttpRequest, result_id: str) -> StreamingHttpRespons
         async for update in result.updates():  # type: ignore[attr-defined]
             said = {"fraction": update.fraction, "message": update.message, "output": update.output}
             yield f"data: {json.dumps(said)}\n\n"
+        yield "event: end\ndata:\n\n"
+
+    return StreamingHttpResponse(events(), content_type="text/event-stream")
+
+
+@require_POST
+def import_files(request: HttpRequest) -> HttpResponse:
+    """Start an import of twenty files."""
+    flow = tasks.import_files(20)
+    if request.headers.get("Accept") == "application/json":
+        return JsonResponse({"id": flow.id})
+    return redirect("flow", flow.id)
+
+
+def _flow(flow_id: UUID) -> Flow:
+    try:
+        return Flow.get(flow_id)
+    except LookupError as error:
+        raise Http404(str(error)) from None
+
+
+@require_GET
+def flow(request: HttpRequest, flow_id: UUID) -> HttpResponse:
+    """Show how far a flow is, and its executions."""
+    shown = _flow(flow_id)
+    context = {"flow": shown, "progress": shown.progress(), "executions": shown.executions.order_by("task_id")}
+    return render(request, "shop/flow.html", context)
+
+
+@require_POST
+def cancel_flow(request: HttpRequest, flow_id: UUID) -> HttpResponse:
+    """Cancel what has not ended."""
+    _flow(flow_id).cancel()
+    return redirect("flow", flow_id)
+
+
+@require_GET
+async def flow_progress(request: HttpRequest, flow_id: UUID) -> StreamingHttpResponse:
+    """Send how far a flow is, each time when the oldest of its unfinished executions has ended."""
+    watched = await sync_to_async(_flow)(flow_id)
+
+    async def events() -> AsyncGenerator[str]:
+        while (oldest := await watched.executions.filter(finished_at=None).order_by("task_id").afirst()) is not None:
+            said = await watched.aprogress()
+            yield f"data: {json.dumps({'fraction': said.fraction, 'message': f'{said.finished} of {said.total}'})}\n\n"
+            result: Any = await default_task_backend.aget_result(str(oldest.pk))
+            await result.await_result()
         yield "event: end\ndata:\n\n"
 
     return StreamingHttpResponse(events(), content_type="text/event-stream")

@@ -413,7 +413,8 @@ $$;
 CREATE CONSTRAINT TRIGGER django_ray_on_gone AFTER DELETE ON django_ray_execution DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW WHEN (OLD.needs IS NOT NULL) EXECUTE FUNCTION django_ray_on_gone();
 
--- The edges of calls that are about to be inserted with these ids, in their order. The upstreams are marked, each of them: whoever ends one has either been
+-- The edges of calls that are about to be inserted with these ids, in their order: who is there already gets none, or a web process could have what has
+-- ended run again, without its result. The upstreams are marked, each of them: whoever ends one has either been
 -- seen here, or sees the mark and the edge; at any isolation level, since the mark is a new version of the row. What is READY and was locked for
 -- a moment rings again.
 CREATE FUNCTION django_ray_link(calls json, ids uuid[]) RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -438,6 +439,7 @@ BEGIN
     ) AS link
     CROSS JOIN LATERAL json_array_elements_text(link.given) WITH ORDINALITY AS each(upstream, place)
     LEFT JOIN django_ray_execution AS execution ON execution.task_id = upstream::uuid
+    WHERE NOT EXISTS (SELECT FROM django_ray_execution WHERE task_id = ids[number])
     ON CONFLICT DO NOTHING;
 END
 $$;

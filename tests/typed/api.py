@@ -9,9 +9,20 @@ from typing import Any, assert_type
 
 from django.tasks import TaskContext
 
-from django_ray import Backoff, Rate, RayTaskContext, current, schedule, task, task_options
+from django_ray import (
+    Backoff,
+    Flow,
+    FlowProgress,
+    Rate,
+    RayTaskContext,
+    current,
+    schedule,
+    task,
+    task_options,
+    value_of,
+)
 from django_ray.backends import RayTaskBackend
-from django_ray.models import RaySchedule
+from django_ray.models import ExecutionQuerySet, RaySchedule
 from django_ray.results import RayTaskResult
 from django_ray.runtime.distributed import parallel_map, parallel_starmap, scatter_gather
 from django_ray.testing import fire_schedules, run_tasks
@@ -74,6 +85,16 @@ def nightly(number: int) -> float:
 def wrong() -> None: ...
 
 
+@task
+def merge(pages: list[str], title: str = "") -> int:
+    return len(pages)
+
+
+@task(needs="end", takes_context=True)
+def look(context: RayTaskContext, merged: RayTaskResult[[], int]) -> str:
+    return f"{merged.status} {[result.id for result in context.upstreams()]}"
+
+
 def pair(one: int, two: int) -> tuple[int, int]:
     return one, two
 
@@ -110,7 +131,34 @@ async def use(backend: RayTaskBackend) -> None:
     await later.aenqueue(2)
 
 
+async def use_flows(backend: RayTaskBackend) -> None:
+    with Flow("import") as flow:
+        pages = [optional.enqueue(number) for number in range(3)]
+        assert_type(value_of(pages), list[str])
+        assert_type(value_of(pages[0]), str)
+        merged = merge.enqueue(value_of(pages), title=value_of(pages[0]))
+        admitted.using(after=[merged, pages[0]], needs="end").enqueue(value_of(merged))
+        many = backend.enqueue_many([(optional, [1], {})])
+        assert_type(value_of(many), list[Any])
+        merge.using(after=pages[0]).enqueue(value_of(many))
+    async with Flow("import", backend="default") as later:
+        await merge.aenqueue(value_of([await optional.aenqueue(1)]))
+    assert_type(flow.progress(), FlowProgress)
+    assert_type((flow.progress().fraction, flow.progress().is_finished), tuple[float, bool])
+    assert_type(flow.wait(timeout=3), FlowProgress)
+    assert_type(await later.await_end(timeout=3), FlowProgress)
+    assert_type((flow.cancel(), await later.aretry()), tuple[int, int])
+    assert_type(flow.executions, ExecutionQuerySet)
+    assert_type(Flow.get(flow.id), Flow)
+
+
 def misuse() -> None:
+    pages = [optional.enqueue(1)]
+    merge.enqueue(pages)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    admitted.enqueue(value_of(pages[0]))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    value_of("id")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    merge.using(after="id").enqueue([])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    merge.using(needs="sometimes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.enqueue("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.using(timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
