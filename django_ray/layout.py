@@ -12,8 +12,8 @@ from itertools import pairwise
 
 __all__ = ["HEIGHT", "WIDTH", "Drawing", "arranged", "layers_of"]
 
-WIDTH, HEIGHT = 208, 54  # Of a box.
-_COLUMN = WIDTH + 72  # From one layer to the next.
+WIDTH, HEIGHT = 200, 54  # Of a box.
+_COLUMN = WIDTH + 60  # From one layer to the next.
 _BETWEEN, _BESIDE = 16.0, 12.0  # Between two boxes of a layer, and beside a line that passes.
 _MARGIN = 12.0
 _SWEEPS = 8
@@ -233,7 +233,7 @@ class _Grid:
 
 
 def _curve(x: float, y: float, to_x: float, to_y: float) -> str:
-    reach = max(36.0, (to_x - x) / 2)
+    reach = max(30.0, (to_x - x) / 2)
     return f"C{x + reach:g} {y:g} {to_x - reach:g} {to_y:g} {to_x:g} {to_y:g}"
 
 

@@ -21,9 +21,9 @@ def overlap(one, other):
 def test_a_chain_is_a_straight_line():
     drawing = arranged(3, CHAIN)
     assert [y for _, y in drawing.boxes] == [12.0, 12.0, 12.0]
-    assert [x for x, _ in drawing.boxes] == [12.0, 292.0, 572.0]
-    assert drawing.paths == ["M220 39C256 39 256 39 292 39", "M500 39C536 39 536 39 572 39"]
-    assert (drawing.width, drawing.height) == (792.0, 78.0)
+    assert [x for x, _ in drawing.boxes] == [12.0, 272.0, 532.0]
+    assert drawing.paths == ["M212 39C242 39 242 39 272 39", "M472 39C502 39 502 39 532 39"]
+    assert (drawing.width, drawing.height) == (744.0, 78.0)
 
 
 def test_nothing_is_drawn_of_nothing():

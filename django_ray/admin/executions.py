@@ -26,13 +26,14 @@ from django.views.decorators.http import require_POST
 
 from django_ray import again
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
+from django_ray.admin.flow_page import neighbours
 from django_ray.admin.history import history
 from django_ray.admin.lists import ReadOnly, rows_of, shows
 from django_ray.again import Again
 from django_ray.bounds import shown
 from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
-from django_ray.models import FINISHED, RayProgress, RaySchedule, RayTaskExecution, State
+from django_ray.models import FINISHED, RayFlow, RayProgress, RaySchedule, RayTaskExecution, State
 from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
@@ -251,6 +252,8 @@ class ExecutionAdmin(ReadOnly):
             if row.finished_at and row.last_attempted_at
             else None,
             "is_finished": row.state in FINISHED,
+            **neighbours(row.pk),
+            "flow": self._flow(request, row),
             "tick": tick_of(row.carrier),
             "schedule_name": schedule_of(row.carrier),
             "schedule": self._schedule(request, row),
@@ -259,6 +262,13 @@ class ExecutionAdmin(ReadOnly):
             "has_delete_permission": self.has_delete_permission(request, row),
         }
         return TemplateResponse(request, "admin/django_ray/raytaskexecution/change_form.html", context)
+
+    def _flow(self, request: HttpRequest, row: Any) -> RayFlow | None:
+        """Return the flow that it belongs to, if it is there and this site has a page of it for whoever asks."""
+        if row.flow_id is None or not shows(self.admin_site, RayFlow, request):
+            return None
+        found: RayFlow | None = rows_of(RayFlow).filter(pk=row.flow_id).first()
+        return found
 
     def _schedule(self, request: HttpRequest, row: Any) -> RaySchedule | None:
         """Return the schedule that has enqueued it, if it is there and this site has a page of it for whoever asks."""
