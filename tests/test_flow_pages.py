@@ -510,3 +510,12 @@ def test_what_is_late_is_counted(connect):
     first.cancel()
     assert RayEdge.objects.get().is_late
     assert scrape()['django_ray_flows_late{backend="default"}'] == "1"
+
+
+def test_a_flow_of_a_backend_that_is_not_in_tasks_is_shown(admin_client):
+    row = RayFlow.objects.create(name="old", backend="elsewhere")
+    for page in (LIST, reverse("admin:django_ray_rayflow_change", args=[row.pk])):
+        assert "elsewhere" in admin_client.get(page).text
+    assert (
+        admin_client.post(reverse("admin:django_ray_rayflow_do", args=[row.pk]), {"verb": "retry"}).status_code == 302
+    )

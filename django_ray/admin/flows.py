@@ -12,6 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
+from django.tasks.exceptions import InvalidTaskBackend
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -158,7 +159,7 @@ class FlowAdmin(ReadOnly):
         try:
             for row in rows:
                 number += verb(Flow.of_row(row))
-        except Locked as error:
+        except (InvalidTaskBackend, Locked) as error:
             self.message_user(request, str(error), messages.ERROR)
             if not number:
                 return

@@ -86,6 +86,7 @@ class Command(BaseCommand):
         except LookupError as error:
             raise CommandError(str(error)) from None
         if options["cancel"] or options["retry"]:
+            find_backend(flow.backend)
             with explaining_locks():
                 number = flow.cancel() if options["cancel"] else flow.retry()
             what = "cancelled" if options["cancel"] else "tried again"
