@@ -47,6 +47,7 @@ MOST_DELETED = 1000  # By the action, which shows them all first.
 MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
 
 _BEHIND = _("behind gate %(gate)s")
+_HELD = _("waits for others")
 # What is said after a verb. One sentence each, so that it can be translated.
 _RETRIED = ngettext_lazy(
     "%(shown)s execution will be tried again.", "%(shown)s executions will be tried again.", "number"
@@ -93,9 +94,10 @@ class ExecutionAdmin(ReadOnly):
     def shown_state(self, row: RayTaskExecution) -> str:
         """Return the state, as a word in its colour."""
         state = format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
-        if row.state != State.WAITING or row.gate is None:
+        if row.state != State.WAITING or (row.gate is None and row.needs is None):
             return state
-        return format_html('{}<br><span class="dr-quiet">{}</span>', state, _BEHIND % {"gate": row.gate})
+        what = _HELD if row.gate is None else _BEHIND % {"gate": row.gate}
+        return format_html('{}<br><span class="dr-quiet">{}</span>', state, what)
 
     @admin.display(description=_("task"))
     def shown_task(self, row: RayTaskExecution) -> str:
