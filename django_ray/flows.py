@@ -114,7 +114,7 @@ class Flow:
         from django_ray.models import RayFlow
 
         try:
-            row = RayFlow._base_manager.using(router.db_for_read(RayFlow)).get(pk=UUID(str(flow_id)))  # noqa: SLF001
+            row = RayFlow._base_manager.using(router.db_for_write(RayFlow)).get(pk=UUID(str(flow_id)))  # noqa: SLF001
         except (ValueError, RayFlow.DoesNotExist):
             raise LookupError(f"There is no flow {flow_id}.") from None
         return cls.of_row(row)
@@ -142,7 +142,8 @@ class Flow:
         self._need_rows("executions")
         from django_ray.models import RayTaskExecution
 
-        rows: Any = RayTaskExecution.objects
+        # Where they are written: a replica is late, and a flow that it does not know yet would have ended.
+        rows: Any = RayTaskExecution.objects.using(router.db_for_write(RayTaskExecution))
         return rows.filter(flow=UUID(self.id))  # type: ignore[no-any-return]
 
     # -- enqueueing

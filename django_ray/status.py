@@ -66,6 +66,11 @@ class Queue:
     minutes: tuple[Minute, ...]  # The last MINUTES, the present one last.
 
     @property
+    def held(self) -> int:
+        """Those of the blocked ones that wait for other executions; at least so many if more than MOST are blocked."""
+        return max(0, self.blocked - self.gated)
+
+    @property
     def ended(self) -> int:
         """How many ended in these minutes."""
         return sum(minute.ended for minute in self.minutes)

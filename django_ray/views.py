@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from django_ray.agenda import all_schedules, lag_of, overdue_of
+from django_ray.census import late_edges
 from django_ray.status import MOST, oldest_gated, queues
 
 __all__ = ["metrics"]
@@ -25,6 +26,7 @@ _GAUGES = {
     "scheduled": "Executions for later, counted up to 10001.",
     "blocked": "Executions for which something else has to happen first, counted up to 10001.",
     "gated": "Of the blocked executions, those behind gates, counted up to 10001.",
+    "held": "Of the blocked executions, those that wait for others, as far as both were counted.",
     "running": "Executions that run.",
     "oldest_wait_seconds": "How long the oldest claimable execution has been waiting.",
     "paused": "1 when the queue is paused.",
@@ -33,6 +35,10 @@ _GAUGES = {
 
 _GATES_GAUGES = {
     "oldest_wait_seconds": "How long the oldest execution behind a gate has been waiting, in the first 500 gates.",
+}
+
+_FLOWS_GAUGES = {
+    "late": "Waits for an execution whose end is looked at late, since somebody had locked who waits; up to 1001.",
 }
 
 _SCHEDULE_GAUGES = {
@@ -54,8 +60,8 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         (
             {"backend": queue.backend, "queue": queue.name},
             (
-                min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.gated, queue.running,
-                queue.oldest or 0.0, int(queue.paused_at is not None),
+                min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.gated, queue.held,
+                queue.running, queue.oldest or 0.0, int(queue.paused_at is not None),
             ),
         )
         for queue in queues()
@@ -70,10 +76,14 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         )
         for row in all_schedules()
     ]  # fmt: skip
-    of_gates = [({"backend": alias}, (oldest or 0.0,)) for alias, oldest in oldest_gated().items()]
+    oldest = oldest_gated()
+    late = late_edges(list(oldest))
+    of_gates = [({"backend": alias}, (seconds or 0.0,)) for alias, seconds in oldest.items()]
+    of_flows = [({"backend": alias}, (number,)) for alias, number in late.items()]
     lines = [
         *_lines("queue", _GAUGES, of_queues),
         *_lines("gates", _GATES_GAUGES, of_gates),
+        *_lines("flows", _FLOWS_GAUGES, of_flows),
         *_lines("schedule", _SCHEDULE_GAUGES, of_schedules),
     ]
     return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; version=0.0.4; charset=utf-8")

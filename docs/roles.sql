@@ -77,6 +77,7 @@ TO django_ray_web;
 GRANT DELETE -- delete, prune
     -- retry, and cancel of many
     , UPDATE (state, due_at, finished_at, cancel_requested_at, errors, failures, losses, missing_since, released)
+    , UPDATE (is_upstream) -- django_ray_flows --repair: the mark that others wait for it
     , INSERT (schedule_id, tick) -- run_now, backfill
 ON django_ray_execution TO django_ray_operator;
 
@@ -103,6 +104,8 @@ ON django_ray_gate TO django_ray_operator;
 
 GRANT UPDATE (cancelled_at), DELETE ON django_ray_flow TO django_ray_operator; -- retry of a flow; delete
 
+GRANT DELETE ON django_ray_edge TO django_ray_operator; -- django_ray_flows --repair
+
 GRANT SELECT ON django_ray_worker, django_ray_minute TO django_ray_operator;
 
 GRANT DELETE ON django_ray_progress TO django_ray_operator; -- delete, prune
@@ -115,6 +118,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_ring(text), -- by triggers: a limit of a gate has changed
     django_ray_settle(uuid[]), -- by triggers, with the rights of the owner: what follows from a retry and a cancel
     django_ray_is_needed(uuid), -- prune: does somebody wait for it?
+    django_ray_reach(uuid[], uuid[]), django_ray_culprit(uuid, text, jsonb), -- django_ray_flows --repair
     django_ray_announce(text), django_ray_leave(text), django_ray_key(text) -- the live page hears of what is enqueued
 TO django_ray_operator;
 

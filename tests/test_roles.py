@@ -28,6 +28,7 @@ from psycopg.types.json import Jsonb
 
 import django_ray.views
 from django_ray import Flow, streaming
+from django_ray.membership import Membership, membership
 from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker, State
 from django_ray.options import Options
 from django_ray.rows import Fence
@@ -45,7 +46,7 @@ from django_ray_worker.database.connections import Database
 from django_ray_worker.database.statements import Record
 from django_ray_worker.database.store import Store
 from django_ray_worker.preflight import find_database
-from tests import tasks, test_schedule_pages
+from tests import tasks, test_flow_pages, test_schedule_pages
 from tests.supervisors import ROOT, database_url, hear, until, url_as
 from tests.test_admin import deeds, pages
 
@@ -446,6 +447,41 @@ def test_an_operator_has_every_verb_of_schedules(acting):
         in django_ray.views.metrics(RequestFactory().get("/")).content
     )
     assert row.executions.count() == 3
+
+
+def test_an_operator_sees_and_does_what_the_admin_offers_of_flows(admin_as_operator, owner):
+    (row,) = owner.execute("INSERT INTO django_ray_flow (name) VALUES ('import') RETURNING id").fetchall()
+    flow = Flow.get(row["id"])
+    token = membership.set(Membership(flow.id))
+    tasks.add.using(after=tasks.add.enqueue(1, 2)).enqueue(1, 2)
+    membership.reset(token)
+    for address in test_flow_pages.pages(flow):
+        assert admin_as_operator.get(address).status_code == 200, address
+    for search in ("holds=unfinished", "holds=failed", "q=imp", "within=1"):
+        assert admin_as_operator.get(f"{test_flow_pages.LIST}?{search}").status_code == 200, search
+    for verb, cancelled in (("cancel", 2), ("retry", 0)):
+        answer = admin_as_operator.post(test_flow_pages.do(flow), {"verb": verb})
+        assert (answer.status_code, flow.progress().cancelled) == (302, cancelled)
+    assert "import" in command("flows")
+    assert "tests.tasks.add" in command("flows", flow.id)
+    assert command("flows", flow.id, "--cancel") == "2 executions cancelled."
+    assert command("flows", flow.id, "--retry") == "2 executions tried again."
+
+
+def test_an_operator_repairs_what_was_written_without_triggers(acting, owner):
+    first = tasks.add.enqueue(1, 2)
+    second, third = (tasks.add.using(after=first).enqueue(1, 2) for _ in range(2))
+    owner.execute("SET session_replication_role = replica")
+    owner.execute("UPDATE django_ray_execution SET is_upstream = false")
+    owner.execute("DELETE FROM django_ray_execution WHERE task_id = %s", [third.id])
+    owner.execute(
+        "UPDATE django_ray_execution SET state = 'SUCCESSFUL', finished_at = now() WHERE task_id = %s", [first.id]
+    )
+    acting("operator")
+    said = command("flows", "--repair")
+    assert RayTaskExecution.objects.get(pk=second.id).state == State.READY
+    for words in ("1 edge says", "1 edge of an", "1 execution is marked", "1 execution waits for no other any more"):
+        assert words in said
 
 
 def test_an_operators_live_page_hears_of_what_is_enqueued(acting, monkeypatch):
@@ -874,6 +910,8 @@ def use_as_operator():
     gate.delete()
     assert gates()
     status()
+    tasks.add.using(after=tasks.add.enqueue(1, 2)).enqueue(1, 2)
+    assert "Nothing had to be changed." in command("flows", "--repair")
 
     async def watch():
         async with streaming._bell() as bell:

@@ -26,13 +26,14 @@ from django.views.decorators.http import require_POST
 
 from django_ray import again
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
+from django_ray.admin.flow_page import neighbours
 from django_ray.admin.history import history
 from django_ray.admin.lists import ReadOnly, rows_of, shows
 from django_ray.again import Again
 from django_ray.bounds import shown
 from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
-from django_ray.models import FINISHED, RayProgress, RaySchedule, RayTaskExecution, State
+from django_ray.models import FINISHED, RayFlow, RayProgress, RaySchedule, RayTaskExecution, State
 from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
@@ -46,6 +47,7 @@ MOST_DELETED = 1000  # By the action, which shows them all first.
 MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
 
 _BEHIND = _("behind gate %(gate)s")
+_HELD = _("waits for others")
 # What is said after a verb. One sentence each, so that it can be translated.
 _RETRIED = ngettext_lazy(
     "%(shown)s execution will be tried again.", "%(shown)s executions will be tried again.", "number"
@@ -92,9 +94,10 @@ class ExecutionAdmin(ReadOnly):
     def shown_state(self, row: RayTaskExecution) -> str:
         """Return the state, as a word in its colour."""
         state = format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
-        if row.state != State.WAITING or row.gate is None:
+        if row.state != State.WAITING or (row.gate is None and row.needs is None):
             return state
-        return format_html('{}<br><span class="dr-quiet">{}</span>', state, _BEHIND % {"gate": row.gate})
+        what = _HELD if row.gate is None else _BEHIND % {"gate": row.gate}
+        return format_html('{}<br><span class="dr-quiet">{}</span>', state, what)
 
     @admin.display(description=_("task"))
     def shown_task(self, row: RayTaskExecution) -> str:
@@ -251,6 +254,8 @@ class ExecutionAdmin(ReadOnly):
             if row.finished_at and row.last_attempted_at
             else None,
             "is_finished": row.state in FINISHED,
+            **neighbours(row.pk),
+            "flow": self._flow(request, row),
             "tick": tick_of(row.carrier),
             "schedule_name": schedule_of(row.carrier),
             "schedule": self._schedule(request, row),
@@ -259,6 +264,13 @@ class ExecutionAdmin(ReadOnly):
             "has_delete_permission": self.has_delete_permission(request, row),
         }
         return TemplateResponse(request, "admin/django_ray/raytaskexecution/change_form.html", context)
+
+    def _flow(self, request: HttpRequest, row: Any) -> RayFlow | None:
+        """Return the flow that it belongs to, if it is there and this site has a page of it for whoever asks."""
+        if row.flow_id is None or not shows(self.admin_site, RayFlow, request):
+            return None
+        found: RayFlow | None = rows_of(RayFlow).filter(pk=row.flow_id).first()
+        return found
 
     def _schedule(self, request: HttpRequest, row: Any) -> RaySchedule | None:
         """Return the schedule that has enqueued it, if it is there and this site has a page of it for whoever asks."""

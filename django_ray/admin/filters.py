@@ -19,13 +19,19 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from django_ray.admin.lists import rows_of
-from django_ray.models import RayTaskExecution, State
+from django_ray.admin.lists import rows_of, shows
+from django_ray.census import flows_with
+from django_ray.models import RayFlow, RayTaskExecution, State
 
-__all__ = ["FILTERS", "NEWEST", "ExecutionFilter", "Index", "ScheduleFilter", "bounded"]
+__all__ = [
+    "FILTERS", "FLOW_FILTERS", "NEWEST", "NEWEST_FLOWS", "ExecutionFilter", "Index", "ScheduleFilter", "bounded",
+]  # fmt: skip
 
 NEWEST = 100_000  # Executions that the list looks at when no index serves what is asked.
+NEWEST_FLOWS = 10_000  # The same of flows: each may hold many executions.
+_MOST_FLOWS = 1000  # That a filter by what they hold finds.
 _RECENT = 2000  # Executions whose queues, tasks and errors are offered as filters.
+_MOST_NAMED = 20  # Flows.
 _MOST_OFFERED = 100  # Values of a filter: there may be a gate for each customer.
 _OF_THE_PAGE = {*IGNORED_PARAMS, PAGE_VAR, ERROR_FLAG} - {SEARCH_VAR}  # Parameters that ask for no other rows.
 
@@ -106,6 +112,35 @@ class TaskFilter(_RecentFilter):
     parameter_name = "callable_path"
 
 
+class FlowFilter(_RecentFilter):
+    """The flow, by its id; those of the newest executions are offered by their names."""
+
+    title = _("flow")
+    parameter_name = "flow"
+
+    @override
+    @classmethod
+    def index(cls, value: str) -> Index:
+        return Index.OWN
+
+    @override
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        newest = rows_of(RayTaskExecution).order_by("-task_id").values_list("flow_id", flat=True)
+        ids = sorted(set(newest[:_RECENT]) - {None}, reverse=True)[:_MOST_NAMED]
+        if (chosen := _uuid(self.value())) is not None and chosen not in ids:
+            ids.insert(0, chosen)
+        sees_names = shows(model_admin.admin_site, RayFlow, request)
+        flows = rows_of(RayFlow).in_bulk(ids) if ids and sees_names else {}
+        return [(str(one), str(flows.get(one, one))) for one in ids]
+
+    @override
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        chosen = _uuid(self.value())
+        return queryset.none() if chosen is None else queryset.filter(flow=chosen)
+
+
 class ErrorFilter(_RecentFilter):
     """The class of the last error."""
 
@@ -133,7 +168,7 @@ class TimeFilter(ExecutionFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() not in dict(self._HOURS):
             return queryset
-        return queryset.filter(task_id__gte=_first_id(timezone.now() - timedelta(hours=int(self.value() or 1))))
+        return queryset.filter(pk__gte=_first_id(timezone.now() - timedelta(hours=int(self.value() or 1))))
 
 
 class ScheduleFilter(admin.SimpleListFilter):
@@ -158,11 +193,45 @@ class ScheduleFilter(admin.SimpleListFilter):
         return queryset.filter(*chosen)
 
 
-FILTERS = (StateFilter, QueueFilter, GateFilter, TaskFilter, ErrorFilter, TimeFilter)
+class HeldFilter(ExecutionFilter):
+    """What a flow holds. It looks at the newest flows, by itself."""
+
+    title = _("state")
+    parameter_name = "holds"
+    _CHOICES = (
+        ("unfinished", _("Unfinished"), (State.RUNNING, State.READY, State.WAITING)),
+        ("failed", _("Has failures"), (State.FAILED,)),
+        ("cancelled", _("Cancelled"), ()),
+    )
+
+    @override
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        return [choice[:2] for choice in self._CHOICES]
+
+    @override
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "cancelled":
+            return queryset.filter(cancelled_at__isnull=False)
+        for states in (states for value, _label, states in self._CHOICES if value == self.value()):
+            return queryset.filter(pk__in=flows_with(states, NEWEST_FLOWS, _MOST_FLOWS))
+        return queryset
 
 
-def bounded(queryset: QuerySet[Any], request: HttpRequest, filters: Iterable[Any]) -> QuerySet[Any]:
-    """Keep a list with these filters to the newest executions, unless indexes serve what the request asks for."""
+class CreatedFilter(TimeFilter):
+    """How long ago a flow was begun at most."""
+
+    title = _("created")
+
+
+FILTERS = (StateFilter, QueueFilter, GateFilter, TaskFilter, FlowFilter, ErrorFilter, TimeFilter)
+FLOW_FILTERS = (HeldFilter, CreatedFilter)
+
+
+def bounded(
+    queryset: QuerySet[Any], request: HttpRequest, filters: Iterable[Any], number: int | None = None
+) -> QuerySet[Any]:
+    """Keep a list with these filters to the newest rows, unless indexes serve what the request asks for."""
+    number = number or NEWEST
     kinds = [kind for kind in filters if isinstance(kind, type) and issubclass(kind, ExecutionFilter)]
     index_of = {kind.parameter_name: kind.index for kind in kinds}
     asked = [(name, str(value)) for name, value in request.GET.items() if value and name not in _OF_THE_PAGE]
@@ -170,8 +239,15 @@ def bounded(queryset: QuerySet[Any], request: HttpRequest, filters: Iterable[Any
     if Index.NONE not in indexes or Index.OWN in indexes:
         return queryset
     newest = rows_of(queryset.model).order_by("-pk").values_list("pk", flat=True)
-    too_old = newest[NEWEST : NEWEST + 1].first()
+    too_old = newest[number : number + 1].first()
     return queryset.filter(pk__gt=too_old) if too_old else queryset
+
+
+def _uuid(text: Any) -> UUID | None:
+    try:
+        return UUID(text)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _first_id(moment: datetime) -> UUID:

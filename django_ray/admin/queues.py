@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST
 from django_ray import dashboard
 from django_ray.admin.lists import Admin, shows
 from django_ray.locking import Locked
-from django_ray.models import RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
+from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
 
 __all__ = ["QueueAdmin"]
 
@@ -96,6 +96,7 @@ class QueueAdmin(Admin):
             "can_pause": self.has_change_permission(request),
             "can_see_executions": shows(self.admin_site, RayTaskExecution, request),
             "can_see_supervisors": shows(self.admin_site, RayWorker, request),
+            "can_see_flows": shows(self.admin_site, RayFlow, request),
             "can_see_gates": shows(self.admin_site, RayGate, request),
             "can_see_schedules": shows(self.admin_site, RaySchedule, request),
         }

@@ -20,7 +20,7 @@ from django.utils.translation import gettext
 from django_ray.moments import for_machines
 from django_ray.status import MOST, Minute, Queue
 
-__all__ = ["ago", "bars", "count", "count_all", "duration", "machine_time", "percent"]
+__all__ = ["ago", "bars", "count", "count_all", "duration", "held", "machine_time", "percent"]
 
 register = template.Library()
 
@@ -76,6 +76,12 @@ def seconds_since(moment: datetime | None) -> float:
 def count(number: int) -> str:
     """Return a count that stops at MOST."""
     return f"{count_all(MOST)}+" if number > MOST else count_all(number)
+
+
+@register.filter
+def held(queue: Queue) -> str:
+    """Return how many of a queue wait for others, as far as that is known."""
+    return f"{count_all(queue.held)}{'+' if queue.held and queue.blocked > MOST else ''}"
 
 
 @register.filter

@@ -29,12 +29,12 @@ class Replica:
 
 def __getattr__(name):
     """Make a site when the models are there."""
-    from django_ray.admin import ExecutionAdmin, GateAdmin, QueueAdmin, ScheduleAdmin, SupervisorAdmin
-    from django_ray.models import RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
+    from django_ray.admin import ExecutionAdmin, FlowAdmin, GateAdmin, QueueAdmin, ScheduleAdmin, SupervisorAdmin
+    from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
 
     admins = {
         RayTaskExecution: ExecutionAdmin, RayQueue: QueueAdmin, RaySchedule: ScheduleAdmin, RayWorker: SupervisorAdmin,
-        RayGate: GateAdmin,
+        RayGate: GateAdmin, RayFlow: FlowAdmin,
     }  # fmt: skip
     models = {"second": list(admins), "only_queues": [RayQueue], "only_executions": [RayTaskExecution, RaySchedule]}
     if name not in models:

@@ -38,6 +38,8 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 
 from django_ray.driver import obstacle  # noqa: E402
 from django_ray.models import (  # noqa: E402
+    RayEdge,
+    RayFlow,
     RayGate,
     RayMinute,
     RayProgress,
@@ -64,6 +66,7 @@ STORED_SCHEDULES = RaySchedule.objects.using("default")
 LIVE = "django_ray/rayqueue/"
 LIST = "django_ray/raytaskexecution/"
 SCHEDULES = "django_ray/rayschedule/"
+FLOWS = "django_ray/rayflow/"
 
 
 class Page(HTMLParser):
@@ -91,6 +94,9 @@ MACHINES = {
     ("meter", "max"),
     ("meter", "value"),
     ("rect", "x"),
+    ("rect", "width"),
+    ("svg", "width"),
+    ("svg", "x"),
     ("rect", "y"),
 }
 
@@ -138,6 +144,8 @@ def fill():
     RayQueue.objects.all().delete()
     RaySchedule.objects.all().delete()
     RayGate.objects.all().delete()
+    RayEdge.objects.all().delete()
+    RayFlow.objects.all().delete()
     LogEntry.objects.all().delete()  # whose links lead to the first site, in Django as well
     now = timezone.now()
     worker = RayWorker.objects.create(
@@ -152,7 +160,8 @@ def fill():
         "exception_class_path": "builtins.ValueError", "message": "no way", "traceback": "here", "attempt": 1,
         "worker_id": str(SUPERVISOR), "at": "2026-03-01T09:30:00.125+00:00",
     }  # fmt: skip
-    columns = {"callable_path": "tests.tasks.add", "args": [1, 2], "worker_ids": [str(SUPERVISOR)]}
+    flow = RayFlow.objects.create(name="import")
+    columns = {"callable_path": "tests.tasks.add", "args": [1, 2], "worker_ids": [str(SUPERVISOR)], "flow_id": flow.pk}
     began = {"started_at": now - timedelta(seconds=90), "last_attempted_at": now - timedelta(seconds=90, minutes=2)}
     running = RayTaskExecution.objects.create(
         **columns, **began, state=State.RUNNING, claimed_by=worker, attempt_number=1, gate="shop:7",
@@ -162,8 +171,11 @@ def fill():
     RayTaskExecution.objects.create(
         **columns, **began, state=State.FAILED, finished_at=now, errors=[error, {**error, "at": None}], output="said"
     )
-    RayTaskExecution.objects.create(**columns, **began, state=State.SUCCESSFUL, finished_at=now, result=3.5)
-    RayTaskExecution.objects.create(**columns, missing_since=now, run_after=now + timedelta(days=1), released=3)
+    done = RayTaskExecution.objects.create(**columns, **began, state=State.SUCCESSFUL, finished_at=now, result=3.5)
+    last = RayTaskExecution.objects.create(
+        **columns, missing_since=now, run_after=now + timedelta(days=1), released=3, needs="success"
+    )
+    RayEdge.objects.create(upstream=done, downstream=last, place=1, met=True)
     RayGate.objects.create(name="shop:*", limit=3456)
     RaySchedule.objects.create(
         name="nightly", callable_path="tests.clockwork.tasks.wind", cron="0 3 * * *", time_zone="Asia/Tokyo"
@@ -184,6 +196,9 @@ def pages(client, prefix):
     if any(LIST in address for address in found):
         for search in searches:
             assert client.get(f"{prefix}{LIST}?{search}").context["cl"].result_count, search
+        if prefix + FLOWS in found:
+            drawn = [text for text in found.values() if "dr-graph" in text]
+            assert {(text.count("dr-box-"), text.count("dr-line-met")) for text in drawn} == {(4, 1)}
         (failed,) = [text for text in found.values() if "no way" in text and "dr-timeline" in text]
         events = re.findall(r'<time datetime="([^"]+)"', failed)
         assert events == sorted(events, key=datetime.fromisoformat)
@@ -266,6 +281,12 @@ def deeds(client, prefix):
             assert RayQueue.objects.using("default").filter(paused_at__isnull=False).exists() == is_paused
     if LIST not in registered:
         return
+    if FLOWS in registered:
+        flow = RayFlow.objects.using("default").get()
+        for verb, number in (("retry", 0), ("cancel", 2), ("retry", 2)):
+            assert "errornote" not in post(f"{FLOWS}{flow.pk}/do/", verb=verb)
+            assert STORED.filter(state="CANCELLED").count() == (number if verb == "cancel" else 0), verb
+        fill()
     states = lambda: [row.state for row in STORED.all().order_by("pk")]  # noqa: E731
     failed = STORED.get(state=State.FAILED)
     for verb, last in (("retry", 4), ("cancel", 4), ("enqueue_again", 5)):
@@ -389,6 +410,11 @@ def commands(client):
     assert json.loads(run("gates", "--json"))["gates"][0]["limit"] == 3456
     assert run("gates", "--set", "shop:7", "--rate", "1/1.5") == "shop:7: 1 in 1.5 s.\n"
     assert run("gates", "--clear", "shop:7") == "shop:7: what the code says holds again.\n"
+    (flow,) = json.loads(run("flows", "--json"))["flows"]
+    assert (flow["name"], flow["failed"], flow["running"]) == ("import", 1, 1)
+    assert "tests.tasks.add" in run("flows", flow["id"])
+    assert "is marked" in run("flows", "--repair")
+    assert "Nothing had to be changed." in run("flows", "--repair")
     assert "attempt 1 of 3" in run("why", STORED.get(state=State.RUNNING).pk)
     assert run("pause", "default") == "default is paused.\n"
     assert run("resume", "default") == "default is resumed.\n"

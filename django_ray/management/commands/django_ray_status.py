@@ -25,7 +25,7 @@ from django_ray.management.commands._common import piped
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.status import Status, status
-from django_ray.templatetags.django_ray import ago, count, duration, percent
+from django_ray.templatetags.django_ray import ago, count, duration, held, percent
 from django_ray.templatetags.django_ray_times import rule, until, wall
 
 if TYPE_CHECKING:
@@ -125,14 +125,14 @@ def _sections(shown: Status) -> list[Section]:
         (
             "Queues",
             (
-                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "blocked", "at gates", "done/h",
-                "failed/h", "postponed/h", "mean wait",
+                "queue", "backend", "", "waiting", "oldest", "running", "scheduled", "blocked", "at gates", "held",
+                "done/h", "failed/h", "postponed/h", "mean wait",
             ),
             [
                 (
                     line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
                     duration(queue.oldest), count(queue.running), count(queue.scheduled), count(queue.blocked),
-                    count(queue.gated), f"{queue.ended:,}", f"{queue.failed:,}", f"{queue.postponed:,}",
+                    count(queue.gated), held(queue), f"{queue.ended:,}", f"{queue.failed:,}", f"{queue.postponed:,}",
                     duration(queue.wait),
                 )
                 for queue in shown.queues
@@ -214,6 +214,7 @@ def _plain(shown: Status) -> dict[str, Any]:
         "queues": [
             {
                 **{name: value for name, value in asdict(queue).items() if name not in {"minutes", "paused_at"}},
+                "held": queue.held,
                 "paused_at": _moment(queue.paused_at), "ended": queue.ended, "failed": queue.failed,
                 "postponed": queue.postponed, "wait": queue.wait,
             }
