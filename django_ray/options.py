@@ -28,6 +28,7 @@ class Options:
 
     ray_address: str | None = None  # RAY_ADDRESS: the cluster to join; None starts Ray on this host.
     ray_runtime_env: Mapping[str, Any] = field(default_factory=dict[str, Any])  # RAY_RUNTIME_ENV: for a cluster.
+    max_concurrency: int | None = None  # MAX_CONCURRENCY: the most that slots may become that follow a cluster.
     concurrency: int | None = None  # CONCURRENCY: executions at a time; None is the CPUs that Ray reports.
     grace: float = 30.0  # GRACE: seconds that running tasks get to finish when the supervisor stops.
     pulse: float = 60.0  # PULSE: seconds between two signs of life of a supervisor; 0 is none.
@@ -175,6 +176,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),
     "RAY_RUNTIME_ENV": ("ray_runtime_env", _mapping),
     "CONCURRENCY": ("concurrency", partial(whole, 1, most=MOST_SLOTS)),
+    "MAX_CONCURRENCY": ("max_concurrency", partial(whole, 1, most=MOST_SLOTS)),
     "GRACE": ("grace", seconds),
     "PULSE": ("pulse", _pulse),
     "MAX_RESULT_BYTES": ("max_result_bytes", partial(whole, 1, most=_LARGEST_RESULT)),

@@ -167,7 +167,7 @@ ON django_ray_queue TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- its peers; PRUNE_AFTER
     , INSERT (hostname, pid, backend, queues, concurrency, ray_address, resources, version, pulse)
-    , UPDATE (pulse_at, stopped_at, lost_at, resources)
+    , UPDATE (pulse_at, stopped_at, lost_at, resources, concurrency)
 ON django_ray_worker TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- what is older than a day

@@ -130,7 +130,7 @@ def test_a_head_that_dies_before_it_has_a_node_is_waited_for(start_head, listen,
     """G4: nothing hangs on a cluster that is gone, and the slots are those of the one that came."""
     port = free_port()
     _, head = start_head(port, cpus=0)
-    supervisor = listen("--cluster", f"127.0.0.1:{port}", RAY_AUTH_TOKEN=TOKEN)
+    supervisor = listen("--cluster", f"127.0.0.1:{port}", "--concurrency", "2", RAY_AUTH_TOKEN=TOKEN)
     supervisor.wait_for("waiting for a node")
     kill(head)
     supervisor.wait_for("is gone")
@@ -144,7 +144,7 @@ def test_sigterm_while_a_node_is_waited_for_ends_with_zero(start_head, listen):
     """E1, G4."""
     port = free_port()
     start_head(port, cpus=0)
-    supervisor = listen("--cluster", f"127.0.0.1:{port}", RAY_AUTH_TOKEN=TOKEN)
+    supervisor = listen("--cluster", f"127.0.0.1:{port}", "--concurrency", "2", RAY_AUTH_TOKEN=TOKEN)
     supervisor.wait_for("waiting for a node")
     supervisor.signal()
     assert supervisor.wait(20) == 0
@@ -155,7 +155,7 @@ def test_sigterm_right_after_such_a_head_died_ends_with_zero(start_head, listen)
     """E1: leaving the cluster resets the signal handlers."""
     port = free_port()
     _, head = start_head(port, cpus=0)
-    supervisor = listen("--cluster", f"127.0.0.1:{port}", RAY_AUTH_TOKEN=TOKEN)
+    supervisor = listen("--cluster", f"127.0.0.1:{port}", "--concurrency", "2", RAY_AUTH_TOKEN=TOKEN)
     supervisor.wait_for("waiting for a node")
     kill(head)
     supervisor.wait_for("is gone")

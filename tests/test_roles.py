@@ -961,7 +961,8 @@ async def use_as_store(database):
         assert (await work.make_way()).refused == 1
         first, *others = sorted((await work.claim(worker, 9)).claims, key=lambda claim: claim.task_id)[:3]
         assert not await work.settle_late()
-        await work.tell_resources(worker, {"CPU": 2})
+        await work.tell_resources(worker, {"CPU": 2}, 2)
+        await work.waiting(10)
         await store.leave(session, [BELL])
         assert await work.record([Record(first, Succeed(result="1"))]) == {first.task_id}
         await work.reconcile([worker], {claim.task_id for claim in others}, abandoned)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, create_task_group, current_time, move_on_after
 
 from django_ray_worker.claiming.claimer import Claimer, Wakeup
+from django_ray_worker.claiming.demand import Demand
 from django_ray_worker.claiming.gatekeeper import Gatekeeper
 from django_ray_worker.claiming.scheduler import Scheduler
 from django_ray_worker.core.exceptions import Stuck
@@ -121,7 +122,9 @@ async def _live(
 
 def slots_of(config: Config, executor: Executor) -> int:
     """Return how many calls run at a time."""
-    return 1 if config.sync else config.concurrency or executor.cpus
+    if config.sync:
+        return 1
+    return config.concurrency or min(executor.cpus, config.options.max_concurrency or executor.cpus)
 
 
 def ahead_of(config: Config, executor: Executor) -> int:
@@ -151,7 +154,7 @@ class Supervisor:
         self._wakeup = Wakeup()
         self._tally = Tally(store, monitor.observer)
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
-        self._inventory = Inventory(store, self._identity, lambda: executor.resources)
+        self._inventory = Inventory(store, self._identity, lambda: executor.resources, lambda: registration.slots)
         slots = slots_of(config, executor)
         self._dispatcher = Dispatcher(
             executor,
@@ -163,6 +166,7 @@ class Supervisor:
             is_stopping=lambda: stop.intake.cancel_called,
             ahead=ahead_of(config, executor),
         )
+        self._demand = Demand(store, executor, most=config.options.max_concurrency, resize=self._resize)
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
         self._session = Session(database, store, registration)
         self._doorbell = Doorbell(
@@ -190,6 +194,8 @@ class Supervisor:
             wakeup=self._wakeup,
             claiming=self._reconciler.claiming,
             on_doubt=self._reconciler.ask,
+            on_crowded=self._demand.crowd,
+            on_calm=self._demand.calm,
         )
         self._scheduler = Scheduler(
             store, self.metrics, may_fire=lambda: self._session.is_open, declared=config.declared
@@ -241,6 +247,8 @@ class Supervisor:
         waits.start_soon(self._gatekeeper.run)
         waits.start_soon(self._inventory.run)
         waits.start_soon(self._tend_executor)
+        if self._config.is_elastic:
+            waits.start_soon(self._demand.run)
         waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
         log.info("%s", self._banner())
         self._monitor.tell_ready()
@@ -291,8 +299,15 @@ class Supervisor:
         self._wakeup.nudge()
         self._tally.publish()
 
+    def _resize(self, slots: int) -> None:
+        """Have as many slots as the cluster has CPUs."""
+        self._registration.slots = slots
+        self._dispatcher.resize(slots, slots)
+        self._wakeup.look()
+
     def _heed(self, pulse: Pulse) -> None:
         """Find what no one thought of: rows that nobody rang for, requests and claims that never reached us."""
+        self._executor.glance()
         if pulse.oldest is not None or pulse.has_gated:
             self._wakeup.look()
         if pulse.has_impatient or pulse.has_late:
@@ -324,7 +339,7 @@ class Supervisor:
 
     def _banner(self) -> str:
         queues = "any queue" if self._config.queues is None else f"queues {', '.join(self._config.queues)}"
-        slots = f"{self._dispatcher.slots} slot{'s' if self._dispatcher.slots > 1 else ''}"
+        slots = f"{self._dispatcher.slots} slot{'' if self._dispatcher.slots == 1 else 's'}"
         return (
             f"Supervisor {self._identity.worker} is ready: backend {self._config.backend}, {queues}, {slots}, "
             f"{self._database}, Ray {self._executor.address}"

@@ -57,6 +57,11 @@ class Starter(Protocol):
     """Who starts what is claimed."""
 
     @property
+    def slots(self) -> int:
+        """How many calls may run at a time."""
+        ...
+
+    @property
     def room(self) -> int:
         """How many more executions to claim now."""
         ...
@@ -82,6 +87,8 @@ class Claimer:
         wakeup: Wakeup,
         claiming: Lock,
         on_doubt: Callable[[], None],
+        on_crowded: Callable[[], None] = lambda: None,
+        on_calm: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = work
         self._identity = identity
@@ -93,6 +100,8 @@ class Claimer:
         self._wakeup = wakeup
         self._claiming = claiming  # Held from the claim until its attempts have started: who reconciles waits for it.
         self._on_doubt = on_doubt  # A claim has failed, and may have been committed all the same.
+        self._on_crowded = on_crowded  # There may be more than there is room for.
+        self._on_calm = on_calm  # There is not.
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
         self._place: str | None = None  # Where any queue is served, and there are very many: the one to go on after.
@@ -129,7 +138,12 @@ class Claimer:
         if not self._wakeup.is_hungry or not self._may_claim():
             return
         if not self._starter.room:
-            if self._wakeup.has_heard:
+            self._on_crowded()
+            if not self._starter.slots:
+                # Nothing here ends and makes room: whether something waits is asked for when it rings.
+                self._wakeup.is_hungry = self._wakeup.has_heard = False
+                await self._doorbell.announce()
+            elif self._wakeup.has_heard:
                 # Rings that we cannot use only cost the enqueuers.
                 self._wakeup.has_heard = False
                 await self._gate_bell.leave()
@@ -147,8 +161,10 @@ class Claimer:
             return
         self._tries = 0
         if is_short:
+            self._on_calm()
             await self._doorbell.announce()
         else:
+            self._on_crowded()
             self._wakeup.is_hungry = True
             self._wakeup.nudge()
 

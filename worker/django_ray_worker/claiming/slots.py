@@ -39,6 +39,11 @@ class Slots[Holder]:
         """Those that wait."""
         return tuple(self._ahead)
 
+    def resize(self, total: int, ahead: int) -> None:
+        """Have so many. Calls that run beyond that go on, and their slots are not given out again."""
+        self.total, self._most_ahead = total, ahead
+        self._begin_next()
+
     def take(self, holder: Holder, *, soon: bool) -> None:
         """Hold one; soon is whether it should be free again soon."""
         if self.free > 0:
@@ -52,7 +57,11 @@ class Slots[Holder]:
             del self._ahead[holder]
             return
         self.soon -= self._running.pop(holder)
-        if self._ahead and self.free > 0:
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Count as running what has waited, where calls run: it begins there by itself."""
+        while self._ahead and self.free > 0:
             first = next(iter(self._ahead))
             self._run(first, soon=self._ahead.pop(first))
 

@@ -18,7 +18,7 @@ class Config:
 
     backend: str  # The alias in TASKS.
     queues: tuple[str, ...] | None  # None is any queue of the backend.
-    concurrency: int | None  # None is the CPUs that Ray reports.
+    concurrency: int | None  # None is the CPUs that Ray reports, as the cluster grows and shrinks.
     cluster: str | None  # The address of a Ray cluster; None starts Ray on this host.
     sync: bool  # No Ray: run in this process, one at a time.
     burst: bool  # Drain and exit.
@@ -35,6 +35,11 @@ class Config:
         if self.queues is None or len(self.queues) > MOST_BELLS:
             return (f"queues:{self.backend}",)
         return tuple(f"queue:{self.backend}:{queue}" for queue in self.queues)
+
+    @property
+    def is_elastic(self) -> bool:
+        """Tell whether slots follow a cluster that may grow and shrink."""
+        return self.concurrency is None and self.cluster is not None and not self.sync
 
     @property
     def gate_bell(self) -> str:

@@ -129,10 +129,13 @@ class Store:
             parameters = {**self._scope, "worker": worker, "hostname": hostname, "pid": pid}
             return await (await connection.execute(SQL["is_registered"], parameters)).fetchone() is not None
 
-    async def tell_resources(self, worker: int, resources: Mapping[str, float]) -> bool:
-        """Write what our cluster has into our row; tell whether somebody has locked it, so that it could not be."""
+    async def tell_resources(self, worker: int, resources: Mapping[str, float], slots: int) -> bool:
+        """Write what our cluster has into our row, and how many slots follow from it.
+
+        Tell whether somebody has locked it, so that it could not be.
+        """
         async with self._connection() as connection:
-            parameters = {"worker": worker, "resources": Jsonb(dict(resources))}
+            parameters = {"worker": worker, "resources": Jsonb(dict(resources)), "concurrency": slots}
             row = await (await connection.execute(SQL["resources"], parameters)).fetchone()
         return row is not None and cast("bool", row["is_locked"])
 
@@ -164,6 +167,12 @@ class Store:
             gates=_gates(rows[0]["gates"]),
             next_expiry=rows[0]["next_expiry"],
         )
+
+    async def waiting(self, most: int) -> int:
+        """Return our part of the executions that could be claimed, counted up to most."""
+        async with self._connection() as connection:
+            row = await (await connection.execute(SQL["waiting"], {**self._scope, "limit": most})).fetchone()
+        return 0 if row is None else cast("int", row["number"])
 
     async def promote(self) -> None:
         """Make the rows claimable whose due time has come."""

@@ -76,6 +76,15 @@ class Dispatcher:
         """How many calls run at a time."""
         return self._slots.total
 
+    def resize(self, total: int, ahead: int) -> None:
+        """Have so many slots, and so many calls that may wait behind them."""
+        if total != self._slots.total:
+            self._slots.resize(total, ahead)
+            self._backlog.move()
+            self.dispatch()
+            self._on_free()
+            self._on_look()
+
     @property
     def busy(self) -> int:
         """How many calls run."""

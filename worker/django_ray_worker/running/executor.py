@@ -70,6 +70,23 @@ class Executor(Protocol):
         """Look again what there is."""
         ...
 
+    def glance(self) -> None:
+        """Look again soon: it may have grown, or shrunk."""
+        ...
+
+    async def until_resized(self) -> None:
+        """Return when it can run another number of executions at a time."""
+        ...
+
+    @property
+    def wanted(self) -> int:
+        """How many of these it has no room for yet."""
+        ...
+
+    def want(self, places: int) -> None:
+        """Have it asked for room for so many executions more, which wait elsewhere."""
+        ...
+
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims one after the other. When cancelled: stop what runs, and return what the others became."""
         ...

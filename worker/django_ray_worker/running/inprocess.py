@@ -33,6 +33,7 @@ class InProcessExecutor:
     cpus = 1
 
     resources = None
+    wanted = 0
     is_usable = True
     is_stuck = False
     most_per_call = 1
@@ -42,6 +43,16 @@ class InProcessExecutor:
         return {}
 
     async def look(self) -> None:
+        """There is never more."""
+
+    def glance(self) -> None:
+        """There is never more."""
+
+    async def until_resized(self) -> None:
+        """Never return."""
+        await sleep_forever()
+
+    def want(self, places: int) -> None:
         """There is never more."""
 
     async def until_gone(self) -> str:

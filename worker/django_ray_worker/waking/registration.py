@@ -90,7 +90,8 @@ class Registration:
         self.identity = Identity(worker)
         self._resources = resources
         self._store = work
-        self._slots, self._ray_address, self._pulse = slots, ray_address, pulse
+        self.slots = slots  # As a new row would say it.
+        self._ray_address, self._pulse = ray_address, pulse
         self._pids: deque[int] = deque(maxlen=8)  # Of the sessions that were ours lately.
 
     async def take(self, session: Connection) -> None:
@@ -120,7 +121,7 @@ class Registration:
         return await self._renew(worker, "Its row is gone, or somebody else's")
 
     async def _renew(self, worker: int, reason: str) -> int:
-        successor = await _insert(self._store, self._slots, self._ray_address, self._pulse, self._resources())
+        successor = await _insert(self._store, self.slots, self._ray_address, self._pulse, self._resources())
         log.warning("%s: supervisor %d goes on as supervisor %d.", reason, worker, successor)
         return successor
 

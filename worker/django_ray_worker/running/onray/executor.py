@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class, move_on_after
+from anyio import CancelScope, Event, create_task_group, current_time, get_cancelled_exc_class, move_on_after
 from ray import exceptions
 
 from django_ray_worker.core.exceptions import Misconfigured, Stuck
@@ -36,6 +36,7 @@ from django_ray_worker.running.onray.existing import ExistingRay
 from django_ray_worker.running.onray.hosts import Hosts
 from django_ray_worker.running.onray.kept import KeptRay
 from django_ray_worker.running.onray.local import LocalRay
+from django_ray_worker.running.onray.probes import Probes
 from django_ray_worker.running.onray.questions import HEAD_SECONDS, Answering, ask
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ BEGIN_SECONDS = 600.0  # That a call with a timeout waits for a process or a CPU
 LOOK_AGAIN_SECONDS = 60.0  # At most, until it is looked again whether such a call has begun, or gone quiet.
 MOST_PER_CALL = 250  # Claims; more gain nothing.
 INLINE_CHARACTERS = 50_000  # Larger payloads go by way of the raylet, which may stand still.
+FIRST_DOUBT_SECONDS, LAST_DOUBT_SECONDS = 0.5, 16.0  # Between two looks at what the cluster has, after a call was lost.
 ENDED_PROCESSES = 50  # After so many, what they have left is removed.
 
 # Ways to end a call: ask its body to, have Ray end the process, end it ourselves where Ray's request is not heard.
@@ -73,12 +75,22 @@ class RayExecutor:
         self._awaiting: set[CancelScope] = set()
         self.is_usable = False
         self.most_per_call = MOST_PER_CALL
-        self.cpus = 1
+        self._is_elastic = config.is_elastic
+        self._moved = Event()  # The cluster may have grown, or shrunk.
+        # When to look again all the same: that a node is dead is known to a call before it is to the head.
+        self._doubt_seconds = math.inf
+        self._seen = 0  # How many CPUs it had when somebody was told of it last.
+        self._probes = Probes(on_placed=self.glance)
 
     @property
     def address(self) -> str:
         """Where the head of the cluster is; empty before it is there."""
         return self._cluster.address
+
+    @property
+    def cpus(self) -> int:
+        """How many CPUs the cluster had when it was asked last; one that does not grow has one at least."""
+        return max(0 if self._is_elastic else 1, int(self._cluster.resources.get("CPU", 0)))
 
     @property
     def resources(self) -> Mapping[str, float]:
@@ -136,6 +148,10 @@ class RayExecutor:
     async def _start_workers(self) -> None:
         cpus = int(self._cluster.resources.get("CPU", 0))
         await ask(functions.export)
+        self._seen = self.cpus
+        if self._is_elastic and not cpus:
+            log.info("The Ray cluster has no CPU yet: it is asked for some when something is enqueued.")
+            return
         # A predecessor may still hold CPUs; and one process is at hand.
         refs = await ask(partial(functions.preparing, max(1, min(cpus, 16)) if self._is_alone else 1))
         if not cpus:
@@ -143,7 +159,7 @@ class RayExecutor:
         for ref in refs:
             await ref
         await self._cluster.look()
-        self.cpus = max(1, int(self._cluster.resources.get("CPU", 1)))
+        self._seen = self.cpus
 
     def _unprepared(self, error: exceptions.RayError) -> Exception:
         """Return OSError when it was a node that went away."""
@@ -173,6 +189,7 @@ class RayExecutor:
     async def close(self) -> None:
         """Leave the cluster; one started here ends."""
         self.is_usable = False
+        self._probes.forget()
         await self._cluster.close()
         functions.forget()
 
@@ -184,6 +201,30 @@ class RayExecutor:
     async def look(self) -> None:
         """Ask the cluster what it has now."""
         await self._cluster.look()
+
+    def glance(self) -> None:
+        """Look again soon."""
+        self._moved.set()
+
+    async def until_resized(self) -> None:
+        """Return when the cluster has another number of CPUs."""
+        while self.cpus == self._seen:
+            with move_on_after(self._doubt_seconds):
+                await self._moved.wait()
+            self._moved = Event()
+            self._doubt_seconds = 2 * self._doubt_seconds if self._doubt_seconds < LAST_DOUBT_SECONDS else math.inf
+            if self.is_usable:
+                await self._cluster.look()
+        self._seen = self.cpus
+
+    @property
+    def wanted(self) -> int:
+        """How many places it has not got yet."""
+        return len(self._probes)
+
+    def want(self, places: int) -> None:
+        """Ask the cluster for so many places."""
+        self._probes.want(places if self.is_usable else 0)
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims in one call. Cancelled: stop what runs, and still return what the others became."""
@@ -210,6 +251,8 @@ class RayExecutor:
             return answer_of(await ref)
         except exceptions.RayError as error:
             self._has_ended()
+            self._doubt_seconds = FIRST_DOUBT_SECONDS  # It may have been its node that is gone.
+            self.glance()
             return NoAnswer(_meaning(error))
         except get_cancelled_exc_class():
             answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)

@@ -18,12 +18,13 @@ from django_ray.runtime.call import invoke_on_ray
 from django_ray.runtime.libraries import load
 from django_ray.runtime.rayworker import MAX_CALLS
 
-__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "preparing", "spare"]
+__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "preparing", "probe", "spare"]
 
 MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
 # A process is started for an environment of its own; with max_calls=1 no call of it has been there before.
 _FRESH = "DJANGO_RAY_FRESH"
 _NOWHERE = "django-ray-nowhere"
+
 
 # With MAX_CALLS, a process can end itself with its answer.
 _plain: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=MAX_CALLS)(invoke_on_ray)
@@ -31,6 +32,7 @@ _ending: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(invoke_on_ray)
 _finding: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running)
 _loading: Any = ray.remote(num_cpus=0, max_retries=0)(load)
 _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
+_probing: Any = ray.remote(num_cpus=1, max_retries=0)(load)
 
 
 def export() -> None:
@@ -41,6 +43,7 @@ def export() -> None:
         _ending.options(**nowhere).remote([]),
         _finding.options(**nowhere).remote(),
         _killing.options(**nowhere).remote([]),
+        _probing.options(**nowhere).remote(),
     ):
         ray.cancel(ref)
 
@@ -53,6 +56,11 @@ def preparing(times: int) -> list[Any]:
 def spare() -> Any:
     """Return a reference to a call that needs nothing, and after which a process is at hand that knows Django."""
     return _loading.remote()
+
+
+def probe() -> Any:
+    """Return a reference to a call that takes a CPU, and ends when it has one; a process is at hand there then."""
+    return _probing.remote()
 
 
 def handle(options: Mapping[str, Any]) -> Any:

@@ -1,0 +1,115 @@
+"""What a supervisor asks of a cluster that may grow: its part of what waits, and nothing when nothing waits."""
+
+import pytest
+from anyio import Event, create_task_group, fail_after, sleep
+
+from django_ray_worker.claiming.demand import LONGEST_PAUSE_SECONDS, PAUSE_SECONDS, Demand
+from django_ray_worker.claiming.slots import Slots
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Places:
+    """A cluster that notes what it is asked for."""
+
+    def __init__(self, cpus=0):
+        self.cpus = cpus
+        self.wanted = 0
+        self.asked = []
+        self.resized = Event()
+
+    def want(self, places):
+        self.wanted = places
+        self.asked.append(places)
+
+    async def until_resized(self):
+        await self.resized.wait()
+        self.resized = Event()
+
+
+class Queue:
+    """So much waits."""
+
+    def __init__(self, waiting):
+        self.number = waiting
+
+    async def waiting(self, most):
+        return min(self.number, most)
+
+
+def ask(demand, places):
+    demand._ask_for(places)
+
+
+async def test_each_supervisor_asks_for_its_part_of_what_waits(open_store, insert):
+    for _ in range(5):
+        insert()
+    insert(queue_name="elsewhere")
+    store, _ = await open_store()
+    assert await store.waiting(1000) == 5
+    assert await store.waiting(3) == 3
+    await open_store()
+    assert await store.waiting(1000) == 3
+
+
+def test_a_few_places_first_and_twice_as_many_as_long_as_they_are_not_there():
+    places = Places()
+    demand = Demand(Queue(0), places, most=None, resize=lambda _: None)
+    for _ in range(6):
+        ask(demand, 20)
+    assert places.asked == [1, 2, 4, 8, 16, 20]
+
+
+def test_what_gets_places_that_were_there_already_is_asked_for_more_seldom():
+    places = Places(cpus=2)
+    demand = Demand(Queue(0), places, most=None, resize=lambda _: None)
+    for _ in range(10):
+        ask(demand, 20)
+        places.wanted = 0  # they ran between two bodies
+    assert places.asked == [1] * 10
+    assert demand._pause == LONGEST_PAUSE_SECONDS
+    ask(demand, 0)
+    assert demand._pause == PAUSE_SECONDS
+
+
+def test_a_cluster_that_has_grown_is_asked_for_more():
+    places = Places()
+    demand = Demand(Queue(0), places, most=None, resize=lambda _: None)
+    ask(demand, 20)
+    places.wanted, places.cpus = 0, 1
+    ask(demand, 20)
+    assert places.asked == [1, 2]
+
+
+async def test_nothing_is_asked_for_when_nothing_waits():
+    places, slots = Places(), []
+    demand = Demand(Queue(7), places, most=4, resize=slots.append)
+    async with create_task_group() as tasks:
+        tasks.start_soon(demand.run)
+        demand.crowd()
+        with fail_after(60):
+            while places.wanted < 1:  # noqa: ASYNC110 - it is in another task's hands
+                await sleep(0.005)
+            demand.calm()
+            while places.wanted:  # noqa: ASYNC110
+                await sleep(0.005)
+            places.cpus = 9
+            places.resized.set()
+            while slots != [0, 4]:  # noqa: ASYNC110
+                await sleep(0.005)
+        tasks.cancel_scope.cancel()
+    assert places.asked == [1, 0]
+
+
+def test_slots_that_are_taken_away_are_not_given_out_again():
+    slots = Slots(2, 2)
+    for number in range(2):
+        slots.take(number, soon=True)
+    slots.take(2, soon=True)
+    assert slots.ahead == (2,)
+    slots.resize(1, 1)
+    assert (slots.free, slots.taken) == (-1, 2)
+    slots.release(0)
+    assert (slots.free, slots.ahead) == (0, (2,))
+    slots.resize(3, 3)
+    assert (slots.free, slots.ahead) == (1, ())

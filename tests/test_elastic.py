@@ -1,0 +1,79 @@
+"""Slots follow a cluster: nodes that join are used, and nothing is claimed before there is room."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from django_ray.models import RayTaskExecution, RayWorker
+from tests import tasks
+from tests.supervisors import until
+from tests.test_cluster import TOKEN, answers, free_port, kill, start_head  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def add_node(tmp_path_factory):
+    """Start nodes that join a head."""
+    nodes = []
+
+    def add(address, cpus):
+        environment = {
+            key: value for key, value in os.environ.items()
+            if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
+        }  # fmt: skip
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        node = subprocess.Popen(
+            [
+                Path(sys.executable).parent / "ray", "start", f"--address={address}", f"--num-cpus={cpus}", "--block",
+                "--disable-usage-stats", "--node-ip-address=127.0.0.1",
+            ],
+            cwd=tmp_path_factory.mktemp("n"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        nodes.append(node)
+        return node
+
+    yield add
+    for node in nodes:
+        if node.poll() is None:
+            kill(node)
+
+
+def states():
+    return sorted(RayTaskExecution.objects.values_list("state", flat=True))
+
+
+def slots():
+    return RayWorker.objects.get().concurrency
+
+
+@pytest.mark.slow
+def test_nothing_is_claimed_before_there_is_a_node_and_its_slots_are_used_when_it_comes(start_head, add_node, listen):  # noqa: F811
+    port = free_port()
+    address, _ = start_head(port, cpus=0)
+    assert answers(port)
+    supervisor = listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN)
+    assert "0 slots" in supervisor.wait_for("is ready")
+    results = [tasks.sleep.enqueue(0.2) for _ in range(6)]
+    cancelled = tasks.add.enqueue(1, 1)
+    assert cancelled.cancel()
+    supervisor.wait_for("asks Ray for room", 20)
+    assert states() == ["CANCELLED"] + ["READY"] * 6
+    node = add_node(address, 2)
+    supervisor.wait_for("has 2 CPUs", 40)
+    for result in results:
+        result.wait(timeout=60)
+    until(lambda: slots() == 2, what="the row of the supervisor telling its slots")
+    running = tasks.sleep.enqueue(60)
+    until(lambda: RayTaskExecution.objects.get(pk=running.id).state == "RUNNING", what="the body running")
+    kill(node)
+    supervisor.wait_for("has 0 CPUs", 60)
+    until(lambda: slots() == 0, what="the row of the supervisor telling its slots")
+    lost = RayTaskExecution.objects.get(pk=running.id)
+    assert (lost.failures, lost.losses, lost.errors) == (0, 0, [])
+    add_node(address, 2)
+    supervisor.wait_for("has 2 CPUs", 40)
+    until(lambda: tasks.add.enqueue(1, 1).wait(timeout=60).return_value == 2, what="work going on")
