@@ -107,12 +107,14 @@ def _settle(alias: str, last: UUID) -> tuple[Repair, UUID | None]:
         return Repair(), None
     batch = Repair(upstreams=len(ids), marked=len(select(alias, _MARK, ids=ids)))
     (reach,) = select(alias, _REACH, ids=ids)  # before: what has changed is not in reach any more
+    before = {row["task_id"]: row["what"] for row in select(alias, _STATES, ids=reach["ids"])}
     (settled,) = select(alias, "SELECT django_ray_settle(%(ids)s::uuid[]) AS has_locked", ids=ids)
     batch.locked = int(settled["has_locked"])
     (written,) = select(alias, _EDGES, ids=ids)
     batch.edges = written["number"]
     for row in select(alias, _STATES, ids=reach["ids"]):
-        setattr(batch, row["what"], row["number"])
+        if (what := row["what"]) != before.get(row["task_id"]):
+            setattr(batch, what, getattr(batch, what) + 1)
     batch.deleted = len(select(alias, _DELETE, ids=ids))
     return batch, ids[-1]
 
@@ -140,13 +142,10 @@ SELECT count(*) AS number FROM django_ray_edge
 WHERE upstream_id = ANY (%(ids)s::uuid[]) AND xmin = pg_current_xact_id()::xid
 """
 _STATES = """
-SELECT
-    CASE
-        WHEN state = 'FAILED' THEN 'failed' WHEN state = 'WAITING' AND gate IS NULL THEN 'held' ELSE 'freed'
-    END AS what,
-    count(*) AS number
-FROM django_ray_execution WHERE task_id = ANY (%(ids)s::uuid[]) AND xmin = pg_current_xact_id()::xid
-GROUP BY what
+SELECT task_id, CASE
+    WHEN state = 'FAILED' THEN 'failed' WHEN state = 'WAITING' AND gate IS NULL THEN 'held' ELSE 'freed'
+END AS what
+FROM django_ray_execution WHERE task_id = ANY (%(ids)s::uuid[])
 """
 _DELETE = """
 DELETE FROM django_ray_edge AS edge

@@ -58,7 +58,9 @@ def wrong(rows, edges):
         else:
             # Who has succeeded may be gone.
             met = [is_met if end is None else end == "SUCCESSFUL" for end, is_met in ends]
-            doomed = any(not is_met and end in {None, "FAILED", "CANCELLED"} for (end, _), is_met in zip(ends, met, strict=True))
+            doomed = any(
+                not is_met and end in {None, "FAILED", "CANCELLED"} for (end, _), is_met in zip(ends, met, strict=True)
+            )
         if met != [is_met for _, is_met in ends]:
             found.append(f"{row['task_id']}: its edges are {ends}")
         is_as_expected = {
@@ -237,7 +239,9 @@ class Scene:
             # In the order that is asked for, as far as those are not blocked; then what was to be done again.
             ready = [place for place in (*steps, *todo) if todo[place] and place not in running]
             if not ready:
-                until(lambda: not running or any(future.done() for future in running.values()), what="the end of a step")
+                until(
+                    lambda: not running or any(future.done() for future in running.values()), what="the end of a step"
+                )
                 continue
             place = ready[0]
             if place in steps:

@@ -207,14 +207,24 @@ def test_a_result_that_is_asked_for_while_somebody_prunes_stays(table, connect):
     table.enqueue(call(other))  # asked about first, since it has ended first
     pruner, gate = connect(), connect(autocommit=False)
     gate.execute("SELECT pg_advisory_xact_lock(42)")
-    (source,) = table.session.execute("SELECT pg_get_functiondef('django_ray_is_needed(uuid)'::regprocedure) AS it").fetchone().values()
-    table.session.execute(source.replace("BEGIN\n", f"BEGIN\nIF id = '{other}' THEN PERFORM pg_advisory_xact_lock_shared(42); END IF;\n", 1))
+    (source,) = (
+        table.session.execute("SELECT pg_get_functiondef('django_ray_is_needed(uuid)'::regprocedure) AS it")
+        .fetchone()
+        .values()
+    )
+    table.session.execute(
+        source.replace(
+            "BEGIN\n", f"BEGIN\nIF id = '{other}' THEN PERFORM pg_advisory_xact_lock_shared(42); END IF;\n", 1
+        )
+    )
     try:
         pruning = threading.Thread(
             target=pruner.execute, args=[SQL["prune"], {"backend": "default", "age": 0, "limit": 100}]
         )
         pruning.start()
-        until(lambda: table.session.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall(), what="the pruner waits")
+        until(
+            lambda: table.session.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall(), what="the pruner waits"
+        )
         (late,) = table.enqueue(call(a))
         gate.rollback()
         pruning.join()

@@ -37,7 +37,10 @@ class Graph:
         self.ids = [row["id"] for row in session.execute(
             "SELECT django_ray_uuid7() AS id FROM generate_series(1, %s)", [len(upstreams)]
         )]  # fmt: skip
-        ids, edges = self.ids, [(up, down, place) for down, ups in enumerate(upstreams) for place, up in enumerate(ups, 1)]
+        ids, edges = (
+            self.ids,
+            [(up, down, place) for down, ups in enumerate(upstreams) for place, up in enumerate(ups, 1)],
+        )
         session.execute(
             "INSERT INTO django_ray_edge (upstream_id, downstream_id, place, met)"
             " SELECT up, down, place, false FROM unnest(%s::uuid[], %s::uuid[], %s::int[]) AS edge(up, down, place)",
@@ -259,7 +262,9 @@ def test_two_supervisors_that_record_in_opposite_orders_never_deadlock(session, 
                 works[-1].append((SQL["settle_late"], None))
             verbs = ["SELECT django_ray_cancel(%s)", RETRY]
             works.append([(chance.choice(verbs), [chance.choice(graph.ids)]) for _ in range(5)])
-            for done in [threads.submit(work, own, statements) for own, statements in zip(sessions, works, strict=True)]:
+            for done in [
+                threads.submit(work, own, statements) for own, statements in zip(sessions, works, strict=True)
+            ]:
                 done.result()
             until(lambda: not session.execute(SQL["settle_late"]).fetchone()["has_skipped"], what="nothing is late")
             graph.check()

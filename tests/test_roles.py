@@ -785,7 +785,6 @@ REFUSED = {
         f"UPDATE {QUEUE} SET name = 'x'",
         "UPDATE django_ray_flow SET name = 'x'",
         "UPDATE django_ray_edge SET met = true",
-        "DELETE FROM django_ray_edge",
         f"INSERT INTO {MINUTE} (succeeded) VALUES (1)",
         f"UPDATE {MINUTE} SET succeeded = 0",
         f"DELETE FROM {MINUTE}",
