@@ -179,6 +179,7 @@ class Instant:
     is_usable = True
     is_stuck = False
     most_per_call = 1
+    wanted = 0
 
     def __init__(self) -> None:
         self.ran: list = []
@@ -197,6 +198,13 @@ class Instant:
         return {}
 
     async def look(self) -> None: ...
+
+    def glance(self) -> None: ...
+
+    def want(self, places) -> None: ...
+
+    async def until_resized(self) -> None:
+        await sleep_forever()
 
     async def run(self, claims):
         self.ran.extend(claim.task_id for claim in claims)

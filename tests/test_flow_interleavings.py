@@ -327,7 +327,10 @@ def test_no_order_of_two_transactions_loses_an_execution(scene, patience, name):
 TRIPLES = {
     "two end while one is enqueued": ("both run", ["a succeeds", "b succeeds", "an enqueue"]),
     "one fails while another is enqueued": ("both run", ["a succeeds", "b fails", "an enqueue"]),
-    "one is retried while the other fails and d is retried": ("a has failed", ["a is retried", "b fails", "d is retried"]),
+    "one is retried while the other fails and d is retried": (
+        "a has failed",
+        ["a is retried", "b fails", "d is retried"],
+    ),
     "one is cancelled while the other ends": ("a has not begun", ["a is cancelled", "b succeeds", "an enqueue"]),
     "one is retried while somebody prunes": ("a has failed", ["a is retried", "somebody prunes", "an enqueue"]),
 }

@@ -116,7 +116,7 @@ class Scripted:
     async def prune_workers(self, age, limit):
         return 0
 
-    prune_gates = prune_workers
+    prune_gates = prune_flows = prune_workers
 
 
 @pytest.mark.parametrize(

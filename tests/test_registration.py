@@ -128,7 +128,7 @@ def flush():
             try:
                 call_command("flush", interactive=False, verbosity=0)
             except CommandError as error:
-                if getattr(error.__cause__.__cause__, "sqlstate", None) != "40P01":
+                if getattr(getattr(error.__cause__, "__cause__", None), "sqlstate", None) != "40P01":
                     raise
             else:
                 return

@@ -109,7 +109,7 @@ def test_a_queue_says_what_its_tasks_do_not(settings):
     settings.TASKS = {**settings.TASKS, "default": {**default, "OPTIONS": options}}
     assert make().admission is None
     row = make("other", queue_name="other")
-    assert row.admission == {"gate": "queue other", "rule": {"limit": 1}, "expires": "60.0 seconds"}
+    assert row.admission == {"gate": "queue other", "rule": {"limit": 1}, "expires": "60.000000 seconds"}
     row.run_now()
     (execution,) = RayTaskExecution.objects.all()
     assert execution.expires_at - execution.enqueued_at == timedelta(minutes=1)
