@@ -1,6 +1,7 @@
 """Random graphs, two supervisors that claim and record, operators, and somebody who locks rows for a while.
 
-Whenever all is quiet, the rows are as the ends of the upstreams say (`wrong()`, which knows nothing of how that is done).
+Whenever all is quiet, the rows are as the ends of the upstreams say (`wrong()`, which knows nothing of how that is
+done).
 And what is claimed has all that it waits for: what has succeeded is told by a ledger outside of the database.
 """
 
