@@ -1,11 +1,12 @@
 """Flows, stepped through every order of those who end, enqueue, cancel, retry, delete, prune and rescue.
 
-Two upstreams, a and b. d needs their success, and e needs that of d; x needs only that a and b have ended. Each actor is
-a transaction of one statement, as the product sends it. Whatever the order, what is left is what `wrong()` computes from
-the ends of the upstreams alone. A step that meets a lock is continued when the other one commits; what cannot be
+Two upstreams, a and b. d needs their success, and e needs that of d; x needs only that a and b have ended. Each actor
+is a transaction of one statement, as the product sends it. Whatever the order, what is left is what `wrong()` computes
+from the ends of the upstreams alone. A step that meets a lock is continued when the other one commits; what cannot be
 serialized is done again, as a user would. A supervisor's statement must never fail.
 
-`DJANGO_RAY_STRESS=long` goes through all orders; else they are one of eight. It is done twice: those who settle wait until a lock is free, or not at all, so that all that is left is marked as late.
+`DJANGO_RAY_STRESS=long` goes through all orders; else they are one of eight. It is done twice: those who settle wait
+until a lock is free, or not at all, so that all that is left is marked as late.
 """
 
 import itertools
@@ -24,7 +25,6 @@ from django_ray_worker.database.statements import (
     Record,
     claim_of,
     claim_parameters,
-    lock_parameters,
     record_parameters,
 )
 from tests.supervisors import until
@@ -135,8 +135,10 @@ USERS = {
     "d is deleted": ("DELETE FROM django_ray_execution WHERE task_id = %s", of("d")),
     # An atomic body ends in a transaction of the user.
     "a completes": (
-        "UPDATE django_ray_execution SET state = 'SUCCESSFUL', claimed_by_id = NULL, finished_at = statement_timestamp()"
-        " WHERE task_id = %s AND state = 'RUNNING'",
+        (
+            "UPDATE django_ray_execution SET state = 'SUCCESSFUL', claimed_by_id = NULL,"
+            " finished_at = statement_timestamp() WHERE task_id = %s AND state = 'RUNNING'"
+        ),
         of("a"),
     ),
 }
@@ -144,8 +146,8 @@ USERS = {
 SCENES = {
     "both run": (
         {},
-        "a succeeds", "a fails", "b succeeds", "b fails", "a is rescued", "an enqueue", "d is cancelled", "a is deleted",
-        "d is deleted", "a completes",
+        "a succeeds", "a fails", "b succeeds", "b fails", "a is rescued", "an enqueue", "d is cancelled",
+        "a is deleted", "d is deleted", "a completes",
     ),
     "a has not begun": (
         {"a": None},
@@ -347,14 +349,17 @@ def test_no_order_of_three_transactions_loses_an_execution(scene, patience, name
 # What is left out, and two whose orders find that.
 STEPS = {
     "that downstreams are locked": (
-        "django_ray_settle(uuid[])", "PERFORM FROM django_ray_execution WHERE task_id = ANY (found) ORDER BY task_id FOR NO KEY UPDATE;",
-        "NULL;", ["a succeeds", "b succeeds"],
+        "django_ray_settle(uuid[])",
+        "PERFORM FROM django_ray_execution WHERE task_id = ANY (found) ORDER BY task_id FOR NO KEY UPDATE;", "NULL;",
+        ["a succeeds", "b succeeds"],
     ),
     "that upstreams are marked": (
-        "django_ray_link(json,uuid[])", "SET is_upstream = true", "SET is_upstream = is_upstream", ["a completes", "an enqueue"],
+        "django_ray_link(json,uuid[])", "SET is_upstream = true", "SET is_upstream = is_upstream",
+        ["a completes", "an enqueue"],
     ),
     "that downstreams are written": (
-        "django_ray_settle(uuid[])", "SET needs = needs\n    WHERE", "SET needs = needs\n    WHERE false AND", ["a completes", "b succeeds"],
+        "django_ray_settle(uuid[])", "SET needs = needs\n    WHERE", "SET needs = needs\n    WHERE false AND",
+        ["a completes", "b succeeds"],
     ),
     "that what is late is marked": (
         "django_ray_settle(uuid[])", "SET is_late = true", "SET is_late = false", ["a succeeds", "b succeeds"],

@@ -1,4 +1,7 @@
-"""Flows, and rows that somebody else has locked: the end of an upstream waits for nobody, and what was late is made up for."""
+"""Flows, and rows that somebody else has locked: the end of an upstream waits for nobody.
+
+What was late is made up for.
+"""
 
 import asyncio
 import json
