@@ -163,7 +163,7 @@ def test_two_supervisors_and_operators_keep_every_graph_as_it_has_to_be(machine)
 # What is replaced by what. The others are found by the orders of test_flow_interleavings.py.
 FAULTS = {
     "the mark of upstreams": ("django_ray_link(json,uuid[])", "SET is_upstream = true", "SET is_upstream = is_upstream"),
-    "the hold": ("django_ray_is_held(uuid)", "RETURN EXISTS (", "RETURN false AND EXISTS ("),
+    "the hold": ("django_ray_is_held(uuid)", ") IS NOT NULL", ") IS NOT NULL AND false"),
     "the marks of what is late": ("django_ray_settle(uuid[])", "SET is_late = true", "SET is_late = false"),
 }
 
