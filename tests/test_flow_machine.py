@@ -168,7 +168,7 @@ FAULTS = {
         "SET is_upstream = true",
         "SET is_upstream = is_upstream",
     ),
-    "the hold": ("django_ray_is_held(uuid)", "RETURN EXISTS (", "RETURN false AND EXISTS ("),
+    "the hold": ("django_ray_is_held(uuid)", ") IS NOT NULL", ") IS NOT NULL AND false"),
     "the marks of what is late": ("django_ray_settle(uuid[])", "SET is_late = true", "SET is_late = false"),
 }
 

@@ -181,12 +181,22 @@ def test_what_a_diamond_has_run_does_not_run_again(session):
     assert graph.run()[0] == [2, 3, 4]
 
 
-@pytest.mark.parametrize("statistics_are", ["none", "fresh"])
+STATISTICS = {
+    "fresh": None,
+    "of nothing": [[]],
+    "of a chain": [[], *([number] for number in range(2000))],
+    "of a fan-in": [*[[]] * 2000, [*range(2000)]],
+    "of a fan-out": [[], *[[0]] * 2000],
+}
+
+
+@pytest.mark.parametrize("statistics_are", STATISTICS)
 def test_an_end_costs_the_same_beside_many_others(session, statistics_are):
     """As many pages beside three hundred thousand edges and as many rows, whatever the statistics say."""
-    if statistics_are == "none":
+    if statistics_are != "fresh":
         session.execute("ALTER TABLE django_ray_execution SET (autovacuum_enabled = false)")
         session.execute("ALTER TABLE django_ray_edge SET (autovacuum_enabled = false)")
+        Graph(session, STATISTICS[statistics_are])
     pages = []
     for number in (0, 300_000 if LONG else 100_000):
         session.execute("TRUNCATE django_ray_execution, django_ray_edge")

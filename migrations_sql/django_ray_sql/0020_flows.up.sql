@@ -108,14 +108,24 @@ BEGIN
                 edge.downstream_id AS task_id,
                 coalesce(upstream.state IN ('FAILED', 'CANCELLED'), NOT edge.met) AS fails,
                 django_ray_culprit(edge.upstream_id, upstream.exception_type, upstream.errors) AS culprit
-            FROM django_ray_edge AS edge LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
-            WHERE edge.upstream_id = ANY (changed)
+            -- Step by step, each by the index of which the order is, and between one id and itself: whatever statistics say of how many are equal, no
+            -- index is read as a whole.
+            FROM unnest(changed) AS one(id)
+            CROSS JOIN LATERAL (
+                SELECT upstream_id, downstream_id, met FROM django_ray_edge WHERE upstream_id BETWEEN one.id AND one.id ORDER BY upstream_id, downstream_id OFFSET 0
+            ) AS edge
+            LEFT JOIN LATERAL (SELECT state, exception_type, errors FROM django_ray_execution WHERE task_id = one.id OFFSET 0) AS upstream ON true
             UNION ALL
             -- What is held anew, although an upstream of it has failed for good.
             SELECT edge.downstream_id, true, django_ray_culprit(edge.upstream_id, upstream.exception_type, upstream.errors)
             FROM (SELECT task_id, state, gate FROM django_ray_execution WHERE task_id = ANY (changed) OFFSET 0) AS downstream
-            JOIN django_ray_edge AS edge ON edge.downstream_id = downstream.task_id AND NOT edge.met
-            LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
+            CROSS JOIN LATERAL (
+                SELECT upstream_id, downstream_id FROM django_ray_edge WHERE downstream_id BETWEEN downstream.task_id AND downstream.task_id AND NOT met
+                ORDER BY downstream_id, upstream_id OFFSET 0
+            ) AS edge
+            LEFT JOIN LATERAL (
+                SELECT state, exception_type, errors FROM django_ray_execution WHERE task_id = edge.upstream_id OFFSET 0
+            ) AS upstream ON true
             WHERE downstream.state = 'WAITING' AND downstream.gate IS NULL
                 AND coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true)
         ) AS seed
@@ -125,7 +135,9 @@ BEGIN
         FROM reach
         -- By the primary key: many are reached at once, and an index of what is WAITING would be read for each of them.
         CROSS JOIN LATERAL (SELECT state, gate, needs, exception_type FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0) AS member
-        CROSS JOIN LATERAL (SELECT downstream_id FROM django_ray_edge WHERE upstream_id = reach.task_id OFFSET 0) AS edge
+        CROSS JOIN LATERAL (
+            SELECT downstream_id FROM django_ray_edge WHERE upstream_id BETWEEN reach.task_id AND reach.task_id ORDER BY upstream_id, downstream_id OFFSET 0
+        ) AS edge
         WHERE member.needs <> 'end' AND edge.downstream_id <> ALL (besides) AND CASE
             WHEN reach.fails THEN member.state = 'WAITING' AND member.gate IS NULL
             ELSE member.state = 'FAILED' AND member.exception_type = 'django_ray.exceptions.UpstreamFailed'
@@ -233,18 +245,27 @@ BEGIN
         RETURN false;
     END IF;
     is_back := is_back AND EXISTS (
-        SELECT FROM django_ray_execution
-        WHERE task_id = ANY (reached) AND state = 'FAILED' AND exception_type = 'django_ray.exceptions.UpstreamFailed'
+        SELECT FROM (SELECT state, exception_type FROM django_ray_execution WHERE task_id = ANY (reached) OFFSET 0) AS one
+        WHERE state = 'FAILED' AND exception_type = 'django_ray.exceptions.UpstreamFailed'
     );
 
     -- From here on each statement sees what those before us have made of these rows.
     WITH news AS (
         -- From the upstream to its edges, whatever statistics say: a downstream may have ten thousand of them.
-        UPDATE django_ray_edge AS edge SET met = django_ray_is_met(edge.met, downstream.needs, upstream.state), is_late = false
-        FROM unnest(changed) AS one(id) LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = one.id,
-            django_ray_execution AS downstream
-        WHERE edge.upstream_id = one.id AND downstream.task_id = edge.downstream_id AND edge.downstream_id <> ALL (locked)
-            AND (edge.met <> django_ray_is_met(edge.met, downstream.needs, upstream.state) OR edge.is_late)
+        UPDATE django_ray_edge AS edge SET met = now.met, is_late = false
+        FROM (
+            SELECT own.upstream_id, own.downstream_id, django_ray_is_met(own.met, downstream.needs, upstream.state) AS met
+            FROM unnest(changed) AS one(id)
+            CROSS JOIN LATERAL (
+                SELECT * FROM django_ray_edge WHERE upstream_id BETWEEN one.id AND one.id ORDER BY upstream_id, downstream_id OFFSET 0
+            ) AS own
+            CROSS JOIN LATERAL (SELECT needs FROM django_ray_execution WHERE task_id = own.downstream_id OFFSET 0) AS downstream
+            LEFT JOIN LATERAL (SELECT state FROM django_ray_execution WHERE task_id = one.id OFFSET 0) AS upstream ON true
+            WHERE own.downstream_id <> ALL (locked)
+                AND (own.met <> django_ray_is_met(own.met, downstream.needs, upstream.state) OR own.is_late)
+            OFFSET 0
+        ) AS now
+        WHERE edge.upstream_id = now.upstream_id AND edge.downstream_id = now.downstream_id
         RETURNING edge.downstream_id, edge.met
     )
     SELECT array_agg(DISTINCT downstream_id) FILTER (WHERE met), array_agg(DISTINCT downstream_id) FILTER (WHERE NOT met)
@@ -282,11 +303,16 @@ BEGIN
                 AND execution.exception_type = 'django_ray.exceptions.UpstreamFailed'
         ), stopped(task_id) AS (
             SELECT back.task_id FROM back
-            JOIN django_ray_edge AS edge ON edge.downstream_id = back.task_id AND NOT edge.met
-            LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = edge.upstream_id
+            CROSS JOIN LATERAL (
+                SELECT upstream_id FROM django_ray_edge WHERE downstream_id BETWEEN back.task_id AND back.task_id AND NOT met ORDER BY downstream_id, upstream_id OFFSET 0
+            ) AS edge
+            LEFT JOIN LATERAL (SELECT state FROM django_ray_execution WHERE task_id = edge.upstream_id OFFSET 0) AS upstream ON true
             WHERE coalesce(upstream.state IN ('FAILED', 'CANCELLED'), true) AND edge.upstream_id NOT IN (SELECT task_id FROM back)
             UNION
-            SELECT edge.downstream_id FROM stopped JOIN django_ray_edge AS edge ON edge.upstream_id = stopped.task_id
+            SELECT edge.downstream_id FROM stopped
+            CROSS JOIN LATERAL (
+                SELECT downstream_id FROM django_ray_edge WHERE upstream_id BETWEEN stopped.task_id AND stopped.task_id ORDER BY upstream_id, downstream_id OFFSET 0
+            ) AS edge
             WHERE (edge.downstream_id IN (SELECT task_id FROM back)) IS TRUE  -- hashed
         )
         SELECT django_ray_resume(ARRAY(SELECT task_id FROM back EXCEPT SELECT task_id FROM stopped)) INTO found;
