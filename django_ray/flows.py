@@ -1,10 +1,12 @@
 """Flow: executions that belong together. To make one depend on another needs none: pass its result to enqueue().
 
-with Flow("import 42") as flow:
-    pages = default_task_backend.enqueue_many([(fetch, [url], {}) for url in urls])
-    report = merge.enqueue(pages)
-    mail.enqueue(report, to="ada@example.org")
-flow.wait(timeout=60)
+    with Flow("import 42") as flow:
+        pages = default_task_backend.enqueue_many([(fetch, [url], {}) for url in urls])
+        report = merge.enqueue(pages)
+        mail.enqueue(report, to="ada@example.org")
+    flow.wait(timeout=60)
+
+What an execution waits for is in edges.py, and what a result among the arguments becomes in upstreams.py.
 """
 
 from __future__ import annotations

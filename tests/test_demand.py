@@ -5,6 +5,7 @@ from anyio import Event, create_task_group, fail_after, sleep
 
 from django_ray_worker.claiming.demand import LONGEST_PAUSE_SECONDS, PAUSE_SECONDS, Demand
 from django_ray_worker.claiming.slots import Slots
+from django_ray_worker.core.claim import Backlogged
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,7 +35,7 @@ class Queue:
         self.number = waiting
 
     async def waiting(self, most):
-        return min(self.number, most)
+        return Backlogged(number=min(self.number, most), next_due=None)
 
 
 def ask(demand, places):
@@ -46,15 +47,30 @@ async def test_each_supervisor_asks_for_its_part_of_what_waits(open_store, inser
         insert()
     insert(queue_name="elsewhere")
     store, _ = await open_store()
-    assert await store.waiting(1000) == 5
-    assert await store.waiting(3) == 3
+    assert (await store.waiting(1000)).number == 5
+    assert (await store.waiting(3)).number == 3
     await open_store()
-    assert await store.waiting(1000) == 3
+    assert (await store.waiting(1000)).number == 3
+
+
+async def test_what_is_overdue_and_what_is_behind_gates_waits_too(open_store, insert):
+    """Where there is no slot, nobody promotes or admits it."""
+    store, _ = await open_store()
+    assert (await store.waiting(1000)) == Backlogged(number=0, next_due=None)
+    insert(due_at="2100-01-01")
+    found = await store.waiting(1000)
+    assert found.number == 0
+    assert found.next_due > 3600
+    insert(due_at="2020-01-01")
+    insert(gate="g", gate_rule='{"limit": 1}')
+    assert (await store.waiting(1000)).number == 2
+    anybody, _ = await open_store(queues=None)
+    assert (await anybody.waiting(1000)).number == 1
 
 
 def test_a_few_places_first_and_twice_as_many_as_long_as_they_are_not_there():
     places = Places()
-    demand = Demand(Queue(0), places, most=None, resize=lambda _: None)
+    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None)
     for _ in range(6):
         ask(demand, 20)
     assert places.asked == [1, 2, 4, 8, 16, 20]
@@ -62,7 +78,7 @@ def test_a_few_places_first_and_twice_as_many_as_long_as_they_are_not_there():
 
 def test_what_gets_places_that_were_there_already_is_asked_for_more_seldom():
     places = Places(cpus=2)
-    demand = Demand(Queue(0), places, most=None, resize=lambda _: None)
+    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None)
     for _ in range(10):
         ask(demand, 20)
         places.wanted = 0  # they ran between two bodies
@@ -74,7 +90,7 @@ def test_what_gets_places_that_were_there_already_is_asked_for_more_seldom():
 
 def test_a_cluster_that_has_grown_is_asked_for_more():
     places = Places()
-    demand = Demand(Queue(0), places, most=None, resize=lambda _: None)
+    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None)
     ask(demand, 20)
     places.wanted, places.cpus = 0, 1
     ask(demand, 20)
@@ -83,7 +99,7 @@ def test_a_cluster_that_has_grown_is_asked_for_more():
 
 async def test_nothing_is_asked_for_when_nothing_waits():
     places, slots = Places(), []
-    demand = Demand(Queue(7), places, most=4, resize=slots.append)
+    demand = Demand(Queue(7), places, most=4, on_resized=lambda: slots.append(places.cpus))
     async with create_task_group() as tasks:
         tasks.start_soon(demand.run)
         demand.crowd()
@@ -95,7 +111,7 @@ async def test_nothing_is_asked_for_when_nothing_waits():
                 await sleep(0.005)
             places.cpus = 9
             places.resized.set()
-            while slots != [0, 4]:  # noqa: ASYNC110
+            while slots != [0, 9]:  # noqa: ASYNC110
                 await sleep(0.005)
         tasks.cancel_scope.cancel()
     assert places.asked == [1, 0]

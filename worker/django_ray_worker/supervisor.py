@@ -129,8 +129,9 @@ def slots_of(config: Config, executor: Executor) -> int:
 
 def ahead_of(config: Config, executor: Executor) -> int:
     """Return how many calls may wait behind those that run: none where Ray might run them at once, beyond the limit."""
-    is_limited = config.concurrency is not None and (config.cluster is not None or config.concurrency < executor.cpus)
-    return 0 if config.sync or is_limited else slots_of(config, executor)
+    slots = slots_of(config, executor)
+    is_limited = slots < executor.cpus or (config.concurrency is not None and config.cluster is not None)
+    return 0 if config.sync or is_limited else slots
 
 
 class Supervisor:
@@ -166,7 +167,7 @@ class Supervisor:
             is_stopping=lambda: stop.intake.cancel_called,
             ahead=ahead_of(config, executor),
         )
-        self._demand = Demand(store, executor, most=config.options.max_concurrency, resize=self._resize)
+        self._demand = Demand(store, executor, most=config.options.max_concurrency, on_resized=self._resize)
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
         self._session = Session(database, store, registration)
         self._doorbell = Doorbell(
@@ -299,10 +300,10 @@ class Supervisor:
         self._wakeup.nudge()
         self._tally.publish()
 
-    def _resize(self, slots: int) -> None:
-        """Have as many slots as the cluster has CPUs."""
-        self._registration.slots = slots
-        self._dispatcher.resize(slots, slots)
+    def _resize(self) -> None:
+        """Have as many slots as the cluster has CPUs, or as may be."""
+        self._registration.slots = slots_of(self._config, self._executor)
+        self._dispatcher.resize(self._registration.slots, ahead_of(self._config, self._executor))
         self._wakeup.look()
 
     def _heed(self, pulse: Pulse) -> None:

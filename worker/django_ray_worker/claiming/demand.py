@@ -8,6 +8,7 @@ for a place, they are the demand that makes it grow, and when one gets a place t
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from anyio import Event, create_task_group, move_on_after, sleep
@@ -24,7 +25,7 @@ __all__ = ["MOST_PLACES", "Demand"]
 
 log = logging.getLogger("django_ray.claimer")
 
-MOST_PLACES = 1000  # That are asked for at a time where nobody says how many executions may run.
+MOST_PLACES = 1000  # That are asked for at a time.
 PAUSE_SECONDS = 1.0  # Between two looks how much waits.
 LONGEST_PAUSE_SECONDS = 30.0  # While what is asked for gets places that were there already: the backlog moves.
 
@@ -54,11 +55,11 @@ class Places(Protocol):
 class Demand:
     """Of one supervisor whose slots follow its cluster."""
 
-    def __init__(self, work: Store, places: Places, *, most: int | None, resize: Callable[[int], None]) -> None:
+    def __init__(self, work: Store, places: Places, *, most: int | None, on_resized: Callable[[], None]) -> None:
         self._store = work
         self._places = places
-        self._most = MOST_PLACES if most is None else most
-        self._resize = resize
+        self._most = most  # Executions at a time; None is as many as the cluster can run.
+        self._on_resized = on_resized
         self._crowded = Event()
         self._calmed = Event()
         self._asked = 0  # For how many places.
@@ -81,17 +82,18 @@ class Demand:
 
     async def _follow(self) -> None:
         while True:
-            self._resize(min(self._places.cpus, self._most))
+            self._on_resized()
             await self._places.until_resized()
             log.info("The Ray cluster has %d CPUs now.", self._places.cpus)
 
     async def _ask(self) -> None:
-        tries = 0
+        tries, due = 0, math.inf
         while True:
-            await self._crowded.wait()
+            with move_on_after(due):
+                await self._crowded.wait()
             self._crowded, self._calmed = Event(), Event()
             try:
-                waiting = await self._store.waiting(self._most)
+                waiting = await self._store.waiting(MOST_PLACES)
             except DatabaseError as error:
                 if not is_transient(error):
                     raise
@@ -102,7 +104,10 @@ class Demand:
                 tries += 1
                 continue
             tries = 0
-            self._ask_for(max(0, min(waiting, self._most - self._places.cpus)))
+            # Where there is no slot, nobody claims, and so nobody else knows what falls due next.
+            due = math.inf if waiting.next_due is None or self._places.cpus else max(PAUSE_SECONDS, waiting.next_due)
+            room = MOST_PLACES if self._most is None else max(0, self._most - self._places.cpus)
+            self._ask_for(min(waiting.number, room))
             with move_on_after(self._pause):
                 await self._calmed.wait()
                 self._ask_for(0)

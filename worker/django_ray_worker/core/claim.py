@@ -104,6 +104,14 @@ class Reconciled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Backlogged:
+    """What waits in our queues."""
+
+    number: int  # Our part of it.
+    next_due: float | None  # Seconds until the next scheduled one falls due; None is never.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rescued:
     """What was taken back from one of the dead."""
 

@@ -38,8 +38,11 @@ class Config:
 
     @property
     def is_elastic(self) -> bool:
-        """Tell whether slots follow a cluster that may grow and shrink."""
-        return self.concurrency is None and self.cluster is not None and not self.sync
+        """Tell whether slots follow a cluster that may grow and shrink.
+
+        Who drains and exits waits for the first node, and has its slots.
+        """
+        return self.concurrency is None and self.cluster is not None and not self.sync and not self.burst
 
     @property
     def gate_bell(self) -> str:

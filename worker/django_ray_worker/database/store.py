@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 from django_ray.options import Options
 from django_ray.rules import EPOCH
 from django_ray_worker.core.claim import (
+    Backlogged,
     Batch,
     Claim,
     Gates,
@@ -168,11 +169,12 @@ class Store:
             next_expiry=rows[0]["next_expiry"],
         )
 
-    async def waiting(self, most: int) -> int:
-        """Return our part of the executions that could be claimed, counted up to most."""
+    async def waiting(self, most: int) -> Backlogged:
+        """Return our part of the executions that could be claimed, counted up to most; and when the next falls due."""
         async with self._connection() as connection:
             row = await (await connection.execute(SQL["waiting"], {**self._scope, "limit": most})).fetchone()
-        return 0 if row is None else cast("int", row["number"])
+        assert row is not None  # noqa: S101 - aggregates
+        return Backlogged(**row)
 
     async def promote(self) -> None:
         """Make the rows claimable whose due time has come."""
