@@ -77,3 +77,17 @@ def test_nothing_is_claimed_before_there_is_a_node_and_its_slots_are_used_when_i
     add_node(address, 2)
     supervisor.wait_for("has 2 CPUs", 40)
     until(lambda: tasks.add.enqueue(1, 1).wait(timeout=60).return_value == 2, what="work going on")
+
+
+@pytest.mark.slow
+def test_a_head_that_comes_back_with_more_has_more_slots(start_head, listen, finished):  # noqa: F811
+    port = free_port()
+    address, head = start_head(port, cpus=1)
+    supervisor = listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN)
+    assert "1 slot," in supervisor.wait_for("is ready")
+    kill(head)
+    supervisor.wait_for("is gone")
+    start_head(port, cpus=3)
+    supervisor.wait_for("Ray is back")
+    until(lambda: slots() == 3, what="the row of the supervisor telling its slots")
+    assert finished(tasks.add.enqueue(40, 2)).return_value == 42

@@ -323,6 +323,8 @@ class Supervisor:
     async def _tend_executor(self) -> None:
         while True:
             await restart_when_gone(self._executor, self._stop.guard, on_gone=self._has_lost_executor)
+            if self._config.is_elastic:
+                self._resize()  # what came back may be smaller or larger
             self._inventory.look()
             self._wakeup.look()
 
