@@ -7,9 +7,8 @@ And what is claimed has all that it waits for: what has succeeded is told by a l
 
 import json
 
-import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -161,29 +160,57 @@ def test_two_supervisors_and_operators_keep_every_graph_as_it_has_to_be(machine)
     run_state_machine_as_test(machine, settings=SETTINGS)
 
 
-# What is replaced by what. The others are found by the orders of test_flow_interleavings.py.
+# What is replaced by what, and the fewest steps that show it: what chance alone has to find, it does not find each time.
+# The others are found by the orders of test_flow_interleavings.py.
+def the_only_upstream_succeeds(machine):
+    machine.enqueue(upstreams=[], needs="success")
+    machine.enqueue(upstreams=[0], needs="success")
+    machine.claim(who=0, limit=2)
+    machine.record(which=0, more=0, verdict=Succeed(result="1"))
+    machine.all_is_quiet(commits=False)
+
+
+def it_succeeds_while_somebody_is_at_the_downstream(machine):
+    machine.enqueue(upstreams=[], needs="success")
+    machine.enqueue(upstreams=[0], needs="success")
+    machine.claim(who=0, limit=1)
+    machine.somebody_is_at_one_for_a_while(which=1, verb="lock")
+    machine.record(which=0, more=0, verdict=Succeed(result="1"))
+    machine.all_is_quiet(commits=False)
+
+
 FAULTS = {
     "the mark of upstreams": (
         "django_ray_link(json,uuid[])",
         "SET is_upstream = true",
         "SET is_upstream = is_upstream",
+        the_only_upstream_succeeds,
     ),
-    "the hold": ("django_ray_is_held(uuid)", ") IS NOT NULL", ") IS NOT NULL AND false"),
-    "the marks of what is late": ("django_ray_settle(uuid[])", "SET is_late = true", "SET is_late = false"),
+    "the hold": (
+        "django_ray_is_held(uuid)",
+        ") IS NOT NULL",
+        ") IS NOT NULL AND false",
+        the_only_upstream_succeeds,
+    ),
+    "the marks of what is late": (
+        "django_ray_settle(uuid[])",
+        "SET is_late = true",
+        "SET is_late = false",
+        it_succeeds_while_somebody_is_at_the_downstream,
+    ),
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_found(machine, connect, fault):
-    signature, there, instead = FAULTS[fault]
+    signature, there, instead, steps = FAULTS[fault]
+    steps(machine())
     session = connect()
     source = session.execute("SELECT pg_get_functiondef(%s::regprocedure) AS it", [signature]).fetchone()["it"]
     assert there in source
     session.execute(source.replace(there, instead))
-    found = settings(SETTINGS, max_examples=500, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
     try:
-        with pytest.raises((AssertionError, psycopg.Error)):
-            run_state_machine_as_test(machine, settings=found)
+        with pytest.raises(AssertionError):
+            steps(machine())
     finally:
         session.execute(source)
