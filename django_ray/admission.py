@@ -32,6 +32,8 @@ class Admission:
     rate: Rate | None = None
     when_full: WhenFull = "wait"
     expires: float | None = None  # Seconds.
+    batch_by: By | None = None
+    has_lane: bool = False  # It runs in other places than slots, as TaskOptions has it.
 
     @classmethod
     def read(cls, said: Mapping[str, Any], where: str) -> Self | None:
@@ -55,6 +57,10 @@ class Admission:
             raise ValueError(f'{where}: unique_by says what is equal: say unique=True, "queued" or "replace" as well.')
         if self.when_full != "wait" and self.limit is None:
             raise ValueError(f"{where}: when_full is {self.when_full!r}, and there is no limit: say limit=... as well.")
+        if self.batch_by is not None and self.has_gate:
+            raise ValueError(
+                f"{where}: batch_by is for tasks without a gate: behind one, limit_by says which share a batch."
+            )
 
     @property
     def has_gate(self) -> bool:

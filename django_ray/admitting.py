@@ -27,8 +27,8 @@ MOST_VALUE = 150  # Characters of what the executions behind a gate have in comm
 
 def check_names(admission: Admission, task: Task[..., Any]) -> None:
     """Raise ValueError for parameters that the function of a task does not have."""
-    known = parameters(task.func, takes_context=task.takes_context)
-    for what in ("unique_by", "limit_by"):
+    known = parameters(task)
+    for what in ("unique_by", "limit_by", "batch_by"):
         chosen = getattr(admission, what)
         if known is None or chosen is None or callable(chosen):
             continue
@@ -62,6 +62,11 @@ def admitted(
         if admission.when_full != "wait":
             rule["full"] = admission.when_full
         row["rule"] = rule
+    elif admission.has_lane:
+        # Nobody is let through there but for the lane: supervisors that know of none leave it alone.
+        row["gate"], row["rule"] = f"!{task.module_path[-200:]}", {"limit": 0, "lane": True}
+        if admission.batch_by is not None:
+            row["gate"] += f":{_text(_value(task, admission.batch_by, args, kwargs, 'batch_by'))}"
     if admission.expires is not None:
         row["expires"] = f"{admission.expires:.6f} seconds"
     return row
@@ -70,7 +75,7 @@ def admitted(
 def _value(task: Task[..., Any], chosen: By | None, args: Sequence[Any], kwargs: Mapping[str, Any], what: str) -> Any:
     if callable(chosen):
         return jsonable(chosen(*args, **kwargs), f"what {what} of the task {task.name!r} returns")
-    values = bound(task.func, args, kwargs, takes_context=task.takes_context)
+    values = bound(task, args, kwargs)
     if values is None:  # a builtin that does not tell its parameters
         return [list(args), dict(kwargs)]
     if chosen is None:

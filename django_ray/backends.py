@@ -178,7 +178,7 @@ class RayTaskBackend(BaseTaskBackend):
         self, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], queue_name: str
     ) -> dict[str, Any] | None:
         """Return what an enqueue with these, in this queue, says of its admission; raises what that raises."""
-        admission = admission_of(task, self.settings.queue_admission.get(queue_name), queue_name)
+        admission = admission_of(task, self.settings, queue_name)
         if admission is None:
             return None
         check_arguments(task, args, kwargs)
@@ -189,7 +189,7 @@ class RayTaskBackend(BaseTaskBackend):
         found = self._checked.get(id(task))
         if found is None:
             self.validate_task(task)
-            found = checked(task, self.settings.queue_admission.get(task.queue_name))
+            found = checked(task, self.settings)
             # Made for one enqueue, most of them; and what a naive moment means depends on the time zone of the moment.
             if task.run_after is None and not found.metadata and not found.after:
                 if len(self._checked) >= MOST_CHECKED:

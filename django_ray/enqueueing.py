@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -23,6 +24,7 @@ from django_ray.admitting import admitted
 from django_ray.membership import FLOW, membership
 from django_ray.metadata import with_metadata
 from django_ray.moments import held
+from django_ray.options import Options
 from django_ray.results import RayTaskResult
 from django_ray.serialization import encode
 from django_ray.tables import Tables
@@ -118,11 +120,8 @@ def _in_order(enqueues: Sequence[Enqueue]) -> tuple[Sequence[Enqueue], Sequence[
     return [enqueues[number] for number in order], places
 
 
-def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
-    """Return a task that has been validated, as it is enqueued; InvalidTask when no Ray worker could find it.
-
-    queue is what admits executions of its queue, where it says nothing itself.
-    """
+def checked(task: Task[..., Any], settings: Options) -> Checked:
+    """Return a task that has been validated, as it is enqueued; InvalidTask when no Ray worker could find it."""
     check_importable(task)
     row = {
         "queue_name": task.queue_name,
@@ -137,15 +136,19 @@ def checked(task: Task[..., Any], queue: Admission | None = None) -> Checked:
         bare=bare,
         options=options,
         metadata=getattr(task, "metadata", None),
-        admission=admission_of(task, queue, task.queue_name),
+        admission=admission_of(task, settings, task.queue_name),
         after=getattr(task, "after", None) or (),
     )
 
 
-def admission_of(task: Task[..., Any], queue: Admission | None, queue_name: str) -> Admission | None:
+def admission_of(task: Task[..., Any], settings: Options, queue_name: str) -> Admission | None:
     """Return what admits the executions of a task in a queue, where the queue says what the task does not."""
-    admission = task.admission if isinstance(task, RayTask) else None
-    return admission if queue is None else (admission or Admission()).over(queue, queue_name)
+    admission, options = (task.admission, task.row_options()) if isinstance(task, RayTask) else (None, None)
+    if (queue := settings.queue_admission.get(queue_name)) is not None:
+        admission = (admission or Admission()).over(queue, queue_name)
+    if settings.of(queue_name, options).has_lane:
+        admission = replace(admission or Admission(), has_lane=True)
+    return admission
 
 
 def enqueued(checked: Checked, args: list[Any], kwargs: dict[str, Any], upstreams: Upstreams | None = None) -> Enqueue:

@@ -296,7 +296,7 @@ class RayTaskExecution(models.Model):
     # What admits it: see admission.py.
     unique_key = models.TextField(null=True, db_collation="C")  # noqa: DJ001 - null is none
     gate = models.TextField(null=True, db_collation="C")  # noqa: DJ001
-    gate_rule = json_field(null=True)  # What holds at its gate: limit, count, per, burst, full.
+    gate_rule = json_field(null=True)  # What holds at its gate: limit, count, per, burst, full, lane.
     expires_at = moment_field(null=True)  # It must have begun by then.
 
     # What it waits for: see edges.py.
@@ -355,6 +355,17 @@ class RayTaskExecution(models.Model):
                 "backend", "expires_at",
                 name="django_ray_expiring",
                 condition=Q(expires_at__isnull=False, started_at=None, state__in=(State.READY, State.WAITING)),
+            ),
+            # What waits in lanes, and what is due there.
+            models.Index(
+                "backend", "queue_name", "gate", F("priority").desc(), "task_id",
+                name="django_ray_lanes",
+                condition=Q(state=State.WAITING, gate__isnull=False, gate_rule__has_key="lane"),
+            ),
+            models.Index(
+                "backend", "due_at",
+                name="django_ray_lanes_due",
+                condition=Q(state=State.READY, due_at__isnull=False, gate_rule__has_key="lane"),
             ),
             models.Index(
                 "flow", "state", "task_id", name="django_ray_members", condition=Q(flow__isnull=False),

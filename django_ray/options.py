@@ -170,7 +170,10 @@ def _schedule(name: Any, said: Any) -> tuple[str, Plan]:
 
 _SHORTEST_PULSE = 0.1  # Seconds: each is a statement.
 _LARGEST_RESULT = 268_435_455  # Bytes: more PostgreSQL does not hold in one JSON.
-_OF_TASKS = ("unique", "unique_by", "limit_by", "needs")  # They are about arguments.
+# They are about arguments, or about the function.
+_OF_TASKS = (
+    "unique", "unique_by", "limit_by", "needs", "worker", "batch", "batch_wait", "batch_by", "replicas", "idle",
+)  # fmt: skip
 _POLICY = {"max_attempts", "backoff", "max_losses", "import_grace"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "RAY_ADDRESS": ("ray_address", _address),

@@ -16,6 +16,7 @@ from django_ray.serialization import storable
 
 type Needs = Literal["success", "end"]  # Of an execution, those who wait for it.
 
+MOST_REPLICAS = 10_000
 MOST_NAME = 100  # Characters of a gate's name, before what its executions have in common.
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "period",
     "quantity",
     "rate",
+    "replicas",
     "resources",
     "seconds",
     "text",
@@ -41,6 +43,7 @@ __all__ = [
     "unique",
     "when_full",
     "whole",
+    "worker",
 ]
 
 
@@ -178,8 +181,16 @@ def by(value: Any) -> By:
 
 def gate(value: Any) -> str:
     """Return the name of a gate."""
-    if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME or not storable(value) or ":" in value:
-        raise ValueError(f"it must be a text of 1 to {MOST_NAME} characters without a colon.")
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= MOST_NAME
+        or not storable(value)
+        or ":" in value
+        or value[0] <= "!"
+    ):
+        raise ValueError(
+            f"it must be a text of 1 to {MOST_NAME} characters without a colon, and not begin with a blank or '!'."
+        )
     return value
 
 
@@ -197,6 +208,34 @@ def when_full(value: Any) -> WhenFull:
     if value not in ("wait", "cancel_new", "cancel_running"):
         raise ValueError('it must be "wait", "cancel_new" or "cancel_running".')
     return cast("WhenFull", value)  # pyright: ignore[reportUnnecessaryCast]
+
+
+def worker(value: Any) -> str:
+    """Return the import path of a class."""
+    if isinstance(value, type):
+        path = f"{value.__module__}.{value.__qualname__}"
+        if "<locals>" in path or value.__module__ == "__main__":
+            raise ValueError("it must stand at the level of a module, where a Ray worker can import it.")
+        return path
+    if not isinstance(value, str) or "." not in value or not all(map(str.isidentifier, value.split("."))):
+        raise ValueError('it must be a class, or the import path of one, such as "shop.models.Embedder".')
+    return value
+
+
+def replicas(value: Any) -> list[int]:
+    """Return how many processes there are at least and at most; one number is both most and, for 0, least."""
+    given: Any = [0, value] if is_whole(value, 1, MOST_REPLICAS) else value
+    if (
+        not isinstance(given, Sequence)
+        or isinstance(given, str)
+        or len(given) != 2  # noqa: PLR2004
+        or not is_whole(given[0], 0, MOST_REPLICAS)
+        or not is_whole(given[1], max(1, given[0]), MOST_REPLICAS)
+    ):
+        raise ValueError(
+            f"it must be (least, most), two whole numbers such as (0, 4), or the most alone; {MOST_REPLICAS:,} at most."
+        )
+    return [*given]
 
 
 def period(value: Any) -> float:

@@ -22,6 +22,7 @@ from django_ray.serialization import encode, jsonable
 
 __all__ = ["MOST_OPTIONS", "REQUIREMENTS", "ExceptionClass", "Place", "Requirements", "TaskOptions", "stored", "whole"]
 
+MOST_BATCH = 10_000  # Executions: the claims of a call travel together.
 MOST_OPTIONS = 65_536  # Bytes of a row's options: each supervisor reads them with each claim.
 
 type ExceptionClass = type[BaseException] | str
@@ -61,6 +62,14 @@ class Requirements(TypedDict, total=False):
     retry_on: Annotated[Sequence[ExceptionClass] | None, Place("retry", readers.classes)]
     # Never these; they win over retry_on.
     no_retry_on: Annotated[Sequence[ExceptionClass] | None, Place("retry", readers.classes)]
+    # A class that is built once in a process which stays: the body gets the instance.
+    worker: Annotated[type | str | None, Place("", readers.worker)]
+    batch: Annotated[int | None, Place("", partial(whole, 1, most=MOST_BATCH))]  # Executions that share a call.
+    batch_wait: Annotated[float | None, Place("", readers.seconds)]  # Seconds that the first of them waits for more.
+    batch_by: Annotated[By | None, Place("admission", readers.by)]  # What those that share one have in common.
+    # Processes of a worker: at least, once there is one, and at most.
+    replicas: Annotated[int | Sequence[int] | None, Place("", readers.replicas)]
+    idle: Annotated[float | None, Place("", readers.seconds)]  # Seconds without a call after which one ends.
     # Of the executions that it waits for: that they succeed, or that they end.
     needs: Annotated[readers.Needs | None, Place("", readers.needs)]
     # One at a time that is equal: until it has ended, until it starts, or until it starts and the latest one counts.
@@ -96,6 +105,8 @@ _BESIDE = _stored_in("")
 # What a row may say to Ray: its other options change what a call returns, or how often it is made.
 _OF_RAY = _stored_in("ray")
 _KEYS = ("retry", *_BESIDE, "ray")
+# Of these there is not one for each CPU.
+_OF_LANES = ("num_gpus", "resources", "accelerator_type", "label_selector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +117,17 @@ class TaskOptions:
     timeout: float | None = None  # Seconds that an attempt may run; None is no limit.
     stall_timeout: float | None = None  # Seconds that it may run without a sign of life; None is no limit.
     needs: readers.Needs = "success"  # Of what it waits for.
+    worker: str | None = None  # The path of the class whose instance the body gets.
+    batch: int | None = None  # Executions that share a call; None is a body that takes one.
+    batch_wait: float = 0.0  # Seconds.
+    replicas: Sequence[int] = (0, 1)  # At least and at most.
+    idle: float = 300.0  # Seconds.
     ray: Mapping[str, Any] = field(default_factory=dict[str, Any])  # Keyword arguments of Ray's .options().
+
+    @property
+    def has_lane(self) -> bool:
+        """Whether it runs in other places than the slots, which are CPUs."""
+        return self.worker is not None or self.batch is not None or any(self.ray.get(name) for name in _OF_LANES)
 
     def changed(self, row: Any) -> Self:
         """Put the options of a row (a JSON object or None) over these; ValueError if they do not fit."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from django.tasks import Task
 
-__all__ = ["bound", "check_arguments", "parameters"]
+__all__ = ["bound", "check_arguments", "given_to", "parameters"]
 
 MOST_SHOWN = 200  # Characters of a call that an error shows.
 
@@ -27,7 +27,7 @@ class _Fit(NamedTuple):
 
 def check_arguments(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise TypeError, with the call and the signature, when the function cannot be called with these."""
-    fit = _fit(task.func, task.takes_context)
+    fit = _fit(task.func, given_to(task))
     if fit is None:
         return
     given = fit.positional[: len(args)]
@@ -47,11 +47,14 @@ def check_arguments(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[s
         raise TypeError(f"{task.name}{fit.signature} cannot be called with ({shown}): {error}.") from None
 
 
-def bound(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, takes_context: bool
-) -> dict[str, Any] | None:
+def given_to(task: Task[..., Any]) -> int:
+    """Return how many leading parameters of its function are not for who enqueues: the context, and the worker."""
+    return task.takes_context + (getattr(task, "worker", None) is not None)
+
+
+def bound(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the arguments by the names of their parameters, defaults included; None where these are not known."""
-    fit = _fit(function, takes_context)
+    fit = _fit(task.func, given_to(task))
     if fit is None:
         return None
     found = fit.signature.bind(*args, **kwargs)
@@ -59,22 +62,23 @@ def bound(
     return found.arguments
 
 
-def parameters(function: Callable[..., Any], *, takes_context: bool) -> list[str] | None:
+def parameters(task: Task[..., Any]) -> list[str] | None:
     """Return the names of the parameters that an enqueue gives; None where they are not known."""
-    fit = _fit(function, takes_context)
+    fit = _fit(task.func, given_to(task))
     return None if fit is None else [*fit.signature.parameters]
 
 
 @lru_cache(maxsize=10_000)
-def _fit(function: Callable[..., Any], takes_context: bool) -> _Fit | None:  # noqa: FBT001 - a fact, not a choice
+def _fit(function: Callable[..., Any], given: int) -> _Fit | None:
     try:
         # Of the function itself: what a decorator wraps may be called with something else.
         signature = Signature.from_callable(function, follow_wrapped=False)
     except ValueError:
         return None  # a builtin that does not tell
     parameters = [*signature.parameters.values()]
-    if takes_context and parameters and parameters[0].kind in _BY_POSITION:
+    while given and parameters and parameters[0].kind in _BY_POSITION:
         del parameters[0]
+        given -= 1
     named = [parameter for parameter in parameters if parameter.kind not in _VARIABLE]
     return _Fit(
         signature=signature.replace(parameters=parameters, return_annotation=Signature.empty),

@@ -6,18 +6,20 @@ They are keyword arguments of @task and of using(), and end up in the row's opti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, Unpack, cast, overload, override
 
+from asgiref.sync import async_to_sync, sync_to_async
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, task_backends
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 
 from django_ray.admission import ADMISSION, Admission
 from django_ray.admitting import check_names
+from django_ray.batching import check_body, columns, results_of, worker_of
 from django_ray.bounds import shown
 from django_ray.context import RayTaskContext
 from django_ray.metadata import checked
@@ -124,6 +126,53 @@ class RayTask[**P, R](_Task[P, R]):
             object.__setattr__(self, "after", read_after(self.after, where))
         if (admission := self.admission) is not None:
             check_names(admission, self)
+        self._check_batch(where)
+
+    def _check_batch(self, where: str) -> None:
+        said: Any = self
+        for name, other in (("batch_wait", "batch"), ("batch_by", "batch"), ("replicas", "worker"), ("idle", "worker")):
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                raise ValueError(f"{where}: {name} is for tasks with a {other}: say {other}=... as well.")
+        if said.worker is not None and said.fresh_process:
+            raise ValueError(f"{where}: fresh_process ends the process in which its worker is to stay: say one.")
+        if said.batch is not None and (self.atomic or self.takes_context):
+            what = "atomic" if self.atomic else "takes_context"
+            raise ValueError(f"{where}: {what} is for one execution at a time, and batch=... is for several.")
+        if said.worker is not None or said.batch is not None:
+            check_body(self)
+
+    @override
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the body here and now: with an instance of its worker, and as a batch of one, where it wants that."""
+        function: Any = async_to_sync(self.func) if iscoroutinefunction(self.func) else self.func
+        given, keywords = self._given(args, kwargs)
+        return cast("R", self._one(function(*given, **keywords)))
+
+    @override
+    async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do what call does."""
+        function: Any = self.func if iscoroutinefunction(self.func) else sync_to_async(self.func)
+        given, keywords = await sync_to_async(self._given)(args, kwargs)
+        return cast("R", self._one(await function(*given, **keywords)))
+
+    def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return what the body gets of who calls it; a context is among these."""
+        said: Any = self
+        given, keywords = [*args], dict(kwargs)
+        if said.batch is not None:
+            given, keywords = columns(self, [(given, keywords)])
+        if said.worker is not None:
+            given.insert(int(self.takes_context), worker_of(self))
+        return given, keywords
+
+    def _one(self, returned: Any) -> Any:
+        said: Any = self
+        if said.batch is None:
+            return returned
+        (result,) = results_of(self, returned, 1)
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     @override
     def using(

@@ -194,6 +194,11 @@ class Instant:
     async def until_gone(self) -> str:
         await sleep_forever()
 
+    def places(self, claim) -> int:
+        return 1
+
+    def grow(self, claim) -> None: ...
+
     def lacks(self, claim) -> dict[str, float]:
         return {}
 

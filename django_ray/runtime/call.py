@@ -41,7 +41,7 @@ from django_ray.runtime.rayworker import end_after_answer
 from django_ray.runtime.surroundings import spoiled_by
 from django_ray.watch import Watch
 
-__all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray"]
+__all__ = ["BUDGET_SECONDS", "PATIENCE_SECONDS", "Report", "invoke_on_ray", "unprepared"]
 
 BUDGET_SECONDS = 0.05  # A call starts no body after that.
 PATIENCE_SECONDS = 0.1  # The others of a call wait no longer for a long body.
@@ -64,6 +64,7 @@ class Report(TypedDict):
     settled: list[int]  # Which of them are recorded already.
     is_rest_ready: bool  # Those that were not started are READY already, or will be found by a reconciliation.
     locked: NotRequired[list[int]]  # Which of those are not: somebody else has locked their rows.
+    is_spoiled: NotRequired[bool]  # No other body may run in the process, which Ray does not end by itself: an actor's.
     is_unprepared: NotRequired[bool]  # None was begun: Django cannot be set up here.
 
 
@@ -78,14 +79,14 @@ def invoke_on_ray(rows: Sequence[str]) -> Report:
         except Unprepared as error:
             if not rows:
                 raise
-            return _unprepared(rows, error)
+            return unprepared(rows, error)
         report = _Call(rows).run()
     if spoiled_by():
         end_after_answer()
     return report
 
 
-def _unprepared(rows: Sequence[str], error: Unprepared) -> Report:
+def unprepared(rows: Sequence[str], error: Unprepared) -> Report:
     """Say of each, after a while, that it was not begun: this process cannot, others may."""
     with suppress(KeyboardInterrupt), interruptible():
         time.sleep(REST_SECONDS)

@@ -22,9 +22,10 @@ from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 
+from django_ray.batching import columns, results_of, wants_batch, worker_of
 from django_ray.carrying import carried
 from django_ray.context import RayTaskContext, running
-from django_ray.exceptions import InvalidResult, TaskSuperseded
+from django_ray.exceptions import InvalidResult, TaskSuperseded, Unprepared
 from django_ray.hearing import is_heard
 from django_ray.membership import Membership, membership
 from django_ray.metadata import checked as checked_metadata
@@ -48,7 +49,10 @@ from django_ray.serialization import encode, jsonable
 from django_ray.ticking import tick_of
 from django_ray.tracing import consumer
 
-__all__ = ["ClaimedRow", "Envelope", "ErrorEnvelope", "ReturnedEnvelope", "envelope_of", "invoke", "run"]
+__all__ = [
+    "ClaimedRow", "Envelope", "ErrorEnvelope", "Found", "ReturnedEnvelope", "call_body", "envelope_of", "failed",
+    "finish", "invoke", "missing", "run", "send",
+]  # fmt: skip
 
 
 log = logging.getLogger("django_ray.attempt")
@@ -80,7 +84,7 @@ type Envelope = ReturnedEnvelope | ErrorEnvelope
 type Witness = Callable[[BaseException], object]
 
 
-class _Found:
+class Found:
     """What a row names, in the code that is here."""
 
     # Most attempts want none of these.
@@ -94,6 +98,9 @@ class _Found:
         self.row = row
         self.passed = passed
         self.task = import_task(row.callable_path)
+        self.has_worker = getattr(self.task, "worker", None) is not None
+        if self.has_worker:
+            contained(partial(worker_of, self.task), self._without_worker)
         self.is_atomic: bool = getattr(self.task, "atomic", False)
         backend = task_backends[row.backend]
         self.sender: type[Any] = type(backend)
@@ -110,6 +117,11 @@ class _Found:
         self.is_start_heard = is_heard(task_started)
         if self.task.takes_context or self.is_start_heard:
             _ = self.result  # made before the body begins: what is wrong with the row is found now
+
+    def _without_worker(self, error: BaseException) -> None:
+        # A fact about this process: in another one it may be built, or here later.
+        found = described(error)
+        raise Unprepared(f"Its worker cannot be built: {found.class_path}: {found.message}") from error
 
     @property
     def result(self) -> TaskResult[..., Any]:
@@ -129,6 +141,16 @@ class _Found:
     def completed(self) -> Result | None:
         """What a transaction has ended the execution with."""
         return None if self._completion is None else self._completion.result
+
+    def arguments(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return those of the row, with what its upstreams have returned; whatever that raises."""
+        if self.given is None:
+            return self.row.args, self.row.kwargs
+        try:
+            return self.given.filled()
+        except BaseException as error:
+            self.unfit = error  # it would be the same after another attempt
+            raise
 
     def context(self) -> RayTaskContext:
         """Return what the body can ask."""
@@ -211,7 +233,7 @@ def invoke(payload: str, witness: Witness | None = None, limits: Limits | None =
 
     def otherwise(error: BaseException) -> Envelope:
         if kept is None:
-            return _missing(witness, error)  # it was not begun
+            return missing(witness, error)  # it was not begun
         ignored("The upkeep of the database connections")(error)
         return kept
 
@@ -228,15 +250,15 @@ def run(
 
     passed is what a double knows of its upstreams, which keeps no rows to read that from.
     """
-    found = contained(lambda: _Found(row, limits, passed), partial(_missing, witness))
-    if not isinstance(found, _Found):
+    found = contained(lambda: Found(row, limits, passed), partial(missing, witness))
+    if not isinstance(found, Found):
         return found
     # What the body sets in context variables, the language and the time zone among them, ends with it. What modules
     # set when they are imported has been set outside.
     return apart(_run if found.carried is None else _run_restored, found, witness)
 
 
-def _run_restored(found: _Found, witness: Witness | None) -> Envelope:
+def _run_restored(found: Found, witness: Witness | None) -> Envelope:
     """Run it with what it was enqueued with in place, for its signals too."""
     assert found.carried is not None  # noqa: S101
     stack = ExitStack()
@@ -247,16 +269,16 @@ def _run_restored(found: _Found, witness: Witness | None) -> Envelope:
             raise
         if witness is not None:
             witness(error)
-        return _failed(found, "raised", error)
+        return failed(found, "raised", error)
     else:
         return _run(found, witness)
     finally:
         contained(stack.close, ignored("The end of what a class of CONTEXT had restored"))
 
 
-def _run(found: _Found, witness: Witness | None) -> Envelope:
+def _run(found: Found, witness: Witness | None) -> Envelope:
     if found.is_start_heard:
-        _send(task_started, found)
+        send(task_started, found)
     result: Result | None = None
     try:
         with found.output, consumer(found.row, found.carriers):
@@ -269,26 +291,26 @@ def _run(found: _Found, witness: Witness | None) -> Envelope:
             if witness is not None:
                 witness(error)
             # A result that cannot be stored would be the same after another attempt.
-            return _failed(found, "refused" if error is found.unfit else "raised", error)
+            return failed(found, "refused" if error is found.unfit else "raised", error)
         ignored("What came after the end of the body")(error)
     completed = found.completed
     plain, encoded = completed or result
     if is_heard(task_finished):
-        _finish(found, {"status": TaskResultStatus.SUCCESSFUL, "_return_value": plain})
+        finish(found, {"status": TaskResultStatus.SUCCESSFUL, "_return_value": plain})
     envelope: ReturnedEnvelope = {"kind": "returned", "result": encoded, "output": found.output.text}
     if completed is not None and found.keeps_rows:
         envelope["is_settled"] = True
     return envelope
 
 
-def _run_atomically(found: _Found) -> Result:
+def _run_atomically(found: Found) -> Result:
     with found.completion.block() as done:
         done(_run_in_place(found))
     assert found.completed is not None  # noqa: S101
     return found.completed
 
 
-def _run_in_place(found: _Found) -> Any:
+def _run_in_place(found: Found) -> Any:
     try:
         with restored(), marked(found.row.task_id, found.row.attempt_number):
             return _run_body(found)
@@ -296,13 +318,14 @@ def _run_in_place(found: _Found) -> Any:
         found.close()
 
 
-def _missing(witness: Witness | None, error: BaseException) -> ErrorEnvelope:
+def missing(witness: Witness | None, error: BaseException) -> ErrorEnvelope:
+    """Return what is said of one that was not begun."""
     if witness is not None:
         witness(error)
     return envelope_of("missing", error)
 
 
-def _failed(found: _Found, kind: Literal["raised", "refused"], error: BaseException) -> ErrorEnvelope:
+def failed(found: Found, kind: Literal["raised", "refused"], error: BaseException) -> ErrorEnvelope:
     """Return what is said of it; called inside the except block, so that Django's logger finds the traceback."""
     contained(lambda: begin_with_the_body(error), lambda _: None)
     policy = _policy(found.row, found.options)
@@ -310,21 +333,32 @@ def _failed(found: _Found, kind: Literal["raised", "refused"], error: BaseExcept
     if isinstance(error, TaskSuperseded):
         log.warning("%s", error)  # how the execution ends, somebody else says
     elif not was_interrupted() and _is_last(found.row, envelope, policy):
-        _finish(found, {"status": TaskResultStatus.FAILED}, _task_error(envelope))
+        finish(found, {"status": TaskResultStatus.FAILED}, _task_error(envelope))
     return envelope
 
 
-def _run_body(found: _Found) -> Any:
-    function, args, kwargs = found.task.func, found.row.args, found.row.kwargs
+def _run_body(found: Found) -> Any:
     running.set(found.context)
     if found.membership is not None:
         membership.set(found.membership)
-    if found.given is not None:
-        try:
-            args, kwargs = found.given.filled()
-        except BaseException as error:
-            found.unfit = error  # it would be the same after another attempt
-            raise
+    args, kwargs = found.arguments()
+    if not wants_batch(found.task):
+        return call_body(found, args, kwargs)
+    try:
+        (result,) = results_of(found.task, call_body(found, *columns(found.task, [(args, kwargs)])), 1)
+    except InvalidResult as error:
+        found.unfit = error
+        raise
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def call_body(found: Found, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call it with these, and what it gets of us: the context first, then its worker."""
+    function = found.task.func
+    if found.has_worker:
+        args = [worker_of(found.task), *args]
     if found.task.takes_context:
         args = [found.context(), *args]
     if _is_coroutine_function(function):
@@ -377,21 +411,24 @@ def _classes_named(policy: RetryPolicy | None) -> tuple[str, ...]:
 _receiver_raised = ignored("A receiver of a task's signal")
 
 
-def _send(signal: Signal, found: _Found) -> None:
+def send(signal: Signal, found: Found) -> None:
+    """Send a signal of a task."""
     # Exceptions of a receiver are Django's to log; what else it may raise passes by Django.
     contained(lambda: signal.send_robust(sender=found.sender, task_result=found.result), _receiver_raised)
 
 
-def _finish(found: _Found, changes: Mapping[str, Any], *errors: TaskError) -> None:
-    def finish() -> None:
+def finish(found: Found, changes: Mapping[str, Any], *errors: TaskError) -> None:
+    """Tell receivers that it has ended."""
+
+    def tell() -> None:
         result = found.result
         # For receivers in this process; the row gets the database's time.
         for name, value in {**changes, "finished_at": timezone.now()}.items():
             object.__setattr__(result, name, value)
         result.errors.extend(errors)
-        _send(task_finished, found)
+        send(task_finished, found)
 
-    contained(finish, ignored("The signal task_finished"))
+    contained(tell, ignored("The signal task_finished"))
 
 
 def _task_error(envelope: ErrorEnvelope) -> Any:

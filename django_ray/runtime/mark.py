@@ -83,8 +83,8 @@ def running() -> list[tuple[Attempt, Running]]:
     return [(mark.attempt, ((now := time.monotonic()) - mark.began, now - mark.sign)) for _, mark in _marks()]
 
 
-def kill(attempts: Sequence[Attempt]) -> bool:
-    """End the processes on this host that run one of these; tell whether there was any."""
+def kill(attempts: Sequence[Attempt], number: int = signal.SIGKILL) -> bool:
+    """Send a signal to the processes on this host that run one of these; tell whether there was any."""
     has_killed = False
     for path, mark in _marks():
         if mark.attempt not in attempts:
@@ -95,7 +95,9 @@ def kill(attempts: Sequence[Attempt]) -> bool:
             os.kill(pid, signal.SIGSTOP)
             again = _read(path)
             is_meant = again is not None and again.attempt in attempts
-            os.kill(pid, signal.SIGKILL if is_meant else signal.SIGCONT)
+            if is_meant:
+                os.kill(pid, number)
+            os.kill(pid, signal.SIGCONT)
             has_killed |= is_meant
     return has_killed
 

@@ -174,6 +174,7 @@ EXECUTE FUNCTION django_ray_on_start();
 -- turn, in a circle by queue and gate from a place on. They are locked, and so is each of their gates, until the transaction ends:
 -- whoever starts them counts what runs while nobody else can start anything there. Each step is a statement with a snapshot of its own,
 -- or what the last one has started would not be counted.
+-- What begins with an exclamation mark is no gate, but a lane (0022_lanes), and comes before all of them.
 -- The last row has no task_id. It says whether something was passed over that somebody else has locked; whether there is more that
 -- may start; in how many seconds the next one may, where that is a matter of time; and the place to go on from.
 CREATE FUNCTION django_ray_admissible(of_backend text, given text[], room int, after_queue text, after_gate text)
@@ -224,13 +225,13 @@ BEGIN
                 WHERE backend = of_backend AND name = known.queue COLLATE "C" AND paused_at IS NOT NULL
             )
         ), part AS MATERIALIZED (
-            SELECT queue, CASE WHEN queue = after_queue THEN after_gate ELSE '' END AS above, NULL::text AS upto
+            SELECT queue, CASE WHEN queue = after_queue THEN after_gate ELSE '"' END AS above, NULL::text AS upto
             FROM served ORDER BY coalesce(queue < after_queue COLLATE "C", false), queue COLLATE "C"
         )
         SELECT array_agg(member.queue), array_agg(member.gate), count(*) INTO queues, gates, number
         FROM (
             SELECT part.queue, walk.gate
-            FROM (SELECT * FROM part UNION ALL SELECT queue, '', after_gate FROM served WHERE queue = after_queue) AS part
+            FROM (SELECT * FROM part UNION ALL SELECT queue, '"', after_gate FROM served WHERE queue = after_queue) AS part
             CROSS JOIN LATERAL (
                 WITH RECURSIVE walk(gate, rule) AS (
                     (SELECT gate::text, gate_rule FROM django_ray_execution

@@ -20,6 +20,7 @@ from django_ray_worker.claiming.claimer import Claimer, Wakeup
 from django_ray_worker.claiming.demand import Demand
 from django_ray_worker.claiming.gatekeeper import Gatekeeper
 from django_ray_worker.claiming.scheduler import Scheduler
+from django_ray_worker.claiming.sources import LaneSource, QueueSource
 from django_ray_worker.core.exceptions import Stuck
 from django_ray_worker.core.metrics import Metrics
 from django_ray_worker.database.store import Store
@@ -152,7 +153,7 @@ class Supervisor:
         self._config, self._database, self._executor = config, database, executor
         self._store, self._stop = store, stop
         self.metrics = Metrics()
-        self._wakeup = Wakeup()
+        self._wakeup, self._lane_wakeup = Wakeup(), Wakeup()
         self._tally = Tally(store, monitor.observer)
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
         self._inventory = Inventory(store, self._identity, lambda: executor.resources, lambda: registration.slots)
@@ -162,7 +163,8 @@ class Supervisor:
             slots,
             self._tally,
             record=self._recorder.put,
-            on_free=self._wakeup.nudge,
+            on_free=self._has_freed,
+            on_room=self._lane_wakeup.look,
             on_look=self._inventory.look,
             is_stopping=lambda: stop.intake.cancel_called,
             ahead=ahead_of(config, executor),
@@ -184,10 +186,11 @@ class Supervisor:
             heed=self._heed,
             reconcile=self._reconciler.reconcile,
         )
+        self._lane_bell = Doorbell(self._session, store, [config.lane_bell], most_waits=1, look=self._lane_wakeup.look)
         self._claimer = Claimer(
             store,
-            identity=self._identity,
-            may_claim=lambda: self._session.is_open and executor.is_usable,
+            QueueSource(store, self._identity),
+            may_claim=self._may_claim,
             doorbell=self._doorbell,
             gate_bell=self._gate_bell,
             gatekeeper=self._gatekeeper,
@@ -197,6 +200,18 @@ class Supervisor:
             on_doubt=self._reconciler.ask,
             on_crowded=self._demand.crowd,
             on_calm=self._demand.calm,
+        )
+        lanes = LaneSource(store, self._identity, self._dispatcher.lanes, self._dispatcher.start)
+        self._lane_claimer = Claimer(
+            store,
+            lanes,
+            may_claim=self._may_claim,
+            doorbell=self._lane_bell,
+            gatekeeper=self._gatekeeper,
+            starter=lanes,
+            wakeup=self._lane_wakeup,
+            claiming=self._reconciler.claiming,
+            on_doubt=self._reconciler.ask,
         )
         self._scheduler = Scheduler(
             store, self.metrics, may_fire=lambda: self._session.is_open, declared=config.declared
@@ -231,6 +246,7 @@ class Supervisor:
         self._dispatcher.open(attempts, waits)
         self._doorbell.open(waits)
         self._gate_bell.open(waits)
+        self._lane_bell.open(waits)
         await session.start(
             partial(
                 self._session.run,
@@ -258,9 +274,24 @@ class Supervisor:
         waits.start_soon(self._scheduler.declare)
         waits.start_soon(self._scheduler.run)
         if self._config.burst:
-            await self._claimer.drain(is_idle=lambda: not self._reconciler.held)
+            await self._drain()
         else:
+            waits.start_soon(self._lane_claimer.run)
             await self._claimer.run()
+
+    async def _drain(self) -> None:
+        """Claim until nothing is left: what one finds may enqueue what the other has to."""
+        before = -1
+        while before != (before := self._claimer.claimed + self._lane_claimer.claimed):
+            for claimer in (self._claimer, self._lane_claimer):
+                await claimer.drain(is_idle=lambda: not self._reconciler.held)
+
+    def _may_claim(self) -> bool:
+        return self._session.is_open and self._executor.is_usable
+
+    def _has_freed(self) -> None:
+        self._wakeup.nudge()
+        self._lane_wakeup.nudge()
 
     def _grant_grace(self) -> None:
         self._stop.attempts.deadline = current_time() + self._config.grace
@@ -274,6 +305,7 @@ class Supervisor:
         return {
             **dict.fromkeys(self._config.bells, self._wakeup.look),
             self._config.gate_bell: self._wakeup.look,
+            self._config.lane_bell: self._lane_wakeup.look,
             f"full:{self._config.backend}": self._gatekeeper.look,
             f"pauses:{self._config.backend}": self._reconciler.ask,
             f"schedules:{self._config.backend}": self._scheduler.look,
@@ -282,14 +314,19 @@ class Supervisor:
 
     def _look(self) -> None:
         """On every new session: something may be due that nobody rang for."""
-        self._wakeup.look()
+        self._look_for_work()
         self._gatekeeper.look()
         self._scheduler.look()
+
+    def _look_for_work(self) -> None:
+        self._wakeup.look()
+        self._lane_wakeup.look()
 
     async def _look_around(self) -> None:
         """On every new session, before it counts as open: settle what happened while nobody looked."""
         self._doorbell.forget()
         self._gate_bell.forget()
+        self._lane_bell.forget()
         if self._session.opened:
             self.metrics.reconnects += 1
             await self._liveness.come_back()
@@ -297,20 +334,20 @@ class Supervisor:
             await self._liveness.begin()
 
     def _has_recorded(self) -> None:
-        self._wakeup.nudge()
+        self._has_freed()
         self._tally.publish()
 
     def _resize(self) -> None:
         """Have as many slots as the cluster has CPUs, or as may be."""
         self._registration.slots = slots_of(self._config, self._executor)
         self._dispatcher.resize(self._registration.slots, ahead_of(self._config, self._executor))
-        self._wakeup.look()
+        self._look_for_work()
 
     def _heed(self, pulse: Pulse) -> None:
         """Find what no one thought of: rows that nobody rang for, requests and claims that never reached us."""
         self._executor.glance()
         if pulse.oldest is not None or pulse.has_gated:
-            self._wakeup.look()
+            self._look_for_work()
         if pulse.has_impatient or pulse.has_late:
             self._gatekeeper.look()
         if pulse.has_expired:
@@ -326,7 +363,7 @@ class Supervisor:
             if self._config.is_elastic:
                 self._resize()  # what came back may be smaller or larger
             self._inventory.look()
-            self._wakeup.look()
+            self._look_for_work()
 
     def _has_lost_executor(self) -> None:
         self.metrics.clusters_lost += 1

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django_ray_worker.claiming.gatekeeper import Gatekeeper
+    from django_ray_worker.claiming.sources import Source
     from django_ray_worker.core.claim import Claim
-    from django_ray_worker.core.identity import Identity
     from django_ray_worker.database.store import Store
     from django_ray_worker.waking.doorbell import Doorbell
 
@@ -77,12 +77,12 @@ class Claimer:
     def __init__(
         self,
         work: Store,
+        source: Source,
         *,
-        identity: Identity,
         may_claim: Callable[[], bool],
         doorbell: Doorbell,
-        gate_bell: Doorbell,
         gatekeeper: Gatekeeper,
+        gate_bell: Doorbell | None = None,
         starter: Starter,
         wakeup: Wakeup,
         claiming: Lock,
@@ -91,7 +91,7 @@ class Claimer:
         on_calm: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = work
-        self._identity = identity
+        self._source = source
         self._may_claim = may_claim  # There is a session, and a Ray.
         self._doorbell = doorbell
         self._gate_bell = gate_bell  # A place behind a gate is free: for who has seen somebody wait at one.
@@ -104,10 +104,8 @@ class Claimer:
         self._on_calm = on_calm  # There is not.
         self._due = float("inf")  # When the next row falls due, by the loop's clock.
         self._has_due = False  # That moment has passed, and the rows are not promoted yet.
-        self._place: str | None = None  # Where any queue is served, and there are very many: the one to go on after.
         self._again = float("inf")  # When to look again: for rows that were locked, or for the next start at a gate.
-        self._gate_place: tuple[str | None, str | None] = (None, None)  # The one to go on after.
-        self._is_gates_turn = True  # Of an odd number of slots, what waits behind gates gets one more every other time.
+        self.claimed = 0  # Executions, by now.
         self._locked = LockWait()
         self._tries = 0
 
@@ -146,7 +144,8 @@ class Claimer:
             elif self._wakeup.has_heard:
                 # Rings that we cannot use only cost the enqueuers.
                 self._wakeup.has_heard = False
-                await self._gate_bell.leave()
+                if self._gate_bell is not None:
+                    await self._gate_bell.leave()
                 await self._doorbell.leave()
             return
         # Cleared before the claim, never after: a bell during the claim means another one.
@@ -178,22 +177,15 @@ class Claimer:
                 self._has_due = False
             room = self._starter.room
             async with self._claiming:
-                share = (room + self._is_gates_turn) // 2
-                batch = await self._store.claim(
-                    self._identity.worker, room, self._place, share=share, after_gate=self._gate_place
-                )
+                batch = await self._source.claim(room)
                 self._starter.start(batch.claims)
-            self._place = batch.place
-            if batch.gates.is_used:
-                self._gate_place, self._is_gates_turn = batch.gates.place, not self._is_gates_turn
+            self.claimed += len(batch.claims)
             self._gatekeeper.expire_in(batch.next_expiry)
             # What is still overdue after it was promoted is locked by somebody, too.
             is_locked = has_promoted and batch.next_due is not None and batch.next_due <= 0
             next_due = batch.next_later if is_locked else batch.next_due
             self._due = float("inf") if next_due is None else current_time() + next_due
-            # Where only some of very many queues were looked into, the others may hold more.
-            is_partial = batch.place is not None and bool(batch.claims)
-            is_short = len(batch.claims) < room and not (is_partial or batch.gates.has_more)
+            is_short = self._source.is_short(batch, room)
             self._mind_skipped(batch.has_skipped or is_locked, is_short)
             gates = batch.gates
             if gates.next_in is not None:
@@ -202,6 +194,8 @@ class Claimer:
         return is_short
 
     async def _mind_gates(self, gates: Gates) -> None:
+        if self._gate_bell is None:
+            return
         if gates.is_used:
             await self._gate_bell.announce()
         else:

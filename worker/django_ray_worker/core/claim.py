@@ -8,7 +8,19 @@ from uuid import UUID
 
 from django_ray.requirements import TaskOptions
 
-__all__ = ["Batch", "Claim", "Gates", "Held", "MadeWay", "Neighbour", "Pulse", "Reconciled", "Recorded", "Rescued"]
+__all__ = [
+    "Batch",
+    "Claim",
+    "Gates",
+    "Held",
+    "Lanes",
+    "MadeWay",
+    "Neighbour",
+    "Pulse",
+    "Reconciled",
+    "Recorded",
+    "Rescued",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +41,7 @@ class Claim:
     # The row as JSON, for the Ray worker, or its fence alone when it is large; the supervisor never looks inside.
     payload: str
     released: int = 0  # Times that it came back without having ended or been charged.
+    lane: str | None = None  # The name of the lane that it was taken from.
 
     @override
     def __str__(self) -> str:
@@ -43,6 +56,14 @@ class Claim:
             "queue": self.queue_name,
             "task": self.callable_path,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lanes:
+    """What a claim says of lanes."""
+
+    more: frozenset[str] = frozenset()  # Those of which there may be more than there was room for.
+    place: tuple[str | None, str | None] = (None, None)  # The queue and the lane after which the next claim goes on.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +83,11 @@ class Batch:
     claims: tuple[Claim, ...]
     has_skipped: bool  # It is short, and rows of our queues are locked by somebody else, and may stay READY.
     next_due: float | None  # Seconds until a row of our queues falls due, by the database's clock; 0 or less is now.
-    place: str | None  # The queue after which the next claim goes on; None when all were looked into.
-    gates: Gates
-    next_expiry: float | None  # Seconds until something ends that has not begun by then; 0 or less is now.
+    place: str | None = None  # The queue after which the next claim goes on; None when all were looked into.
+    gates: Gates = Gates()
+    next_expiry: float | None = None  # Seconds until something ends that has not begun by then; 0 or less is now.
     next_later: float | None = None  # As next_due, for those that are not due yet.
+    lanes: Lanes = Lanes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

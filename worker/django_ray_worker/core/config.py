@@ -45,6 +45,11 @@ class Config:
         return self.concurrency is None and self.cluster is not None and not self.sync and not self.burst
 
     @property
+    def lane_bell(self) -> str:
+        """The bell that rings when something has come in a lane."""
+        return f"lanes:{self.backend}"
+
+    @property
     def gate_bell(self) -> str:
         """The bell that rings when a place behind a gate is free."""
         return f"gates:{self.backend}"

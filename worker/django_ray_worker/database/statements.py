@@ -24,6 +24,9 @@ __all__ = ["SQL", "Record", "claim_of", "claim_parameters", "lock_parameters", "
 MOST_QUEUES = 1000  # That a claim from any queue looks into: their first rows take 5 ms.
 
 
+_PART = b"-- part: "  # The rest of the line is the name of a file that stands there.
+
+
 class Record(NamedTuple):
     """What to write of one attempt."""
 
@@ -33,15 +36,20 @@ class Record(NamedTuple):
 
 
 def _load(name: str) -> bytes:
-    return files(__package__ or __name__).joinpath("sql", f"{name}.sql").read_bytes()
+    text = files(__package__ or __name__).joinpath("sql", f"{name}.sql").read_bytes()
+    head, mark, tail = text.partition(_PART)
+    if not mark:
+        return text
+    part, _, rest = tail.partition(b"\n")
+    return head + _load(part.decode()) + rest
 
 
 SQL: Mapping[str, bytes] = {
     name: _load(name)
     for name in (
-        "announce", "await_in_flight", "channels", "claim", "count", "dead_workers", "declare", "due", "expire", "fire",
-        "hang_up", "identify", "is_registered", "leave", "lock", "make_way", "mark_lost", "neighbour", "notify",
-        "promote", "prune", "prune_flows", "prune_gates", "prune_workers", "pulse", "record", "register", "resources",
+        "announce", "await_in_flight", "channels", "claim", "claim_lanes", "count", "dead_workers", "declare", "due",
+        "expire", "fire", "hang_up", "identify", "is_registered", "leave", "lock", "make_way", "mark_lost", "neighbour",
+        "notify", "promote", "prune", "prune_flows", "prune_gates", "prune_workers", "pulse", "record", "register", "resources",
         "revive", "running", "session_settings", "settle_late", "sign_off", "unsettled", "waiting", "watch",
     )
 }  # fmt: skip
@@ -92,6 +100,7 @@ def claim_of(row: Mapping[str, Any], backend: Options) -> Claim:
         waited=None if row["waited"] is None else min(max(0.0, row["waited"]), LONGEST),
         payload=_name(row) if row["payload"] is None else row["payload"],
         released=row["released"],
+        lane=row.get("lane"),
     )
 
 

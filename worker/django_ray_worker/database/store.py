@@ -27,6 +27,7 @@ from django_ray_worker.core.claim import (
     Claim,
     Gates,
     Held,
+    Lanes,
     MadeWay,
     Neighbour,
     Pulse,
@@ -62,6 +63,7 @@ __all__ = [
 ]
 
 
+MOST_LANES = 200  # That a claim looks into.
 MOST_PER_RECORD = 1000  # A longer batch gains nothing and holds its row locks longer.
 MOST_SCHEDULES = 100  # Decided about at a time.
 # For a row that somebody else has locked, before the other rows of a record are written without it.
@@ -167,6 +169,28 @@ class Store:
             place=rows[0]["place"],
             gates=_gates(rows[0]["gates"]),
             next_expiry=rows[0]["next_expiry"],
+        )
+
+    async def claim_lanes(
+        self, worker: int, limit: int, rooms: Mapping[str, int], *, after: tuple[str | None, str | None] = (None, None)
+    ) -> Batch:
+        """Take executions from lanes for worker: of each as many as it has room for, and limit in all.
+
+        after is the queue and the lane after which to go on.
+        """
+        parameters = {
+            **self._scope, "worker": worker, "limit": limit, "rooms": Jsonb(dict(rooms)), "most_lanes": MOST_LANES,
+            "after_queue": after[0], "after_gate": after[1],
+        }  # fmt: skip
+        async with self._connection() as connection:
+            rows = await (await connection.execute(SQL["claim_lanes"], parameters)).fetchall()
+        first = rows[0]
+        return Batch(
+            claims=tuple(claim_of(row, self._options) for row in rows if row["task_id"] is not None),
+            has_skipped=first["has_skipped"],
+            next_due=first["next_due"],
+            next_later=first["next_later"],
+            lanes=Lanes(more=frozenset(json.loads(first["more"])), place=(first["after_queue"], first["after_gate"])),
         )
 
     async def waiting(self, most: int) -> Backlogged:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django_ray_worker.core.outcome import (
     Error,
+    Interrupted,
     Missing,
     Outcome,
     Raised,
@@ -84,6 +85,8 @@ def outcome_of(envelope: Mapping[str, Any], *, is_unprepared: bool = False) -> O
             return Raised(_error(envelope))
         case {"kind": "refused"}:
             return Refused(_error(envelope))
+        case {"kind": "interrupted"}:
+            return Interrupted()
         case {"kind": "missing"}:
             return Unprepared(_error(envelope)) if is_unprepared else Missing(_error(envelope))
         case _:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from django_ray_worker.claiming.backlog import Backlog
+from django_ray_worker.claiming.lanes import Lanes
 from django_ray_worker.claiming.pace import Pace
 from django_ray_worker.claiming.slots import Slots
 from django_ray_worker.core.judge import judge
 from django_ray_worker.core.outcome import Cancelled, Interrupted, Lost, Unplaced, Unstarted
 from django_ray_worker.database.statements import Record
 from django_ray_worker.running.call import Call
+from django_ray_worker.running.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +45,7 @@ class Dispatcher:
         *,
         record: Callable[[Record], None],
         on_free: Callable[[], None],
+        on_room: Callable[[], None] = lambda: None,
         on_look: Callable[[], None] = lambda: None,
         is_stopping: Callable[[], bool] = bool,
         ahead: int = 0,
@@ -62,7 +65,13 @@ class Dispatcher:
             give_back=lambda claim: self._report(claim, Unstarted()),
             on_held_up=self._take_back,
         )
-        self._running: dict[UUID, tuple[Claim, Call]] = {}
+        self.lanes = Lanes(
+            executor,
+            begin=self._begin_in_lane,
+            give_back=lambda claim: self._report(claim, Unstarted()),
+            on_room=on_room,
+        )
+        self._running: dict[UUID, tuple[Claim, Call | Together]] = {}
         self._parked = 0  # Calls without a slot.
         self._calls: TaskGroup
 
@@ -70,6 +79,7 @@ class Dispatcher:
         """Take claims from now on: calls run in one task group, and what is cancelled with intake in the other."""
         self._calls = calls
         waits.start_soon(self._backlog.watch)
+        self.lanes.open(waits)
 
     @property
     def slots(self) -> int:
@@ -78,6 +88,7 @@ class Dispatcher:
 
     def resize(self, total: int, ahead: int) -> None:
         """Have so many slots, and so many calls that may wait behind them."""
+        self.lanes.move()
         if total != self._slots.total:
             self._slots.resize(total, ahead)
             self._backlog.move()
@@ -103,11 +114,16 @@ class Dispatcher:
     @property
     def held(self) -> frozenset[UUID]:
         """The executions that are here."""
-        return frozenset(self._running) | self._backlog.ids
+        waiting = frozenset(claim.task_id for claim in self.lanes.claims)
+        return frozenset(self._running) | self._backlog.ids | waiting
 
     def start(self, claims: Sequence[Claim]) -> None:
-        """Run them, in this order, or as soon as a slot is free."""
-        self._backlog.put(claims)
+        """Run them, in this order, or as soon as a slot is free, or a place in their lane."""
+        if apart := [claim for claim in claims if claim.options.has_lane]:
+            self.lanes.start(apart)
+            self._backlog.put([claim for claim in claims if not claim.options.has_lane])
+        else:
+            self._backlog.put(claims)
         self._tally.claimed(claims)
         self.dispatch()
 
@@ -119,6 +135,27 @@ class Dispatcher:
             self._slots.take(call, soon=self._backlog.is_short(claims))
             self._backlog.move()
             self._calls.start_soon(self._run_in_slot, call)
+
+    def _begin_in_lane(self, claims: Sequence[Claim]) -> Together:
+        call = Together(claims, self._executor, self._tally, self._report)
+        for claim in claims:
+            self._running[claim.task_id] = claim, call
+        self._calls.start_soon(self._run_in_lane, call)
+        return call
+
+    async def _run_in_lane(self, call: Together) -> None:
+        try:
+            if self._executor.lacks(call.claims[0]):
+                await self._executor.look()
+                self._on_look()
+                if lacking := self._executor.lacks(call.claims[0]):
+                    self._warn(call.claims[0], lacking)
+            await call.run()
+        finally:
+            for claim in call.claims:
+                self._forget(claim)
+            self.lanes.ended(call, is_unprepared=call.is_unprepared)
+            self._on_free()
 
     def _take_back(self) -> None:
         """Give back what waits behind the calls that run."""
@@ -149,15 +186,19 @@ class Dispatcher:
             for claim in claims:
                 self._report(claim, Unplaced())
             return
-        log.warning(
-            "%s asks for %s, and the cluster has less in all: it waits for a node that has it.",
-            claims[0], lacking, extra=claims[0].log_fields,
-        )  # fmt: skip
+        self._warn(claims[0], lacking)
         self._parked += 1
         try:
             await self._run(call)
         finally:
             self._parked -= 1
+
+    @staticmethod
+    def _warn(claim: Claim, lacking: Mapping[str, float]) -> None:
+        log.warning(
+            "%s asks for %s, and the cluster has less in all: it waits for a node that has it.",
+            claim, lacking, extra=claim.log_fields,
+        )  # fmt: skip
 
     def _call(self, claims: Sequence[Claim]) -> Call:
         call = Call(claims, self._executor, self._pace, self._tally, self._report)
@@ -175,6 +216,7 @@ class Dispatcher:
     def clear(self) -> None:
         """Give back what has not started, here or behind the calls that run."""
         self._backlog.clear()
+        self.lanes.clear()
         self._take_back()
 
     def reconcile(self, ours: Mapping[UUID, Held]) -> None:
@@ -187,14 +229,15 @@ class Dispatcher:
                 call.cancel(claim)
             elif said.is_paused and call in self._slots.ahead:
                 call.take_back()
-        for claim in self._backlog.claims:
-            said = ours.get(claim.task_id)
-            if said is None or said.attempt != claim.attempt or said.is_unwanted:
-                self._backlog.remove(claim)
-                self._report(claim, Cancelled())
-            elif said.is_paused:
-                self._backlog.remove(claim)
-                self._report(claim, Unstarted())
+        for waiting in (self._backlog, self.lanes):
+            for claim in waiting.claims:
+                said = ours.get(claim.task_id)
+                if said is None or said.attempt != claim.attempt or said.is_unwanted:
+                    waiting.remove(claim)
+                    self._report(claim, Cancelled())
+                elif said.is_paused:
+                    waiting.remove(claim)
+                    self._report(claim, Unstarted())
 
     def _report(self, claim: Claim, outcome: Outcome, output: str = "") -> None:
         self._forget(claim)

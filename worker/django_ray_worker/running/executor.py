@@ -62,6 +62,14 @@ class Executor(Protocol):
         """What it had in all when it looked last, by Ray's names; None where that is no question."""
         ...
 
+    def places(self, claim: Claim) -> int:
+        """Return how many calls like that of this claim may run at a time, beside the slots, as far as is known."""
+        ...
+
+    def grow(self, claim: Claim) -> None:
+        """Have more places for calls like that of this claim, if there may be."""
+        ...
+
     def lacks(self, claim: Claim) -> dict[str, float]:
         """Return what the claim asks for and there was not in all when it looked last."""
         ...

@@ -38,6 +38,13 @@ class InProcessExecutor:
     is_stuck = False
     most_per_call = 1
 
+    def places(self, claim: Claim) -> int:  # noqa: ARG002
+        """There is one thread."""
+        return 1
+
+    def grow(self, claim: Claim) -> None:
+        """There is never more."""
+
     def lacks(self, claim: Claim) -> dict[str, float]:  # noqa: ARG002
         """There is one process, and it is here."""
         return {}
@@ -71,8 +78,18 @@ class InProcessExecutor:
         """Nothing to close."""
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
-        """Run the claim in a thread."""
-        (claim,) = claims
+        """Run them in a thread, one after the other."""
+        if len(claims) == 1:
+            return await self._run(claims[0])
+        answers = [await self._run(claim) for claim in claims]
+        return Answer(
+            outcomes=[one.outcomes[0] if isinstance(one, Answer) else one.outcome for one in answers],
+            seconds=[one.seconds[0] if isinstance(one, Answer) else 0.0 for one in answers],
+            outputs=[one.outputs[0] if isinstance(one, Answer) else "" for one in answers],
+            settled=frozenset(index for index, one in enumerate(answers) if isinstance(one, Answer) and one.settled),
+        )
+
+    async def _run(self, claim: Claim) -> Answer | NoAnswer:
         began, limits = current_time(), Limits(claim.options.timeout, claim.options.stall_timeout)
         limits.begin()
         async with create_task_group() as race:

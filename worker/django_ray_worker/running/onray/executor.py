@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
@@ -38,6 +39,7 @@ from django_ray_worker.running.onray.kept import KeptRay
 from django_ray_worker.running.onray.local import LocalRay
 from django_ray_worker.running.onray.probes import Probes
 from django_ray_worker.running.onray.questions import HEAD_SECONDS, Answering, ask
+from django_ray_worker.running.onray.replicas import Replica, Replicas
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Claim
@@ -51,6 +53,7 @@ log = logging.getLogger("django_ray.executor")
 COOPERATE_SECONDS = 2.0  # That a body gets to end which is to be stopped, before its process is killed.
 BEGIN_SECONDS = 600.0  # That a call with a timeout waits for a process or a CPU; Ray's own limit for an environment.
 LOOK_AGAIN_SECONDS = 60.0  # At most, until it is looked again whether such a call has begun, or gone quiet.
+MOST_LACKING = 8  # Calls that wait in Ray for what no node has yet, of each lane.
 MOST_PER_CALL = 250  # Claims; more gain nothing.
 INLINE_CHARACTERS = 50_000  # Larger payloads go by way of the raylet, which may stand still.
 FIRST_DOUBT_SECONDS, LAST_DOUBT_SECONDS = 0.5, 16.0  # Between two looks at what the cluster has, after a call was lost.
@@ -81,6 +84,7 @@ class RayExecutor:
         self._doubt_seconds = math.inf
         self._seen = 0  # How many CPUs it had when somebody was told of it last.
         self._probes = Probes(on_placed=self.glance)
+        self._replicas = Replicas(lambda: self._cluster.resources, on_change=self.glance)
 
     @property
     def address(self) -> str:
@@ -190,8 +194,30 @@ class RayExecutor:
         """Leave the cluster; one started here ends."""
         self.is_usable = False
         self._probes.forget()
+        self._replicas.forget()
         await self._cluster.close()
         functions.forget()
+
+    @property
+    def replicas(self) -> Mapping[str, int]:
+        """How many replicas of each worker there are."""
+        return self._replicas.figures
+
+    def places(self, claim: Claim) -> int:
+        """Return how many calls like that of this claim may run at a time, beside the slots.
+
+        Of what the cluster lacks, a few wait in Ray: they are the demand that an autoscaler reads.
+        """
+        if claim.options.worker is not None:
+            return self._replicas.places(claim.options)
+        total, wanted = self._cluster.resources, _wanted(claim.options.ray)
+        fits = min((int(total.get(name, 0) // number) for name, number in wanted.items() if number), default=self.cpus)
+        return max(1, fits) if fits or not self._is_elastic else MOST_LACKING
+
+    def grow(self, claim: Claim) -> None:
+        """Have another replica of its worker, if there may be."""
+        if claim.options.worker is not None and self.is_usable:
+            self._replicas.grow(claim.options)
 
     def lacks(self, claim: Claim) -> dict[str, float]:
         """Return what the claim asks for and the cluster does not have in all; it may come with a new node."""
@@ -237,9 +263,12 @@ class RayExecutor:
         return NoAnswer(Gone("Ray is gone"))
 
     async def _run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
-        options = claims[0].options.ray
+        options, replica = claims[0].options.ray, None
         try:
-            ref = await self._submit(claims)
+            if claims[0].options.worker is not None:
+                ref, replica = self._replicas.submit(claims[0].options, [claim.payload for claim in claims])
+            else:
+                ref = await self._submit(claims)
         except (TypeError, ValueError) as error:
             return NoAnswer(refused(f"Ray refuses the options {dict(options)}: {error}"))
         except TimeoutError as error:
@@ -247,25 +276,30 @@ class RayExecutor:
             return NoAnswer(Unstarted())
         try:
             if has_limits(claims[0].options):
-                return await self._within_limits(ref, claims)
-            return answer_of(await ref)
+                return await self._within_limits(ref, claims, replica)
+            return self._answer(await ref, replica)
         except exceptions.RayError as error:
             self._has_ended()
+            if replica is not None:
+                self._replicas.drop(replica)
             self._doubt_seconds = FIRST_DOUBT_SECONDS  # It may have been its node that is gone.
             self.glance()
             return NoAnswer(_meaning(error))
         except get_cancelled_exc_class():
-            answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)
+            answer = await self._end(ref, claims, replica, COOPERATE, FORCE, KILL)
             if isinstance(answer, Answer):
                 return answer.without_stopped()
             return NoAnswer(Interrupted()) if answer is None else answer
         finally:
-            if functions.ends_process(options):
+            if replica is not None:
+                self._replicas.ended(replica)
+            elif functions.ends_process(options):
                 self._has_ended()
 
     async def _submit(self, claims: Sequence[Claim]) -> Any:
         payloads = [claim.payload for claim in claims]
-        handle = functions.handle(claims[0].options.ray)
+        options = claims[0].options
+        handle = functions.handle(options.ray, takes_batch=options.batch is not None)
         if sum(map(len, payloads)) <= INLINE_CHARACTERS:
             return handle.remote(payloads)
         submitting = Answering(lambda: handle.remote(payloads))
@@ -274,7 +308,7 @@ class RayExecutor:
         submitting.then(ray.cancel)
         raise TimeoutError("The raylet of this host does not answer.")
 
-    async def _within_limits(self, ref: Any, claims: Sequence[Claim]) -> Answer | NoAnswer:
+    async def _within_limits(self, ref: Any, claims: Sequence[Claim], replica: Replica | None) -> Answer | NoAnswer:
         """Await a call whose bodies have limits: the Ray worker heeds them, and knows when each has begun.
 
         Only what that does not reach is ended from here; so is what has not begun for a long time. Who gives signs of
@@ -287,7 +321,7 @@ class RayExecutor:
         begins_by = math.inf if options.timeout is None else max(BEGIN_SECONDS, of_time + COOPERATE_SECONDS)
         while True:
             with move_on_after(patience):
-                return answer_of(await ref)
+                return self._answer(await ref, replica)
             found = await self._hosts.find(claims)
             later = min(2 * patience, LOOK_AGAIN_SECONDS)
             if found is None and current_time() - submitted < begins_by:
@@ -297,17 +331,19 @@ class RayExecutor:
                     "%s was not begun: no process or CPU for it within %g s.",
                     claims[0], BEGIN_SECONDS, extra=claims[0].log_fields,
                 )  # fmt: skip
-                answer = await self._end(ref, claims, COOPERATE, FORCE, KILL)
+                answer = await self._end(ref, claims, replica, COOPERATE, FORCE, KILL)
                 return answer.with_stopped_as(Interrupted()) if isinstance(answer, Answer) else NoAnswer(Unstarted())
             else:
                 ran, quiet = (seconds - COOPERATE_SECONDS for seconds in found)
                 if (outcome := overrun(options, ran, quiet)) is not None:
-                    answer = await self._end(ref, claims, FORCE, KILL)
+                    answer = await self._end(ref, claims, replica, FORCE, KILL)
                     return answer.with_stopped_as(outcome) if isinstance(answer, Answer) else NoAnswer(outcome)
                 of_time, of_silence = left(options, ran, quiet)
                 patience = min(of_time, of_silence if of_silence < COOPERATE_SECONDS else max(of_silence, later))
 
-    async def _end(self, ref: Any, claims: Sequence[Claim], *ways: Way) -> Answer | NoAnswer | None:
+    async def _end(
+        self, ref: Any, claims: Sequence[Claim], replica: Replica | None, *ways: Way
+    ) -> Answer | NoAnswer | None:
         """End what runs, in these ways one after the other; return what a body answered all the same.
 
         Or that it had not begun, where it is certain.
@@ -317,8 +353,14 @@ class RayExecutor:
                 break
             if way is KILL:
                 await self._hosts.kill(claims)
-            else:
+            elif replica is None:
                 ray.cancel(ref, force=way is FORCE)
+            elif way is FORCE:
+                self._replicas.kill(replica)
+            else:
+                # Ray takes back what a replica has not begun; what it runs is interrupted by its mark.
+                ray.cancel(ref)
+                await self._hosts.kill(claims, SIGINT)
             with move_on_after(COOPERATE_SECONDS, shield=True):
                 try:
                     return answer_of(await ref)
@@ -332,6 +374,12 @@ class RayExecutor:
                     break
         self._has_ended()
         return None
+
+    def _answer(self, report: Any, replica: Replica | None) -> Answer:
+        said: dict[str, Any] = report if isinstance(report, dict) else {}
+        if replica is not None and (said.get("is_spoiled") or said.get("is_unprepared")):
+            self._replicas.drop(replica)  # another process may be able to, or know newer code
+        return answer_of(report)
 
     def _has_ended(self) -> None:
         """Note that a process has ended with its call."""
@@ -362,6 +410,10 @@ def _meaning(error: exceptions.RayError) -> Outcome:
             return Interrupted()
         case exceptions.NodeDiedError() | exceptions.LocalRayletDiedError() | exceptions.ActorUnavailableError():
             return Gone(_said(error))
+        case exceptions.ActorDiedError() if "node has died" in str(error) or "node was terminated" in str(error):
+            return Gone(_said(error))
+        case exceptions.ActorUnschedulableError():
+            return refused(f"Ray cannot run this task: {error}")
         case exceptions.OutOfMemoryError():
             return OutOfMemory(f"Memory ran out. {_said(error)}")
         case exceptions.TaskUnschedulableError():

@@ -14,11 +14,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from django_ray.runtime import mark
+from django_ray.runtime.batch import invoke_batch
 from django_ray.runtime.call import invoke_on_ray
 from django_ray.runtime.libraries import load
 from django_ray.runtime.rayworker import MAX_CALLS
+from django_ray.runtime.warm import Replica
 
-__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "preparing", "probe", "spare"]
+__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "preparing", "probe", "replica", "spare"]
 
 MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
 # A process is started for an environment of its own; with max_calls=1 no call of it has been there before.
@@ -29,6 +31,8 @@ _NOWHERE = "django-ray-nowhere"
 # With MAX_CALLS, a process can end itself with its answer.
 _plain: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=MAX_CALLS)(invoke_on_ray)
 _ending: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(invoke_on_ray)
+_batch: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=MAX_CALLS)(invoke_batch)
+_replica: Any = ray.remote(Replica)
 _finding: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running)
 _loading: Any = ray.remote(num_cpus=0, max_retries=0)(load)
 _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
@@ -53,6 +57,15 @@ def preparing(times: int) -> list[Any]:
     return [_plain.remote([]) for _ in range(times)]
 
 
+def replica(options: Mapping[str, Any]) -> Any:
+    """Return a new actor with these options. TypeError or ValueError when Ray refuses them."""
+    said = {name: value for name, value in options.items() if name != "max_calls"}
+    try:
+        return _replica.options(max_restarts=0, max_task_retries=0, **said).remote()
+    except OSError as error:  # Ray looks at files that a runtime_env names, or seems to name
+        raise ValueError(str(error)) from error
+
+
 def spare() -> Any:
     """Return a reference to a call that needs nothing, and after which a process is at hand that knows Django."""
     return _loading.remote()
@@ -63,9 +76,9 @@ def probe() -> Any:
     return _probing.remote()
 
 
-def handle(options: Mapping[str, Any]) -> Any:
+def handle(options: Mapping[str, Any], *, takes_batch: bool = False) -> Any:
     """Return what calls with these options are submitted to. TypeError or ValueError when Ray refuses them."""
-    return _handle(json.dumps(options, sort_keys=True))
+    return _handle(json.dumps(options, sort_keys=True), takes_batch)
 
 
 def forget() -> None:
@@ -89,11 +102,12 @@ def killing(node: str) -> Any:
 
 
 @lru_cache(MOST_HANDLES)
-def _handle(key: str) -> Any:
+def _handle(key: str, takes_batch: bool) -> Any:  # noqa: FBT001 - of a cache
     options: dict[str, Any] = json.loads(key)
+    plain = _batch if takes_batch else _plain
     if not options:
-        return _plain
-    function = _ending if ends_process(options) else _plain
+        return plain
+    function = plain if takes_batch or not ends_process(options) else _ending
     if options.pop("max_calls", None):
         environment: dict[str, Any] = options.get("runtime_env") or {}
         options["runtime_env"] = {**environment, "env_vars": {**environment.get("env_vars", {}), _FRESH: "1"}}

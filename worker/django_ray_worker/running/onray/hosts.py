@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -50,13 +51,13 @@ class Hosts:
         ran, quiet = max(found)
         return ran + later, quiet + later
 
-    async def kill(self, claims: Sequence[Claim]) -> None:
-        """End the process that runs one of these, whatever it does."""
+    async def kill(self, claims: Sequence[Claim], number: int = SIGKILL) -> None:
+        """End the process that runs one of these, whatever it does; or send it another signal."""
         attempts = _attempts(claims)
         if self._cluster.is_here:
-            await ask(lambda: mark.kill(attempts))
+            await ask(lambda: mark.kill(attempts, number))
         else:
-            await _ask_nodes(lambda node: functions.killing(node).remote(attempts))
+            await _ask_nodes(lambda node: functions.killing(node).remote(attempts, number))
 
     async def _look(self) -> list[list[tuple[mark.Attempt, mark.Running]]]:
         if self._cluster.is_here:
