@@ -46,17 +46,16 @@ __all__ = [
 
 # In the environment of every process of a Ray that a supervisor started: its folder.
 LOCAL = "DJANGO_RAY_FOLDER"
-# Wakes: nobody uses it for anything else, and unlike SIGINT it is not blocked in a Ray worker.
-_WAKE = signal.SIGURG
 
 
 class _Attempt:
     """What the main thread is at."""
 
-    __slots__ = ("is_interrupted", "limits", "may_be_cancelled", "overran", "stop")
+    __slots__ = ("is_asked", "is_interrupted", "limits", "may_be_cancelled", "overran", "stop")
 
     def __init__(self) -> None:
         self.is_interrupted = False
+        self.is_asked = False  # To end, by another process.
         self.may_be_cancelled = False  # The body has not returned; whether it was told to end, Ray knows.
         self.limits: Limits | None = None  # Of the body that runs.
         self.overran: Overrun | None = None  # By which it was.
@@ -162,7 +161,7 @@ def _put_ours() -> None:
     global _previous  # noqa: PLW0603
     if (found := signal.signal(signal.SIGINT, _interrupt)) is not _interrupt:
         _previous = found
-    signal.signal(_WAKE, _wake)
+    signal.signal(mark.WAKE, _wake)
     if LOCAL in os.environ:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _ignore)
@@ -193,7 +192,7 @@ def take_signals_back() -> None:
 
 @cache
 def _alarm() -> Alarm:
-    return Alarm(_WAKE)
+    return Alarm(mark.WAKE)
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -207,12 +206,14 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _wake(number: int, frame: Any) -> None:
-    """Let the main thread look at what it was woken for: a signal that is marked, or limits that are overrun."""
+    """Let the main thread look at what it was woken for: a signal that is marked, limits overrun, or who asks."""
     attempt = _attempt
-    if attempt is None or attempt.stop is None or attempt.limits is None or attempt.limits.overrun is None:
+    if attempt is None or attempt.stop is None or attempt.is_interrupted:
         return
-    if not attempt.is_interrupted:
+    if attempt.limits is not None and attempt.limits.overrun is not None:
         attempt.overran = attempt.limits.overrun
+        _interrupt(number, frame)
+    elif attempt.is_asked:
         _interrupt(number, frame)
 
 
@@ -224,8 +225,12 @@ def _hear(reading: int) -> None:
     main = threading.main_thread().ident
     assert main is not None  # noqa: S101
     while received := os.read(reading, 16):
-        if signal.SIGINT in received:
-            signal.pthread_kill(main, _WAKE)
+        # Of a process a signal comes in any of its threads.
+        is_asked = mark.WAKE in received and mark.was_asked()
+        if is_asked and (attempt := _attempt) is not None:
+            attempt.is_asked = True
+        if is_asked or signal.SIGINT in received:
+            signal.pthread_kill(main, mark.WAKE)
         if signal.SIGTERM in received and LOCAL in os.environ and _attempt is None:
             _leave()
 

@@ -12,23 +12,29 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PROCESSES", "Attempt", "Running", "alive", "install", "kill", "marked", "marked_processes", "running"]
+__all__ = [
+    "PROCESSES", "WAKE", "Attempt", "Running", "alive", "install", "interrupt", "kill", "marked", "marked_processes",
+    "running", "was_asked",
+]  # fmt: skip
 
 type Attempt = tuple[str, int]  # task_id and attempt number.
 # For how many seconds its body has been running, and how many have passed since it gave a sign of life.
 type Running = tuple[float, float]
 
 PROCESSES = Path("/proc")
+# Wakes a process that runs bodies: nothing else uses it, and unlike SIGINT it is not blocked in a Ray worker.
+WAKE = signal.SIGURG
 _NAME = "django-ray-mark"
 # The process, because a child that a body forks has the same memory; the attempt; when it began, by the host's clock;
 # and its last sign of life, which is written alone, in one piece, where it stands.
 _LAYOUT = struct.Struct("=I36sId4xd")
+_ASKED_AT = _LAYOUT.size  # One byte more, which others write: whether the body is asked to end.
 _SIGN = struct.Struct("@d")
 _SIGN_AT = _LAYOUT.size - _SIGN.size
 
@@ -48,8 +54,8 @@ def install(job: str = "") -> None:
     global _memory  # noqa: PLW0603 - of this process
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create(f"{_NAME}{job}")
-        os.ftruncate(descriptor, _LAYOUT.size)
-        _memory = mmap.mmap(descriptor, _LAYOUT.size)  # with a descriptor of its own
+        os.ftruncate(descriptor, _ASKED_AT + 1)
+        _memory = mmap.mmap(descriptor, _ASKED_AT + 1)  # with a descriptor of its own
         os.close(descriptor)
 
 
@@ -65,6 +71,7 @@ class marked:  # noqa: N801 - a context manager, as others are
         if _memory is not None:
             self._before = _memory[:]  # of a body that runs another one in place
             now = time.monotonic()
+            _memory[_ASKED_AT] = 0
             _LAYOUT.pack_into(_memory, 0, os.getpid(), self._task_id.encode(), self._number, now, now)
 
     def __exit__(self, *exception: object) -> None:
@@ -83,23 +90,50 @@ def running() -> list[tuple[Attempt, Running]]:
     return [(mark.attempt, ((now := time.monotonic()) - mark.began, now - mark.sign)) for _, mark in _marks()]
 
 
-def kill(attempts: Sequence[Attempt], number: int = signal.SIGKILL) -> bool:
-    """Send a signal to the processes on this host that run one of these; tell whether there was any."""
-    has_killed = False
+def was_asked() -> bool:
+    """Tell, once, whether somebody has asked the body that runs to end."""
+    if _memory is None or not _memory[_ASKED_AT]:
+        return False
+    _memory[_ASKED_AT] = 0
+    return True
+
+
+def kill(attempts: Sequence[Attempt]) -> bool:
+    """End the processes on this host that run one of these; tell whether there was any."""
+    return _meet(attempts, lambda _, pid: os.kill(pid, signal.SIGKILL))
+
+
+def interrupt(attempts: Sequence[Attempt]) -> bool:
+    """Ask the bodies of these to end, whose processes go on; tell whether there was any. Ray has no way to an actor."""
+
+    def ask(path: Path, pid: int) -> None:
+        with path.open("r+b", buffering=0) as file:
+            file.seek(_ASKED_AT)
+            file.write(b"\1")
+        os.kill(pid, WAKE)
+
+    return _meet(attempts, ask)
+
+
+def _meet(attempts: Sequence[Attempt], do: Callable[[Path, int], None]) -> bool:
+    """Do it to the processes on this host that run one of these, while they stand still; tell whether there was any."""
+    has_met = False
     for path, mark in _marks():
         if mark.attempt not in attempts:
             continue
-        with suppress(ProcessLookupError, PermissionError):
+        with suppress(OSError):  # it has ended, or is not ours
             pid = _pid_of(path)
             # It may have come to another body by now: looked at again while it stands still.
             os.kill(pid, signal.SIGSTOP)
             again = _read(path)
             is_meant = again is not None and again.attempt in attempts
-            if is_meant:
-                os.kill(pid, number)
-            os.kill(pid, signal.SIGCONT)
-            has_killed |= is_meant
-    return has_killed
+            try:
+                if is_meant:
+                    do(path, pid)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            has_met |= is_meant
+    return has_met
 
 
 def marked_processes(job: str = "") -> set[int]:

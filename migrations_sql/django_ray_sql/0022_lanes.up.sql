@@ -58,7 +58,7 @@ DECLARE
     from_gate text := coalesce(after_gate, '');
     has_turned boolean := from_queue = '';
     taken jsonb := '{}';
-    some uuid[];
+    chosen uuid[];
     room int;
     number int := 0;
     one record;
@@ -92,7 +92,7 @@ BEGIN
             most - cardinality(ids),
             coalesce((rooms -> from_gate)::int, 1) - coalesce((taken -> from_gate)::int, 0)
         );
-        some := ARRAY(
+        chosen := ARRAY(
             SELECT row.task_id FROM django_ray_execution AS row
             WHERE row.backend = of_backend AND row.state = 'WAITING' AND row.gate IS NOT NULL AND row.gate_rule ? 'lane' AND row.queue_name = from_queue COLLATE "C"
                 AND row.gate = from_gate COLLATE "C"
@@ -101,7 +101,7 @@ BEGIN
             LIMIT greatest(room, 0)
             FOR UPDATE SKIP LOCKED
         );
-        IF cardinality(some) >= room THEN
+        IF cardinality(chosen) >= room THEN
             more := more || from_gate;
         ELSE
             has_skipped := has_skipped OR EXISTS (
@@ -113,11 +113,11 @@ BEGIN
                     ORDER BY row.backend, row.queue_name, row.gate, row.priority DESC, row.task_id
                     LIMIT room
                 ) AS head
-                WHERE head.task_id <> ALL (some)
+                WHERE head.task_id <> ALL (chosen)
             );
         END IF;
-        taken := taken || jsonb_build_object(from_gate, coalesce((taken -> from_gate)::int, 0) + cardinality(some));
-        ids := ids || some;
+        taken := taken || jsonb_build_object(from_gate, coalesce((taken -> from_gate)::int, 0) + cardinality(chosen));
+        ids := ids || chosen;
     END LOOP;
     IF number >= most_lanes OR cardinality(ids) >= most THEN
         queue := from_queue;

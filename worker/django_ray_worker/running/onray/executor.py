@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from signal import SIGINT
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
@@ -360,7 +359,7 @@ class RayExecutor:
             else:
                 # Ray takes back what a replica has not begun; what it runs is interrupted by its mark.
                 ray.cancel(ref)
-                await self._hosts.kill(claims, SIGINT)
+                await self._hosts.interrupt(claims)
             with move_on_after(COOPERATE_SECONDS, shield=True):
                 try:
                     return answer_of(await ref)

@@ -20,7 +20,10 @@ from django_ray.runtime.libraries import load
 from django_ray.runtime.rayworker import MAX_CALLS
 from django_ray.runtime.warm import Replica
 
-__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "preparing", "probe", "replica", "spare"]
+__all__ = [
+    "ends_process", "export", "finding", "forget", "handle", "interrupting", "killing", "preparing", "probe", "replica",
+    "spare",
+]  # fmt: skip
 
 MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
 # A process is started for an environment of its own; with max_calls=1 no call of it has been there before.
@@ -36,6 +39,7 @@ _replica: Any = ray.remote(Replica)
 _finding: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running)
 _loading: Any = ray.remote(num_cpus=0, max_retries=0)(load)
 _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
+_interrupting: Any = ray.remote(num_cpus=0, max_retries=0)(mark.interrupt)
 _probing: Any = ray.remote(num_cpus=1, max_retries=0)(load)
 
 
@@ -47,6 +51,8 @@ def export() -> None:
         _ending.options(**nowhere).remote([]),
         _finding.options(**nowhere).remote(),
         _killing.options(**nowhere).remote([]),
+        _interrupting.options(**nowhere).remote([]),
+        _batch.options(**nowhere).remote([]),
         _probing.options(**nowhere).remote(),
     ):
         ray.cancel(ref)
@@ -99,6 +105,11 @@ def finding(node: str) -> Any:
 def killing(node: str) -> Any:
     """Return mark.kill on that node."""
     return _killing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+
+
+def interrupting(node: str) -> Any:
+    """Return mark.interrupt on that node."""
+    return _interrupting.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
 @lru_cache(MOST_HANDLES)

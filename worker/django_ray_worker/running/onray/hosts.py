@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -51,13 +50,21 @@ class Hosts:
         ran, quiet = max(found)
         return ran + later, quiet + later
 
-    async def kill(self, claims: Sequence[Claim], number: int = SIGKILL) -> None:
-        """End the process that runs one of these, whatever it does; or send it another signal."""
+    async def kill(self, claims: Sequence[Claim]) -> None:
+        """End the process that runs one of these, whatever it does."""
         attempts = _attempts(claims)
         if self._cluster.is_here:
-            await ask(lambda: mark.kill(attempts, number))
+            await ask(lambda: mark.kill(attempts))
         else:
-            await _ask_nodes(lambda node: functions.killing(node).remote(attempts, number))
+            await _ask_nodes(lambda node: functions.killing(node).remote(attempts))
+
+    async def interrupt(self, claims: Sequence[Claim]) -> None:
+        """Ask the body of these to end."""
+        attempts = _attempts(claims)
+        if self._cluster.is_here:
+            await ask(lambda: mark.interrupt(attempts))
+        else:
+            await _ask_nodes(lambda node: functions.interrupting(node).remote(attempts))
 
     async def _look(self) -> list[list[tuple[mark.Attempt, mark.Running]]]:
         if self._cluster.is_here:

@@ -1,0 +1,84 @@
+"""Workers that stay and bodies that take several, for the tests: each tells a folder what it did."""
+
+import os
+import time
+from pathlib import Path
+
+from django_ray import task
+from tests.tasks import FAST
+
+
+def note(name, text=""):
+    """Append a line to a file of the folder that the environment names, for the test to read."""
+    with Path(os.environ["DJANGO_RAY_WARMING"], name).open("a") as file:
+        file.write(f"{text or os.getpid()}\n")
+
+
+class Doubler:
+    def __init__(self):
+        note("built")
+        self.factor = 2
+
+
+class Fragile:
+    """Cannot be built as long as there is a file of that name."""
+
+    def __init__(self):
+        note("tried")
+        if Path(os.environ["DJANGO_RAY_WARMING"], "broken").exists():
+            raise RuntimeError("the model is not there yet")
+
+
+@task(worker=Doubler, idle=2)
+def double(doubler, number):
+    return doubler.factor * number, os.getpid()
+
+
+@task(worker=Doubler, takes_context=True)
+def attempt_of(context, doubler):
+    return context.attempt * doubler.factor
+
+
+@task(worker=Doubler, batch=64, backoff=FAST)
+def double_all(doubler, numbers, pause=0.0):
+    note("batches", str(len(numbers)))
+    time.sleep(max(pause))
+    for number in numbers:
+        if number == "raise":
+            raise ValueError("one of them is poison")
+        if number == "exit":
+            os._exit(3)
+    if "short" in numbers:
+        return [0, 0, 0]
+    return [
+        {1, 2} if number == "set" else ValueError("mine alone") if number == "mine" else doubler.factor * number
+        for number in numbers
+    ]
+
+
+@task(batch=50, batch_wait=0.5)
+def lengths(words, *, extra=0):
+    note("lengths", str(len(words)))
+    return [len(word) + more for word, more in zip(words, extra, strict=True)]
+
+
+@task(batch=10, batch_wait=0.3, batch_by="tenant")
+def of_tenant(tenant, number):
+    note("tenants", ",".join(sorted(set(tenant))))
+    return list(number)
+
+
+@task(worker=Fragile, batch=10)
+def fragile(_, numbers):
+    return numbers
+
+
+@task(worker=Doubler, timeout=1, max_attempts=1)
+def stuck(doubler):
+    time.sleep(60)
+
+
+@task(worker=Doubler)
+def slow(doubler):
+    note("slow")
+    time.sleep(60)
