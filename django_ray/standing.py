@@ -25,6 +25,9 @@ _COUNTED = 50
 _LARGEST = "\U0010ffff"  # No name is above it.
 
 
+FIRST_GATE = '"'  # What comes before it in the order of names is a lane.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """One gate, or the override of one where nothing is."""
@@ -52,16 +55,20 @@ class Standing:
 
 
 def gates_standing(alias: str, backends: Sequence[str], prefix: str = "") -> list[Standing]:
-    """Return the gates of backends whose names begin with a prefix: where most waits, and what is overridden."""
+    """Return the gates of backends whose names begin with a prefix: where most waits, and what is overridden.
+
+    Lanes are no gates; their names begin with an exclamation mark, and come before these.
+    """
+    lowest = prefix or FIRST_GATE
     found: list[Standing] = []
     for backend in backends:
         with planned_by_index(alias):
             live = select(
-                alias, _LIVE, backend=backend, lowest=prefix, highest=prefix + _LARGEST, walked=WALKED,
+                alias, _LIVE, backend=backend, lowest=lowest, highest=prefix + _LARGEST, walked=WALKED,
                 shown=MOST_SHOWN, few=FEW, most=MOST, counted=_COUNTED,
             )  # fmt: skip
         names = [one["name"] for one in live]
-        rows = _rows(alias, backend, names, prefix)
+        rows = _rows(alias, backend, names, lowest)
         found += [_standing(backend, one, rows) for one in live]
         idle = [
             name for name, row in rows.items() if row.overrides and name.startswith(prefix) and name not in set(names)

@@ -241,6 +241,8 @@ class _Case:
         row = self._row
         gate = probes.gate_of(self._alias, row, self._sight)
         before = f"{_count(probes.before_behind_gate(self._alias, row))} before it"
+        if row.gate.startswith("!"):
+            return f"It waits for {self._place()}: {gate.running:,} running, {before}"
         if gate.limit == 0:
             by = "" if gate.closed_by is None else f", as the override {gate.closed_by.name!r} says"
             return f"Its gate {row.gate!r} is closed: its limit is 0{by}"
@@ -266,6 +268,13 @@ class _Case:
             f"It waits behind gate {row.gate!r} for its turn: {running}, so there is a place, but others come first in "
             f"the circle, {before}"
         )
+
+    def _place(self) -> str:
+        """Return what it waits for in its lane."""
+        options: dict[str, Any] = self._row.options or {}
+        if worker := options.get("worker"):
+            return f"a place at its worker {worker}"
+        return "its batch" if options.get("batch") else "a place for what it asks Ray for"
 
     def _supervisors(self) -> Any:
         from django_ray.models import RayWorker

@@ -180,6 +180,7 @@ class Instant:
     is_stuck = False
     most_per_call = 1
     wanted = 0
+    replicas: dict = {}  # noqa: RUF012 - a fake
 
     def __init__(self) -> None:
         self.ran: list = []

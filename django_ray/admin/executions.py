@@ -47,6 +47,16 @@ MOST_DELETED = 1000  # By the action, which shows them all first.
 MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
 
 _BEHIND = _("behind gate %(gate)s")
+_IN_LANE = _("for a place in lane %(lane)s")
+
+
+def _what_for(gate: str | None) -> Any:
+    """Return what a blocked one waits for."""
+    if gate is None:
+        return _HELD
+    return _IN_LANE % {"lane": gate[1:]} if gate.startswith("!") else _BEHIND % {"gate": gate}
+
+
 _HELD = _("waits for others")
 # What is said after a verb. One sentence each, so that it can be translated.
 _RETRIED = ngettext_lazy(
@@ -96,8 +106,7 @@ class ExecutionAdmin(ReadOnly):
         state = format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
         if row.state != State.WAITING or (row.gate is None and row.needs is None):
             return state
-        what = _HELD if row.gate is None else _BEHIND % {"gate": row.gate}
-        return format_html('{}<br><span class="dr-quiet">{}</span>', state, what)
+        return format_html('{}<br><span class="dr-quiet">{}</span>', state, _what_for(row.gate))
 
     @admin.display(description=_("task"))
     def shown_task(self, row: RayTaskExecution) -> str:

@@ -42,6 +42,10 @@ class Observer(Protocol):
         """Take note of a body that has run for so many seconds."""
         ...
 
+    def batched(self, queue: str, size: int) -> None:
+        """Take note of a call in a lane, which so many executions share."""
+        ...
+
     def ended(self, queue: str, verdict: str) -> None:
         """Take note of a verdict: succeeded, failed, retried, cancelled or postponed."""
         ...
@@ -94,6 +98,11 @@ class Tally:
         """Take note of how long a body took."""
         if self._observer is not None:
             self._observer.ran(claim.queue_name, seconds)
+
+    def batched(self, claims: Sequence[Claim]) -> None:
+        """Take note of a call in a lane."""
+        if self._observer is not None:
+            self._observer.batched(claims[0].queue_name, len(claims))
 
     def settled(self, claim: Claim) -> None:
         """Take note of one that succeeded and is recorded already."""

@@ -138,6 +138,7 @@ class Dispatcher:
 
     def _begin_in_lane(self, claims: Sequence[Claim]) -> Together:
         call = Together(claims, self._executor, self._tally, self._report)
+        self._tally.batched(claims)
         for claim in claims:
             self._running[claim.task_id] = claim, call
         self._calls.start_soon(self._run_in_lane, call)

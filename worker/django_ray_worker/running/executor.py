@@ -62,6 +62,11 @@ class Executor(Protocol):
         """What it had in all when it looked last, by Ray's names; None where that is no question."""
         ...
 
+    @property
+    def replicas(self) -> Mapping[str, int]:
+        """How many processes stay for each worker, by its path."""
+        ...
+
     def places(self, claim: Claim) -> int:
         """Return how many calls like that of this claim may run at a time, beside the slots, as far as is known."""
         ...

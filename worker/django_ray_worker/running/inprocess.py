@@ -7,6 +7,8 @@ it returns or the process ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, create_task_group, current_time, sleep, sleep_forever, to_thread
@@ -33,6 +35,7 @@ class InProcessExecutor:
     cpus = 1
 
     resources = None
+    replicas: Mapping[str, int] = MappingProxyType({})
     wanted = 0
     is_usable = True
     is_stuck = False

@@ -5,7 +5,7 @@ The registry is its own, so that a project that uses prometheus_client as well, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import override
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -19,6 +19,7 @@ __all__ = ["Exposition"]
 BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600,
 )  # fmt: skip
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Exposition:
@@ -31,9 +32,10 @@ class Exposition:
         )
         self._waits = self._histogram("django_ray_wait_seconds", "From claimable to the first claim.")
         self._runs = self._histogram("django_ray_run_seconds", "How long bodies took.")
+        self._batches = self._histogram("django_ray_batch_size", "Executions that shared a call in a lane.", SIZES)
 
-    def _histogram(self, name: str, what: str) -> Histogram:
-        return Histogram(name, what, ("queue",), buckets=BUCKETS, registry=self.registry)
+    def _histogram(self, name: str, what: str, buckets: Sequence[float] = BUCKETS) -> Histogram:
+        return Histogram(name, what, ("queue",), buckets=buckets, registry=self.registry)
 
     def show(self, figures: Callable[[], Figures], obstacle: Callable[[], str]) -> None:
         """Ask these at every scrape; what cannot be told now raises TimeoutError, and is left out."""
@@ -46,6 +48,10 @@ class Exposition:
     def ran(self, queue: str, seconds: float) -> None:
         """Take note of a body."""
         self._runs.labels(queue).observe(seconds)
+
+    def batched(self, queue: str, size: int) -> None:
+        """Take note of a call in a lane."""
+        self._batches.labels(queue).observe(size)
 
     def ended(self, queue: str, verdict: str) -> None:
         """Take note of a verdict."""
@@ -68,6 +74,13 @@ class _Supervisor(Collector):
         yield _gauge("slots_in_use", "Calls that run.", figures.busy)
         yield _gauge("held", "Executions that are here, running or waiting.", figures.held)
         own = figures.metrics
+        yield _gauge("slots_wanted", "Slots that the cluster was asked for, and has not given yet.", figures.wanted)
+        yield _gauge("lane_calls", "Calls that run in lanes.", figures.lane_calls)
+        yield _gauge("lane_waiting", "Executions that wait there for a place, or for others.", figures.lane_waiting)
+        replicas = GaugeMetricFamily("django_ray_replicas", "Replicas of a worker.", labels=("worker",))
+        for worker, number in figures.replicas.items():
+            replicas.add_metric((worker,), number)
+        yield replicas
         yield _gauge("oldest_seconds", "The longest wait of what was claimable at the last pulse.", own.oldest)
         yield _counter("reconnects", "Listening sessions after the first.", own.reconnects)
         yield _counter("pulses_missed", "Pulses that did not come back.", own.pulses_missed)

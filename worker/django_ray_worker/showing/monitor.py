@@ -5,7 +5,8 @@ Read in the event loop alone, where nothing changes meanwhile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anyio import current_time
@@ -35,6 +36,10 @@ class Figures:
     slots: int = 0
     busy: int = 0  # Slots that are taken.
     held: int = 0  # Executions that are here: running, waiting for a slot or for a node.
+    lane_calls: int = 0  # Calls that run in lanes.
+    lane_waiting: int = 0  # Executions that wait there for a place, or for others.
+    wanted: int = 0  # Slots that the cluster was asked for, and has not given yet.
+    replicas: Mapping[str, int] = field(default_factory=dict[str, int])  # Of each worker.
 
 
 class Monitor:
@@ -86,4 +91,14 @@ class Monitor:
         if self._watched is None:
             return Figures(metrics=Metrics())
         _, dispatcher, metrics = self._watched
-        return Figures(metrics=metrics, slots=dispatcher.slots, busy=dispatcher.busy, held=len(dispatcher.held))
+        lanes = dispatcher.lanes.figures.values()
+        return Figures(
+            metrics=metrics,
+            slots=dispatcher.slots,
+            busy=dispatcher.busy,
+            held=len(dispatcher.held),
+            lane_calls=sum(calls for calls, _ in lanes),
+            lane_waiting=sum(waiting for _, waiting in lanes),
+            wanted=self._executor.wanted,
+            replicas=self._executor.replicas,
+        )
