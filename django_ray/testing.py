@@ -176,18 +176,31 @@ class _Attempt:
 def _run_next(alias: str, worker: int, backend: str, queue_name: str | None, options: Any) -> _Attempt | None:
     """Claim, run and record one execution, as a supervisor does; None when nothing is due."""
     from django_ray_worker.core.policy import decide
-    from django_ray_worker.database.statements import SQL, Record, claim_of, claim_parameters, record_parameters
+    from django_ray_worker.database.statements import (
+        SQL,
+        Record,
+        claim_of,
+        claim_parameters,
+        lane_parameters,
+        record_parameters,
+    )
     from django_ray_worker.running.answer import missing, outcome_of
 
     queues = None if queue_name is None else [queue_name]
-    scope = {"backend": backend, "queues": queues, **claim_parameters(worker, 1)}
+    scope = {"backend": backend, "queues": queues}
     with connections[alias].cursor() as cursor:
         if connections[alias].in_atomic_block:
             # A commit would ask whether their flow is cancelled: in a TestCase there is none.
             cursor.execute(f"SET CONSTRAINTS {_ON_MEMBER} IMMEDIATE; SET CONSTRAINTS {_ON_MEMBER} DEFERRED")
-        cursor.execute(SQL["claim"].decode(), scope)
-        names = [column.name for column in cursor.description]
-        row = dict(zip(names, cursor.fetchone(), strict=True))
+        row: dict[str, Any] = {"task_id": None}
+        for statement, said in (
+            ("claim", claim_parameters(worker, 1)),
+            ("claim_lanes", lane_parameters(worker, 1, "{}")),
+        ):
+            if row["task_id"] is None:
+                cursor.execute(SQL[statement].decode(), scope | said)
+                names = [column.name for column in cursor.description]
+                row = dict(zip(names, cursor.fetchone(), strict=True))
     if row["task_id"] is None:
         return None
     claim = claim_of(row, options)

@@ -18,9 +18,10 @@ from django_ray_worker.core.claim import Claim
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import CANCELLED, Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
 
-__all__ = ["SQL", "Record", "claim_of", "claim_parameters", "lock_parameters", "record_parameters"]
+__all__ = ["SQL", "Record", "claim_of", "claim_parameters", "lane_parameters", "lock_parameters", "record_parameters"]
 
 
+MOST_LANES = 200  # That a claim from lanes looks into.
 MOST_QUEUES = 1000  # That a claim from any queue looks into: their first rows take 5 ms.
 
 
@@ -77,6 +78,24 @@ def claim_parameters(
         "share": (limit + 1) // 2 if share is None else share,
         "after_queue": after_gate[0],
         "after_gate": after_gate[1],
+    }
+
+
+def lane_parameters(
+    worker: int, limit: int, rooms: str, *, after: tuple[str | None, str | None] = (None, None)
+) -> dict[str, Any]:
+    """Return the parameters of claim_lanes.sql, but for backend and queues.
+
+    rooms is the JSON of how many to take from each lane that is known, limit how many in all; after is the queue and
+    the lane after which to go on.
+    """
+    return {
+        "worker": worker,
+        "limit": limit,
+        "rooms": rooms,
+        "most_lanes": MOST_LANES,
+        "after_queue": after[0],
+        "after_gate": after[1],
     }
 
 

@@ -44,6 +44,7 @@ from django_ray_worker.database.statements import (
     Record,
     claim_of,
     claim_parameters,
+    lane_parameters,
     lock_parameters,
     record_parameters,
 )
@@ -63,7 +64,6 @@ __all__ = [
 ]
 
 
-MOST_LANES = 200  # That a claim looks into.
 MOST_PER_RECORD = 1000  # A longer batch gains nothing and holds its row locks longer.
 MOST_SCHEDULES = 100  # Decided about at a time.
 # For a row that somebody else has locked, before the other rows of a record are written without it.
@@ -178,10 +178,7 @@ class Store:
 
         after is the queue and the lane after which to go on.
         """
-        parameters = {
-            **self._scope, "worker": worker, "limit": limit, "rooms": Jsonb(dict(rooms)), "most_lanes": MOST_LANES,
-            "after_queue": after[0], "after_gate": after[1],
-        }  # fmt: skip
+        parameters = {**self._scope, **lane_parameters(worker, limit, json.dumps(dict(rooms)), after=after)}
         async with self._connection() as connection:
             rows = await (await connection.execute(SQL["claim_lanes"], parameters)).fetchall()
         first = rows[0]

@@ -1,7 +1,7 @@
 -- As claim.sql, of lanes: from each as many as there is room for, which is a JSON object by their names.
 WITH found AS MATERIALIZED (
     SELECT * FROM django_ray_in_lanes(
-        %(backend)s, %(queues)s, %(rooms)s, %(most_lanes)s::int, %(limit)s::int, %(after_queue)s::text, %(after_gate)s::text)
+        %(backend)s, %(queues)s, %(rooms)s::jsonb, %(most_lanes)s::int, %(limit)s::int, %(after_queue)s::text, %(after_gate)s::text)
 ), chosen AS MATERIALIZED (
     SELECT unnest(ids) AS task_id FROM found
 ), claimed AS (
