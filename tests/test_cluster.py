@@ -40,8 +40,8 @@ def start_head(tmp_path_factory):
     """Start Ray heads; returns address and process."""
     heads = []
 
-    def start(port, cpus=2):
-        process = _start_head(tmp_path_factory.mktemp("h"), port, cpus)
+    def start(port, cpus=2, *more):
+        process = _start_head(tmp_path_factory.mktemp("h"), port, cpus, *more)
         heads.append(process)
         return f"127.0.0.1:{port}", process
 
@@ -52,7 +52,7 @@ def start_head(tmp_path_factory):
             head.wait(30)
 
 
-def _start_head(folder, port, cpus):
+def _start_head(folder, port, cpus, *more):
     environment = {
         key: value for key, value in os.environ.items()
         if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
@@ -62,7 +62,7 @@ def _start_head(folder, port, cpus):
         [
             Path(sys.executable).parent / "ray", "start", "--head", f"--port={port}", f"--num-cpus={cpus}", "--block",
             "--include-dashboard=false", "--disable-usage-stats", "--node-ip-address=127.0.0.1",
-            f"--temp-dir={folder}",
+            f"--temp-dir={folder}", *more,
         ],
         cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip

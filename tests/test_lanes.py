@@ -1,5 +1,6 @@
 """Lanes: what waits in them is taken as there are places, by statements and without Ray; and what is said of that."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -98,6 +99,30 @@ def test_a_paused_queue_is_left_alone(take):
     enqueue(gpu, 1)
     RayQueue.objects.create(backend="default", name="default", paused_at="2026-01-01T00:00Z")
     assert take()[0] == []
+
+
+@pytest.fixture
+def paused():
+    enqueue(gpu, 3)
+    return RayQueue.objects.create(backend="default", name="default", paused_at="2026-01-01T00:00Z")
+
+
+async def test_a_resumed_queue_rings_for_its_lanes(paused, database, connect):
+    session = connect()
+    executor = Instant()
+    async with living(database, executor):
+        await asleep_on("lanes:default", session)
+        assert executor.ran == []
+        session.execute("UPDATE django_ray_queue SET paused_at = NULL")
+        await executor.has_run(3)
+
+
+async def asleep_on(bell, session):
+    """Return when somebody sleeps on a bell."""
+    key = session.execute("SELECT django_ray_key(%s)::bigint & 4294967295 AS key", [bell]).fetchone()["key"]
+    held = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 1145721434 AND objid = %s::bigint::oid"
+    while not session.execute(held, [key]).fetchall():  # noqa: ASYNC110 - a lock has no event
+        await asyncio.sleep(0.05)
 
 
 def test_lanes_come_in_a_circle_and_share_the_places_of_their_task(take):

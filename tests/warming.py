@@ -78,6 +78,13 @@ def stuck(doubler):
     time.sleep(60)
 
 
+@task(num_gpus=1, num_cpus=0)
+def on_gpu(seconds):
+    note("gpu", f"+{time.time()}")
+    time.sleep(seconds)
+    note("gpu", f"-{time.time()}")
+
+
 @task(worker=Doubler)
 def slow(doubler):
     note("slow")

@@ -11,6 +11,18 @@ EXECUTE FUNCTION django_ray_on_place();
 
 DROP FUNCTION django_ray_in_lanes(text, text[], jsonb, int, int, text, text);
 
+CREATE OR REPLACE FUNCTION django_ray_on_pause() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR NEW.paused_at IS NULL THEN
+        PERFORM django_ray_ring_queue(OLD.backend, OLD.name);
+    ELSE
+        PERFORM pg_notify(django_ray_channel('pauses:' || NEW.backend), '');
+    END IF;
+    PERFORM pg_notify(django_ray_channel('activity:' || coalesce(NEW.backend, OLD.backend)), '');
+    RETURN NULL;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION django_ray_on_update() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM django_ray_ring_queue(NEW.backend, NEW.queue_name);

@@ -30,6 +30,18 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION django_ray_on_pause() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR NEW.paused_at IS NULL THEN
+        PERFORM django_ray_ring_queue(OLD.backend, OLD.name), django_ray_ring('lanes:' || OLD.backend);
+    ELSE
+        PERFORM pg_notify(django_ray_channel('pauses:' || NEW.backend), '');
+    END IF;
+    PERFORM pg_notify(django_ray_channel('activity:' || coalesce(NEW.backend, OLD.backend)), '');
+    RETURN NULL;
+END
+$$;
+
 -- What starts and ends in lanes concerns no gate.
 DROP TRIGGER django_ray_on_place ON django_ray_execution;
 CREATE TRIGGER django_ray_on_place AFTER UPDATE ON django_ray_execution

@@ -1,0 +1,104 @@
+"""Lanes and warm workers on a cluster that several supervisors share, and what is killed there under load."""
+
+import os
+import signal
+from itertools import accumulate
+from statistics import quantiles
+
+import psutil
+import pytest
+from django.db.models import F
+
+from django_ray.models import RayTaskExecution
+from tests import tasks, warming
+from tests.supervisors import until
+from tests.test_cluster import TOKEN, answers, free_port, start_head  # noqa: F401 - a fixture
+from tests.test_warm import lines
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DJANGO_RAY_WARMING", str(tmp_path))
+    return tmp_path
+
+
+def enqueue(task, calls):
+    return task.get_backend().enqueue_many([(task, list(args), {}) for args in calls])
+
+
+def left():
+    return RayTaskExecution.objects.filter(finished_at=None).count()
+
+
+def p95_of_waits(**chosen):
+    waits = RayTaskExecution.objects.filter(**chosen).annotate(wait=F("started_at") - F("enqueued_at"))
+    return quantiles([wait.total_seconds() for wait in waits.values_list("wait", flat=True)], n=20)[-1]
+
+
+def replicas():
+    """Return the processes in which workers stay."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    return [one.pid for one in found if " ".join(one.info["cmdline"] or ()).startswith("ray::Replica")]
+
+
+def test_gpu_tasks_hold_up_no_cpu_tasks_and_two_run_at_a_time(folder, start_head, listen):  # noqa: F811
+    port = free_port()
+    address, _ = start_head(port, 2, "--num-gpus=2")
+    assert answers(port)
+    supervisor = listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("is ready", 120)
+    enqueue(tasks.add, [(1, 1)] * 500)
+    until(lambda: not left(), 120, "the CPU tasks alone")
+    alone = p95_of_waits()
+    RayTaskExecution.objects.all().delete()
+    enqueue(warming.on_gpu, [(0.3,)] * 50)
+    until(lambda: lines(folder, "gpu"), 60, "the first GPU task")
+    enqueue(tasks.add, [(1, 1)] * 500)
+    until(lambda: not RayTaskExecution.objects.filter(finished_at=None, callable_path="tests.tasks.add").exists(), 120)
+    ended = RayTaskExecution.objects.filter(callable_path="tests.warming.on_gpu", finished_at__isnull=False).count()
+    print(f"p95 of 500 CPU tasks: {alone:.3f} s alone, {p95_of_waits(callable_path='tests.tasks.add'):.3f} beside")
+    assert ended < 50
+    assert RayTaskExecution.objects.filter(state="RUNNING").count() <= 2
+    until(lambda: not left(), 120, "the GPU tasks")
+    moments = sorted((float(line[1:]), 1 if line[0] == "+" else -1) for line in lines(folder, "gpu"))
+    assert max(accumulate(step for _, step in moments)) == 2
+
+
+def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start_head, listen):  # noqa: F811
+    port = free_port()
+    address, _ = start_head(port, 2)
+    assert answers(port)
+    supervisors = [listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN) for _ in range(3)]
+    for supervisor in supervisors:
+        supervisor.wait_for("is ready", 120)
+    task = warming.double_all.using(idle=2)
+    enqueue(task, [(number,) for number in range(10_000)])
+    until(lambda: not left(), 300, "all calls")
+    assert RayTaskExecution.objects.filter(state="SUCCESSFUL", attempt_number=1).count() == 10_000
+    assert len(lines(folder, "built")) == len(set(lines(folder, "built"))) <= 3
+    assert sum(map(int, lines(folder, "batches"))) == 10_000
+    until(lambda: not replicas(), 60, "no replica left")
+
+
+def test_whatever_is_killed_under_load_nothing_is_lost(folder, start_head, listen):  # noqa: F811
+    port = free_port()
+    address, _ = start_head(port, 2)
+    assert answers(port)
+    supervisors = [listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN) for _ in range(2)]
+    for supervisor in supervisors:
+        supervisor.wait_for("is ready", 120)
+    results = enqueue(warming.double_all, [(number, 0.05) for number in range(3000)])
+    until(lambda: left() < 2500, 120, "work under way")
+    os.kill(replicas()[0], signal.SIGKILL)
+    until(lambda: left() < 1500, 120, "work going on")
+    supervisors[0].signal(signal.SIGKILL)
+    until(lambda: not left(), 240, "all calls")
+    rows = RayTaskExecution.objects.filter(state="SUCCESSFUL")
+    assert rows.count() == 3000
+    values = dict(rows.values_list("task_id", "result"))
+    assert [values[result_id] for result_id in sorted(values)] == [2 * number for number in range(3000)]
+    assert len(results) == 3000
+    # Nobody knows who has ended the replica: nobody is charged. Those of the supervisor that died are.
+    assert set(rows.values_list("failures", flat=True)) == {0}
