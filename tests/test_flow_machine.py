@@ -160,7 +160,8 @@ def test_two_supervisors_and_operators_keep_every_graph_as_it_has_to_be(machine)
     run_state_machine_as_test(machine, settings=SETTINGS)
 
 
-# What is replaced by what, and the fewest steps that show it: what chance alone has to find, it does not find each time.
+# What is replaced by what, and the fewest steps that show it: what chance alone has to find, it does not find each
+# time.
 # The others are found by the orders of test_flow_interleavings.py.
 def the_only_upstream_succeeds(machine):
     machine.enqueue(upstreams=[], needs="success")
@@ -176,6 +177,19 @@ def it_succeeds_while_somebody_is_at_the_downstream(machine):
     machine.claim(who=0, limit=1)
     machine.somebody_is_at_one_for_a_while(which=1, verb="lock")
     machine.record(which=0, more=0, verdict=Succeed(result="1"))
+    machine.all_is_quiet(commits=False)
+
+
+def it_ends_once_more_while_its_callback_runs(machine):
+    machine.enqueue(upstreams=[], needs="success")
+    machine.enqueue(upstreams=[0], needs="end")
+    machine.claim(who=0, limit=1)
+    machine.record(which=0, more=0, verdict=Fail(error=ERROR, failures=1))
+    machine.claim(who=0, limit=1)
+    machine.retry(which=0)
+    machine.claim(who=0, limit=1)
+    machine.record(which=2, more=2, verdict=Succeed(result="1"))
+    machine.record(which=1, more=1, verdict=Succeed(result="1"))
     machine.all_is_quiet(commits=False)
 
 
@@ -197,6 +211,18 @@ FAULTS = {
         "SET is_late = true",
         "SET is_late = false",
         it_succeeds_while_somebody_is_at_the_downstream,
+    ),
+    "the end that a callback has not seen": (
+        "django_ray_settle(uuid[])",
+        "downstream.state <> 'RUNNING'",
+        "true",
+        it_ends_once_more_while_its_callback_runs,
+    ),
+    "the look when a callback has ended": (
+        "django_ray_settle(uuid[])",
+        "needs = 'end' AND state <> 'RUNNING' OFFSET 0",
+        "false OFFSET 0",
+        it_ends_once_more_while_its_callback_runs,
     ),
 }
 

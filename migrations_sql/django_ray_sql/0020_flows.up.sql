@@ -225,6 +225,16 @@ DECLARE
     is_back boolean;
 BEGIN
     PERFORM set_config('django_ray.changed', '', true);
+    -- What needs only an end, and runs no more: upstreams that have ended once more meanwhile.
+    changed := changed || ARRAY(
+        SELECT upstream_id
+        FROM (SELECT task_id FROM django_ray_execution WHERE task_id = ANY (changed) AND needs = 'end' AND state <> 'RUNNING' OFFSET 0) AS callback
+        CROSS JOIN LATERAL (
+            SELECT upstream_id FROM django_ray_edge WHERE downstream_id BETWEEN callback.task_id AND callback.task_id AND NOT met
+            ORDER BY downstream_id, upstream_id OFFSET 0
+        ) AS edge
+        WHERE upstream_id <> ALL (changed)
+    );
     LOOP
         SELECT ARRAY(SELECT unnest(array_agg(task_id)) EXCEPT SELECT unnest(reached)), bool_or(fails), bool_or(NOT fails)
         INTO found, has_failed, is_back FROM django_ray_reach(changed, locked);
@@ -254,15 +264,19 @@ BEGIN
         -- From the upstream to its edges, whatever statistics say: a downstream may have ten thousand of them.
         UPDATE django_ray_edge AS edge SET met = now.met, is_late = false
         FROM (
-            SELECT own.at, django_ray_is_met(own.met, downstream.needs, upstream.state) AS met
+            SELECT own.at, fresh.met
             FROM unnest(changed) AS one(id)
             CROSS JOIN LATERAL (
                 SELECT *, ctid AS at FROM django_ray_edge WHERE upstream_id BETWEEN one.id AND one.id ORDER BY upstream_id, downstream_id OFFSET 0
             ) AS own
-            CROSS JOIN LATERAL (SELECT needs FROM django_ray_execution WHERE task_id = own.downstream_id OFFSET 0) AS downstream
+            CROSS JOIN LATERAL (SELECT needs, state FROM django_ray_execution WHERE task_id = own.downstream_id OFFSET 0) AS downstream
             LEFT JOIN LATERAL (SELECT state FROM django_ray_execution WHERE task_id = one.id OFFSET 0) AS upstream ON true
-            WHERE own.downstream_id <> ALL (locked)
-                AND (own.met <> django_ray_is_met(own.met, downstream.needs, upstream.state) OR own.is_late)
+            -- What needs only an end, and runs, does not see one that comes now: it is met when that runs no more, which then runs once more.
+            CROSS JOIN LATERAL (
+                SELECT django_ray_is_met(own.met, downstream.needs, upstream.state)
+                    AND (own.met OR downstream.needs <> 'end' OR downstream.state <> 'RUNNING') AS met
+            ) AS fresh
+            WHERE own.downstream_id <> ALL (locked) AND (own.met <> fresh.met OR own.is_late)
             OFFSET 0
         ) AS now
         WHERE edge.ctid = now.at  -- nobody else changes an edge whose downstream we hold
@@ -415,6 +429,7 @@ CREATE TRIGGER django_ray_on_change AFTER UPDATE ON django_ray_execution
 FOR EACH ROW WHEN (
     NEW.is_upstream AND NEW.state <> OLD.state AND (NEW.finished_at IS NOT NULL OR OLD.finished_at IS NOT NULL)
     OR NEW.needs IS NOT NULL AND NEW.state = 'WAITING' AND NEW.gate IS NULL AND OLD.finished_at IS NOT NULL
+    OR NEW.needs = 'end' AND OLD.state = 'RUNNING' AND NEW.state <> 'RUNNING'
 ) EXECUTE FUNCTION django_ray_on_change();
 
 CREATE TRIGGER django_ray_on_changes AFTER UPDATE ON django_ray_execution
