@@ -220,8 +220,8 @@ FAULTS = {
     ),
     "the look when a callback has ended": (
         "django_ray_settle(uuid[])",
-        "needs = 'end' AND state <> 'RUNNING' OFFSET 0",
-        "false OFFSET 0",
+        "AND needs = 'end' AND state <> 'RUNNING')",
+        "AND false)",
         it_ends_once_more_while_its_callback_runs,
     ),
 }

@@ -219,24 +219,16 @@ DECLARE
     found uuid[];
     late uuid[] := '{}';
     locked uuid[] := '{}';
+    callbacks uuid[];  -- Those that need only an end, and may have run while one came.
     fulfilled uuid[];
     unfulfilled uuid[];
     has_failed boolean;
     is_back boolean;
 BEGIN
     PERFORM set_config('django_ray.changed', '', true);
-    -- What needs only an end, and runs no more: upstreams that have ended once more meanwhile.
-    changed := changed || ARRAY(
-        SELECT upstream_id
-        FROM (SELECT task_id FROM django_ray_execution WHERE task_id = ANY (changed) AND needs = 'end' AND state <> 'RUNNING' OFFSET 0) AS callback
-        CROSS JOIN LATERAL (
-            SELECT upstream_id FROM django_ray_edge WHERE downstream_id BETWEEN callback.task_id AND callback.task_id AND NOT met
-            ORDER BY downstream_id, upstream_id OFFSET 0
-        ) AS edge
-        WHERE upstream_id <> ALL (changed)
-    );
+    callbacks := ARRAY(SELECT task_id FROM django_ray_execution WHERE task_id = ANY (changed) AND needs = 'end' AND state <> 'RUNNING');
     LOOP
-        SELECT ARRAY(SELECT unnest(array_agg(task_id)) EXCEPT SELECT unnest(reached)), bool_or(fails), bool_or(NOT fails)
+        SELECT ARRAY(SELECT unnest(array_agg(task_id) || callbacks) EXCEPT SELECT unnest(reached)), bool_or(fails), bool_or(NOT fails)
         INTO found, has_failed, is_back FROM django_ray_reach(changed, locked);
         EXIT WHEN found = '{}';
         BEGIN
@@ -265,12 +257,21 @@ BEGIN
         UPDATE django_ray_edge AS edge SET met = now.met, is_late = false
         FROM (
             SELECT own.at, fresh.met
-            FROM unnest(changed) AS one(id)
-            CROSS JOIN LATERAL (
-                SELECT *, ctid AS at FROM django_ray_edge WHERE upstream_id BETWEEN one.id AND one.id ORDER BY upstream_id, downstream_id OFFSET 0
+            FROM (
+                SELECT edge.* FROM unnest(changed) AS one(id)
+                CROSS JOIN LATERAL (
+                    SELECT *, ctid AS at FROM django_ray_edge WHERE upstream_id BETWEEN one.id AND one.id
+                    ORDER BY upstream_id, downstream_id OFFSET 0
+                ) AS edge
+                UNION ALL
+                SELECT edge.* FROM unnest(callbacks) AS one(id)
+                CROSS JOIN LATERAL (
+                    SELECT *, ctid AS at FROM django_ray_edge WHERE downstream_id BETWEEN one.id AND one.id AND NOT met
+                    ORDER BY downstream_id, upstream_id OFFSET 0
+                ) AS edge
             ) AS own
             CROSS JOIN LATERAL (SELECT needs, state FROM django_ray_execution WHERE task_id = own.downstream_id OFFSET 0) AS downstream
-            LEFT JOIN LATERAL (SELECT state FROM django_ray_execution WHERE task_id = one.id OFFSET 0) AS upstream ON true
+            LEFT JOIN LATERAL (SELECT state FROM django_ray_execution WHERE task_id = own.upstream_id OFFSET 0) AS upstream ON true
             -- What needs only an end, and runs, does not see one that comes now: it is met when that runs no more, which then runs once more.
             CROSS JOIN LATERAL (
                 SELECT django_ray_is_met(own.met, downstream.needs, upstream.state)
@@ -362,10 +363,11 @@ BEGIN
     -- What has failed, or come back, with these was looked at for itself when that was written. Nobody who is idle has locked an edge of theirs: only the
     -- commit of who deletes the downstream.
     PERFORM set_config('lock_timeout', '5s', true);
-    PERFORM FROM django_ray_edge WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late
+    PERFORM FROM django_ray_edge
+    WHERE downstream_id = ANY (locked || late) AND (upstream_id = ANY (changed) OR downstream_id = ANY (callbacks)) AND NOT is_late
     ORDER BY downstream_id, upstream_id FOR NO KEY UPDATE;
     UPDATE django_ray_edge SET is_late = true
-    WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late;
+    WHERE downstream_id = ANY (locked || late) AND (upstream_id = ANY (changed) OR downstream_id = ANY (callbacks)) AND NOT is_late;
     PERFORM pg_notify(django_ray_channel('full:' || backend), '')
     FROM (SELECT DISTINCT backend FROM django_ray_execution WHERE task_id = ANY (locked || late)) AS late;
     RETURN true;
