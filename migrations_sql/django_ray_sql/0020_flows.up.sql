@@ -444,6 +444,17 @@ FOR EACH ROW WHEN (OLD.is_upstream AND OLD.finished_at IS NULL) EXECUTE FUNCTION
 CREATE TRIGGER django_ray_on_losses AFTER DELETE ON django_ray_execution
 FOR EACH STATEMENT EXECUTE FUNCTION django_ray_on_changes();
 
+-- A supervisor prunes no result that somebody waits for: 0.1.0 does not ask. Who deletes one in another way means it.
+CREATE FUNCTION django_ray_on_pruned() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN CASE WHEN django_ray_is_needed(OLD.task_id) THEN NULL ELSE OLD END;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_pruned BEFORE DELETE ON django_ray_execution
+FOR EACH ROW WHEN (OLD.is_upstream AND OLD.finished_at IS NOT NULL AND current_setting('application_name') = 'django-ray-listen')
+EXECUTE FUNCTION django_ray_on_pruned();
+
 CREATE FUNCTION django_ray_on_gone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM FROM django_ray_edge WHERE downstream_id = OLD.task_id ORDER BY upstream_id FOR UPDATE;
