@@ -51,12 +51,18 @@ def call(*upstreams, needs="success"):
 def wrong(rows, edges):
     """What is not as it has to be, by the ends of the upstreams: the oracle. It knows nothing of how it is done."""
     state = {row["task_id"]: row["state"] for row in rows}
+    ended = {row["task_id"]: row["finished_at"] for row in rows if row["finished_at"]}
     found = [f"{edge} is late" for edge in edges if edge["is_late"]]
     for row in rows:
         own = [edge for edge in edges if edge["downstream_id"] == row["task_id"]]
         ends = [(state.get(edge["upstream_id"]), edge["met"]) for edge in own]
         if row["needs"] == "end":
-            met, doomed = [end is None or end in ENDED for end, _ in ends], False
+            # Who runs may have a new end to come.
+            met = [(end is None or end in ENDED) and (is_met or row["state"] != "RUNNING") for end, is_met in ends]
+            doomed = False
+            last = max((ended[edge["upstream_id"]] for edge in own if edge["upstream_id"] in ended), default=None)
+            if row["state"] == "SUCCESSFUL" and last and row["last_attempted_at"] < last:
+                found.append(f"{row['task_id']} has not seen the last end of what it waits for")
         else:
             # Who has succeeded may be gone.
             met = [is_met if end is None else end == "SUCCESSFUL" for end, is_met in ends]
@@ -121,6 +127,8 @@ SUPERVISORS = {
     "b succeeds": record("b", OK),
     "b fails": record("b", BAD),
     "a is rescued": record("a", AGAIN),
+    "x succeeds": record("x", OK),
+    "x is rescued": record("x", AGAIN),
     "somebody looks at what is late": (SQL["settle_late"], lambda scene: None),
     "somebody prunes": (SQL["prune"], lambda scene: {"backend": "default", "age": 0, "limit": 100}),
 }
@@ -166,6 +174,11 @@ SCENES = {
         {"a": OK},
         "b succeeds", "b fails", "an enqueue", "a is deleted", "d is cancelled", "somebody prunes",
     ),
+    # It was retried when x had begun.
+    "a runs once more beside x": (
+        {"a": BAD, "b": OK, "x": None},
+        "a succeeds", "a fails", "a is rescued", "x succeeds", "x is rescued", "an enqueue", "a is deleted",
+    ),
 }  # fmt: skip
 
 
@@ -210,9 +223,7 @@ class Scene:
         for name in ("b", "a"):
             self.ids[name] = self._enqueue(call())
             if self.ends.get(name, ...) is not None:
-                parameters = {"backend": "default", "queues": ["default"], **claim_parameters(1, 1)}
-                rows = self.monitor.execute(SQL["claim"], parameters).fetchall()
-                self.claims[name] = claim_of(next(row for row in rows if row["task_id"]), Options())
+                self._claim(name)
         if not self.has_downstreams:
             return
         a, b = self.ids["a"], self.ids["b"]
@@ -222,6 +233,15 @@ class Scene:
         ended = [Record(self.claims[name], verdict) for name, verdict in self.ends.items() if verdict is not None]
         if ended:
             self.monitor.execute(SQL["record"], record_parameters(ended))
+        if "x" in self.ends:
+            self._claim("x")
+            self.monitor.execute(RETRY, [a])
+            self._claim("a")
+
+    def _claim(self, name):
+        parameters = {"backend": "default", "queues": ["default"], **claim_parameters(1, 1)}
+        rows = self.monitor.execute(SQL["claim"], parameters).fetchall()
+        self.claims[name] = claim_of(next(row for row in rows if row["task_id"]), Options())
 
     def _enqueue(self, one):
         return self.monitor.execute(ENQUEUE, [json.dumps([one])]).fetchone()["task_id"]

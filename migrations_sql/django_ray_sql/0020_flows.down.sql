@@ -6,6 +6,8 @@ WHERE state = 'WAITING' AND gate IS NULL;
 DROP TRIGGER django_ray_on_member ON django_ray_execution;
 DROP FUNCTION django_ray_on_member();
 DROP FUNCTION django_ray_cancel_flow(uuid);
+DROP TRIGGER django_ray_on_pruned ON django_ray_execution;
+DROP FUNCTION django_ray_on_pruned();
 DROP TRIGGER django_ray_on_gone ON django_ray_execution;
 DROP FUNCTION django_ray_on_gone();
 DROP TRIGGER django_ray_on_losses ON django_ray_execution;

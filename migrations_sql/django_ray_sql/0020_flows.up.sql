@@ -219,14 +219,16 @@ DECLARE
     found uuid[];
     late uuid[] := '{}';
     locked uuid[] := '{}';
+    callbacks uuid[];  -- Those that need only an end, and may have run while one came.
     fulfilled uuid[];
     unfulfilled uuid[];
     has_failed boolean;
     is_back boolean;
 BEGIN
     PERFORM set_config('django_ray.changed', '', true);
+    callbacks := ARRAY(SELECT task_id FROM django_ray_execution WHERE task_id = ANY (changed) AND needs = 'end' AND state <> 'RUNNING');
     LOOP
-        SELECT ARRAY(SELECT unnest(array_agg(task_id)) EXCEPT SELECT unnest(reached)), bool_or(fails), bool_or(NOT fails)
+        SELECT ARRAY(SELECT unnest(array_agg(task_id) || callbacks) EXCEPT SELECT unnest(reached)), bool_or(fails), bool_or(NOT fails)
         INTO found, has_failed, is_back FROM django_ray_reach(changed, locked);
         EXIT WHEN found = '{}';
         BEGIN
@@ -254,15 +256,28 @@ BEGIN
         -- From the upstream to its edges, whatever statistics say: a downstream may have ten thousand of them.
         UPDATE django_ray_edge AS edge SET met = now.met, is_late = false
         FROM (
-            SELECT own.at, django_ray_is_met(own.met, downstream.needs, upstream.state) AS met
-            FROM unnest(changed) AS one(id)
-            CROSS JOIN LATERAL (
-                SELECT *, ctid AS at FROM django_ray_edge WHERE upstream_id BETWEEN one.id AND one.id ORDER BY upstream_id, downstream_id OFFSET 0
+            SELECT own.at, fresh.met
+            FROM (
+                SELECT edge.* FROM unnest(changed) AS one(id)
+                CROSS JOIN LATERAL (
+                    SELECT *, ctid AS at FROM django_ray_edge WHERE upstream_id BETWEEN one.id AND one.id
+                    ORDER BY upstream_id, downstream_id OFFSET 0
+                ) AS edge
+                UNION ALL
+                SELECT edge.* FROM unnest(callbacks) AS one(id)
+                CROSS JOIN LATERAL (
+                    SELECT *, ctid AS at FROM django_ray_edge WHERE downstream_id BETWEEN one.id AND one.id AND NOT met
+                    ORDER BY downstream_id, upstream_id OFFSET 0
+                ) AS edge
             ) AS own
-            CROSS JOIN LATERAL (SELECT needs FROM django_ray_execution WHERE task_id = own.downstream_id OFFSET 0) AS downstream
-            LEFT JOIN LATERAL (SELECT state FROM django_ray_execution WHERE task_id = one.id OFFSET 0) AS upstream ON true
-            WHERE own.downstream_id <> ALL (locked)
-                AND (own.met <> django_ray_is_met(own.met, downstream.needs, upstream.state) OR own.is_late)
+            CROSS JOIN LATERAL (SELECT needs, state FROM django_ray_execution WHERE task_id = own.downstream_id OFFSET 0) AS downstream
+            LEFT JOIN LATERAL (SELECT state FROM django_ray_execution WHERE task_id = own.upstream_id OFFSET 0) AS upstream ON true
+            -- What needs only an end, and runs, does not see one that comes now: it is met when that runs no more, which then runs once more.
+            CROSS JOIN LATERAL (
+                SELECT django_ray_is_met(own.met, downstream.needs, upstream.state)
+                    AND (own.met OR downstream.needs <> 'end' OR downstream.state <> 'RUNNING') AS met
+            ) AS fresh
+            WHERE own.downstream_id <> ALL (locked) AND (own.met <> fresh.met OR own.is_late)
             OFFSET 0
         ) AS now
         WHERE edge.ctid = now.at  -- nobody else changes an edge whose downstream we hold
@@ -348,10 +363,11 @@ BEGIN
     -- What has failed, or come back, with these was looked at for itself when that was written. Nobody who is idle has locked an edge of theirs: only the
     -- commit of who deletes the downstream.
     PERFORM set_config('lock_timeout', '5s', true);
-    PERFORM FROM django_ray_edge WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late
+    PERFORM FROM django_ray_edge
+    WHERE downstream_id = ANY (locked || late) AND (upstream_id = ANY (changed) OR downstream_id = ANY (callbacks)) AND NOT is_late
     ORDER BY downstream_id, upstream_id FOR NO KEY UPDATE;
     UPDATE django_ray_edge SET is_late = true
-    WHERE downstream_id = ANY (locked || late) AND upstream_id = ANY (changed) AND NOT is_late;
+    WHERE downstream_id = ANY (locked || late) AND (upstream_id = ANY (changed) OR downstream_id = ANY (callbacks)) AND NOT is_late;
     PERFORM pg_notify(django_ray_channel('full:' || backend), '')
     FROM (SELECT DISTINCT backend FROM django_ray_execution WHERE task_id = ANY (locked || late)) AS late;
     RETURN true;
@@ -415,6 +431,7 @@ CREATE TRIGGER django_ray_on_change AFTER UPDATE ON django_ray_execution
 FOR EACH ROW WHEN (
     NEW.is_upstream AND NEW.state <> OLD.state AND (NEW.finished_at IS NOT NULL OR OLD.finished_at IS NOT NULL)
     OR NEW.needs IS NOT NULL AND NEW.state = 'WAITING' AND NEW.gate IS NULL AND OLD.finished_at IS NOT NULL
+    OR NEW.needs = 'end' AND OLD.state = 'RUNNING' AND NEW.state <> 'RUNNING'
 ) EXECUTE FUNCTION django_ray_on_change();
 
 CREATE TRIGGER django_ray_on_changes AFTER UPDATE ON django_ray_execution
@@ -426,6 +443,17 @@ FOR EACH ROW WHEN (OLD.is_upstream AND OLD.finished_at IS NULL) EXECUTE FUNCTION
 
 CREATE TRIGGER django_ray_on_losses AFTER DELETE ON django_ray_execution
 FOR EACH STATEMENT EXECUTE FUNCTION django_ray_on_changes();
+
+-- A supervisor prunes no result that somebody waits for: 0.1.0 does not ask. Who deletes one in another way means it.
+CREATE FUNCTION django_ray_on_pruned() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN CASE WHEN django_ray_is_needed(OLD.task_id) THEN NULL ELSE OLD END;
+END
+$$;
+
+CREATE TRIGGER django_ray_on_pruned BEFORE DELETE ON django_ray_execution
+FOR EACH ROW WHEN (OLD.is_upstream AND OLD.finished_at IS NOT NULL AND current_setting('application_name') = 'django-ray-listen')
+EXECUTE FUNCTION django_ray_on_pruned();
 
 CREATE FUNCTION django_ray_on_gone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN

@@ -20,7 +20,7 @@ MOST_SENTENCES = 40
 def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, folder: Path) -> bool:
     """Print what became of everything; True when all is well."""
     history = audit.read_history(postgres)
-    findings = audit.audit(customer, history, audit.read_ledger(folder))
+    findings = audit.audit(customer, history, audit.read_ledger(folder), audit.read_moments(folder))
     longest = stalls.find(history, crew.lives, postgres.outages, time.time())[:3]
     answers = Counter(customer.cancels.values())
     lines = {
@@ -32,6 +32,8 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
         "recorded twice": len(findings.twice),
         "effects of atomic tasks": f"{history.effects.total()}, {len(findings.effects)} of them too many or too few",
         "gates": f"full {findings.gates_full} times, crowded {len(findings.gates_crowded)} times",
+        "flows": f"{customer.counts['flows']}; {len(findings.out_of_order)} members out of order; "
+        f"{findings.ran_once_more} callbacks ran once more",
         "ticks of the schedule": f"{findings.ticks}, {len(findings.ticks_wrong)} of them wrong",
         "not asked for": len(findings.unasked),
         f"claimed, not begun, over {audit.MOST_UNBEGUN} times": len(findings.went_round),
@@ -54,6 +56,7 @@ def account(postgres: Postgres, chaos: Chaos, crew: Crew, customer: Customer, fo
         *findings.went_round,
         *findings.started_twice,
         *findings.gates_crowded,
+        *findings.out_of_order,
         *findings.ticks_wrong,
     ]
     for sentence in wrong[:MOST_SENTENCES]:

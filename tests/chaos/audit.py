@@ -6,7 +6,7 @@ The changes are noted by a trigger of our own, in a table of our own, in the tra
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,15 +15,20 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.chaos.customer import Customer
+from tests.chaos import order_of_flows
+from tests.chaos.customer import Customer, Order
+from tests.chaos.graphs import ancestors
 from tests.chaos.postgres import Postgres
 from tests.chaos.tasks import MOST_AT_A_GATE
 
-__all__ = ["FINISHED", "MOST_UNBEGUN", "TICK", "Findings", "History", "audit", "install", "read_history", "read_ledger"]
+__all__ = [
+    "FINISHED", "MOST_UNBEGUN", "TICK", "Findings", "History", "audit", "install", "read_history", "read_ledger",
+    "read_moments",
+]  # fmt: skip
 
 TICK = timedelta(seconds=1)  # Between two ticks of the schedule of a soak.
 MOST_UNBEGUN = 10  # Claims of one execution that were given back before its body began.
-FINISHED = frozenset({"SUCCESSFUL", "FAILED", "CANCELLED"})
+FINISHED = order_of_flows.ENDED
 
 _INSTALL = """
 CREATE TABLE chaos_change (
@@ -85,8 +90,22 @@ def read_history(postgres: Postgres) -> History:
 
 def read_ledger(folder: Path) -> Counter[tuple[str, int, str]]:
     """Return how often each (key, attempt, event) was noted."""
-    lines = [line for file in folder.glob("*.ledger") for line in file.read_text().splitlines()]
-    return Counter((key, int(attempt), event) for key, attempt, event, *_ in map(str.split, lines))
+    return Counter((key, attempt, event) for key, attempt, event, _ in _lines(folder))
+
+
+def read_moments(folder: Path) -> dict[tuple[str, int, str], float]:
+    """Return when each (key, attempt, event) was noted, the first time."""
+    moments: dict[tuple[str, int, str], float] = {}
+    for key, attempt, event, at in _lines(folder):
+        moments[key, attempt, event] = min(at, moments.get((key, attempt, event), at))
+    return moments
+
+
+def _lines(folder: Path) -> Iterator[tuple[str, int, str, float]]:
+    for file in folder.glob("*.ledger"):
+        for line in file.read_text().splitlines():
+            key, attempt, event, _, at = line.split()
+            yield key, int(attempt), event, float(at)
 
 
 @dataclass
@@ -104,19 +123,31 @@ class Findings:
     went_round: list[str] = field(default_factory=list)  # Claimed again and again without being begun.
     gates_full: int = 0  # Times that as many ran behind a gate as may.
     gates_crowded: list[str] = field(default_factory=list)  # When more than that ran.
+    out_of_order: list[str] = field(default_factory=list)  # What began, or ended, as no flow has it.
+    ran_once_more: int = 0  # Callbacks, after another end of what they wait for.
     ticks: int = 0  # Of the schedule.
     ticks_wrong: list[str] = field(default_factory=list)  # Those that are missing, are there twice, or have not run.
 
     @property
     def is_clean(self) -> bool:
         wrong = (self.lost, self.twice, self.effects, self.unasked, self.went_round, self.gates_crowded)
-        return not any((*wrong, self.ticks_wrong))
+        return not any((*wrong, self.ticks_wrong, self.out_of_order))
 
 
-def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, str]]) -> Findings:
+def audit(
+    customer: Customer,
+    history: History,
+    ledger: Counter[tuple[str, int, str]],
+    moments: Mapping[tuple[str, int, str], float] | None = None,
+) -> Findings:
     """Compare what was enqueued with the rows, the changes and the ledger."""
     findings = Findings()
     by_key = {row["args"][0]: row for row in history.rows if row.get("tick") is None}
+    members = {key: order.member for key, order in customer.orders.items() if order.member is not None}
+    upstreams = {key: member.upstreams for key, member in members.items()}
+    back = {key for key in members if customer.retry_asked & ancestors(key, upstreams)}
+    changes_of = {key: history.changes.get(row["task_id"], []) for key, row in by_key.items()}
+    findings.out_of_order += order_of_flows.judge(members, by_key, changes_of, moments or {}, back)
     _judge_gates(findings, [change for changes in history.changes.values() for change in changes])
     _judge_ticks(findings, [row for row in history.rows if row.get("tick") is not None])
     for key, order in customer.orders.items():
@@ -125,15 +156,18 @@ def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, 
             findings.lost.append(f"{key}: its row is gone")
             continue
         findings.states[row["state"]] += 1
-        _judge_end(findings, key, order.kind, row, ledger, is_cancelled=key in customer.cancel_asked)
-        _explain(findings, key, row, ledger)
+        _judge_end(findings, order, row, ledger, is_cancelled=key in customer.cancel_asked)
+        _explain(findings, order, row, ledger)
         effects = history.effects[key]
         if effects != (order.kind == "atomic" and row["state"] == "SUCCESSFUL"):
             findings.effects.append(f"{key}: {row['state']} with {effects} effects")
         if (unbegun := row["attempt_number"] - len(row["worker_ids"])) > MOST_UNBEGUN:
             findings.went_round.append(f"{key}: was claimed {unbegun} times without being begun")
+    is_back = {by_key[key]["task_id"]: key in back for key in members if key in by_key}
     for task_id, changes in history.changes.items():
-        findings.twice += (f"{task_id}: {sentence}" for sentence in _judge_changes(changes))
+        findings.twice += (
+            f"{task_id}: {sentence}" for sentence in _judge_changes(changes, comes_back=is_back.get(task_id))
+        )
     strangers = {key for key, _, _ in ledger} | by_key.keys()
     findings.unasked += (f"{key}: was never committed" for key in sorted(strangers - customer.orders.keys()))
     findings.started_twice += (
@@ -146,20 +180,20 @@ def audit(customer: Customer, history: History, ledger: Counter[tuple[str, int, 
 
 def _judge_end(
     findings: Findings,
-    key: str,
-    kind: str,
+    order: Order,
     row: Mapping[str, Any],
     ledger: Counter[tuple[str, int, str]],
     *,
     is_cancelled: bool,
 ) -> None:
+    key = order.key
     attempt = len(row["worker_ids"])  # As the body sees it: claims that were given back unbegun are none.
     match row["state"]:
         case "SUCCESSFUL" if not ledger[key, attempt, "ended"]:
             findings.lost.append(f"{key}: SUCCESSFUL, but attempt {attempt} never ended")
         case "SUCCESSFUL":
             pass
-        case "FAILED" if kind != "failing" or "Meant" not in row["exception_type"]:
+        case "FAILED" if not _may_fail(order, row["exception_type"]):
             last = row["errors"][-1]
             message = f"{last['exception_class_path']}: {last['message'][:300]}"
             findings.unasked.append(f"{key}: FAILED at attempt {attempt} for no reason of its own: {message}")
@@ -171,6 +205,14 @@ def _judge_end(
             pass
         case state:
             findings.lost.append(f"{key}: still {state} after attempt {attempt}, owned by {row['claimed_by_id']}")
+
+
+def _may_fail(order: Order, exception_type: str) -> bool:
+    if order.member is None:
+        return order.kind == "failing" and exception_type.endswith(".Meant")
+    if exception_type == order_of_flows.UPSTREAM_FAILED:
+        return True  # order_of_flows says whether it has to be
+    return order.member.fate.startswith("fails") and exception_type.endswith(".Meant")
 
 
 def _judge_ticks(findings: Findings, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -203,12 +245,18 @@ def _judge_gates(findings: Findings, changes: Iterable[Mapping[str, Any]]) -> No
             findings.gates_crowded.append(f"{change['task_id']}: {len(inside)} ran behind {change['gate']!r}")
 
 
-def _judge_changes(changes: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+def _judge_changes(changes: Iterable[Mapping[str, Any]], *, comes_back: bool | None) -> Iterable[str]:
+    """Of one execution; comes_back is None for what belongs to no flow.
+
+    What belongs to one is written when something upstream is, and may come back when something upstream is retried.
+    """
     outcomes: Counter[int] = Counter()
     for change in changes:
         old, new, attempt = change["old_state"], change["new_state"], change["old_attempt"]
         who = f"by {change['written_by']} at {change['at']:%H:%M:%S.%f}"
-        if old in FINISHED:
+        is_written = comes_back is not None and new == old
+        is_back = bool(comes_back) and new in {"READY", "WAITING"}
+        if old in FINISHED and not is_written and not is_back:
             yield f"changed from {old} to {new} {who}, after it was finished"
         if old == "RUNNING" and new != "RUNNING":
             outcomes[attempt] += 1
@@ -221,13 +269,18 @@ def _judge_changes(changes: Iterable[Mapping[str, Any]]) -> Iterable[str]:
             yield f"attempt {attempt} went from {change['old_owner']} to {change['new_owner']} {who}"
 
 
-def _explain(findings: Findings, key: str, row: Mapping[str, Any], ledger: Counter[tuple[str, int, str]]) -> None:
+def _explain(findings: Findings, order: Order, row: Mapping[str, Any], ledger: Counter[tuple[str, int, str]]) -> None:
     """Tell why each attempt but the last was not the last."""
+    key = order.key
+    is_callback = order.member is not None and order.member.needs == "end"
     errors = {error.get("attempt"): error for error in row["errors"]}
     attempts = len(row["worker_ids"])
     started = [attempt for attempt in range(1, attempts + 1) if ledger[key, attempt, "started"]]
     findings.started_again += len(started) > 1
     for attempt in range(1, attempts):
+        if is_callback and attempt not in errors and ledger[key, attempt, "ended"]:
+            findings.ran_once_more += 1
+            continue
         reason = _reason(errors.get(attempt))
         findings.reasons[reason if attempt in started else f"{reason}, before the body started"] += 1
 

@@ -127,9 +127,10 @@ class Chaos:
         return f"{seconds:.1f} s"
 
     def _lock_row(self) -> str | None:
-        """Be a stranger who has locked a row that runs, or the row of a supervisor, and takes his time."""
+        """Be a stranger who has locked a row that runs or waits, or the row of a supervisor, and takes his time."""
         query = (
-            "SELECT task_id FROM django_ray_execution WHERE state = 'RUNNING' ORDER BY random() LIMIT 1 FOR UPDATE"
+            "SELECT task_id FROM django_ray_execution WHERE state IN ('RUNNING', 'WAITING')"
+            " ORDER BY random() LIMIT 1 FOR UPDATE"
             if self._chance.random() < 0.75
             else "SELECT id FROM django_ray_worker WHERE stopped_at IS NULL AND lost_at IS NULL"
             " ORDER BY random() LIMIT 1 FOR UPDATE"

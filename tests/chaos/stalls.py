@@ -68,10 +68,11 @@ def _has_free_slots(counts: Mapping[tuple[str, int], int]) -> bool:
 
 def _of_row(row: Mapping[str, Any], history: History, until: float) -> Iterator[Moment]:
     """Return when the row was ready and due, and when and where it ran."""
-    state, since = "READY", row["enqueued_at"].timestamp()
+    changes = history.changes.get(row["task_id"], ())
+    state, since = changes[0]["old_state"] if changes else row["state"], row["enqueued_at"].timestamp()
     due = max(since, row["run_after"].timestamp()) if row["run_after"] else since
     pid = 0
-    for change in [*history.changes.get(row["task_id"], ()), None]:
+    for change in [*changes, None]:
         at = until if change is None else change["at"].timestamp()
         new = "" if change is None else change["new_state"]
         if new == state:

@@ -14,7 +14,9 @@ from django.tasks import task
 
 from django_ray import task_options
 
-__all__ = ["MOST_AT_A_GATE", "atomic", "cancelled", "failing", "flaky", "gated", "quick", "slow"]
+__all__ = [
+    "MOST_AT_A_GATE", "atomic", "callback", "cancelled", "failing", "flaky", "gated", "member", "quick", "slow",
+]  # fmt: skip
 
 MOST_AT_A_GATE = 2
 
@@ -122,6 +124,38 @@ def cancelled(context, key):
     deadline = time.monotonic() + MOST_SECONDS
     while time.monotonic() < deadline:
         time.sleep(0.05)  # a body that Ray can interrupt
+    note(key, context.attempt, "ended")
+    return key
+
+
+@task(takes_context=True)
+@task_options(max_attempts=1)
+def member(context, key, values, keys, *, fate, seconds):
+    """One of a flow: it gets what its upstreams have returned, their keys."""
+    note(key, context.attempt, "started")
+    if values != keys:
+        raise AssertionError(f"{key} got {values}, not {keys}")
+    time.sleep(seconds)
+    match fate:
+        case "dies once" if context.attempt == 1:
+            _die()
+        case "fails once" if context.attempt > 1:
+            pass
+        case "fails" | "fails once":
+            note(key, context.attempt, "failed")
+            raise Meant(key)
+    note(key, context.attempt, "ended")
+    return key
+
+
+@task(takes_context=True)
+@task_options(needs="end")
+def callback(context, key, results, keys, *, fate, seconds):
+    """It runs whatever has become of its upstreams, and again when one that was retried has ended."""
+    note(key, context.attempt, "started")
+    if (found := [result.args[0] for result in results]) != keys:
+        raise AssertionError(f"{key} got the results of {found}, not of {keys}")
+    time.sleep(seconds)
     note(key, context.attempt, "ended")
     return key
 

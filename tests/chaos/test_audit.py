@@ -62,7 +62,7 @@ LIFE = [a_change(1, "READY", "RUNNING", 0), a_change(2, "RUNNING", "SUCCESSFUL",
 
 
 def judge(row=None, changes=LIFE, *, kind="quick", ledger="1 started,1 ended", cancelled=(), key="key", effects=0):
-    customer = SimpleNamespace(orders={key: Order(key, kind, None)}, cancel_asked=set(cancelled))
+    customer = SimpleNamespace(orders={key: Order(key, kind, None)}, cancel_asked=set(cancelled), retry_asked=set())
     history = audit.History(rows=[row] if row else [], changes={ID: list(changes)}, effects=Counter({key: effects}))
     noted = Counter()
     for event in filter(None, ledger.split(",")):
@@ -228,7 +228,7 @@ def test_no_stall_while_every_slot_is_taken():
 
 def judged_ticks(*rows):
     history = audit.History(rows=[a_row(args=[], tick=at(second), state=state) for second, state in rows], changes={})
-    found = audit.audit(SimpleNamespace(orders={}, cancel_asked=set()), history, Counter())
+    found = audit.audit(SimpleNamespace(orders={}, cancel_asked=set(), retry_asked=set()), history, Counter())
     return found.ticks, found.ticks_wrong, found.is_clean
 
 
