@@ -1,45 +1,13 @@
 """Slots follow a cluster: nodes that join are used, and nothing is claimed before there is room."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from django_ray.models import RayTaskExecution, RayWorker
 from tests import tasks
+from tests.rays import TOKEN, answers, free_port, kill
 from tests.supervisors import until
-from tests.test_cluster import TOKEN, answers, free_port, kill, start_head  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def add_node(tmp_path_factory):
-    """Start nodes that join a head."""
-    nodes = []
-
-    def add(address, cpus):
-        environment = {
-            key: value for key, value in os.environ.items()
-            if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
-        }  # fmt: skip
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-        node = subprocess.Popen(
-            [
-                Path(sys.executable).parent / "ray", "start", f"--address={address}", f"--num-cpus={cpus}", "--block",
-                "--disable-usage-stats", "--node-ip-address=127.0.0.1",
-            ],
-            cwd=tmp_path_factory.mktemp("n"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        nodes.append(node)
-        return node
-
-    yield add
-    for node in nodes:
-        if node.poll() is None:
-            kill(node)
 
 
 def states():
@@ -51,7 +19,7 @@ def slots():
 
 
 @pytest.mark.slow
-def test_nothing_is_claimed_before_there_is_a_node_and_its_slots_are_used_when_it_comes(start_head, add_node, listen):  # noqa: F811
+def test_nothing_is_claimed_before_there_is_a_node_and_its_slots_are_used_when_it_comes(start_head, add_node, listen):
     port = free_port()
     address, _ = start_head(port, cpus=0)
     assert answers(port)
@@ -60,27 +28,27 @@ def test_nothing_is_claimed_before_there_is_a_node_and_its_slots_are_used_when_i
     results = [tasks.sleep.enqueue(0.2) for _ in range(6)]
     cancelled = tasks.add.enqueue(1, 1)
     assert cancelled.cancel()
-    supervisor.wait_for("asks Ray for room", 20)
+    supervisor.wait_for("asks Ray for room", 120)
     assert states() == ["CANCELLED"] + ["READY"] * 6
     node = add_node(address, 2)
-    supervisor.wait_for("has 2 CPUs", 40)
+    supervisor.wait_for("has 2 CPUs", 120)
     for result in results:
-        result.wait(timeout=60)
-    until(lambda: slots() == 2, what="the row of the supervisor telling its slots")
+        result.wait(timeout=120)
+    until(lambda: slots() == 2, 120, "the row of the supervisor telling its slots")
     running = tasks.sleep.enqueue(60)
-    until(lambda: RayTaskExecution.objects.get(pk=running.id).state == "RUNNING", what="the body running")
+    until(lambda: RayTaskExecution.objects.get(pk=running.id).state == "RUNNING", 120, "the body running")
     kill(node)
-    supervisor.wait_for("has 0 CPUs", 60)
-    until(lambda: slots() == 0, what="the row of the supervisor telling its slots")
+    supervisor.wait_for("has 0 CPUs", 120)
+    until(lambda: slots() == 0, 120, "the row of the supervisor telling its slots")
     lost = RayTaskExecution.objects.get(pk=running.id)
     assert (lost.failures, lost.losses, lost.errors) == (0, 0, [])
     add_node(address, 2)
-    supervisor.wait_for("has 2 CPUs", 40)
-    until(lambda: tasks.add.enqueue(1, 1).wait(timeout=60).return_value == 2, what="work going on")
+    supervisor.wait_for("has 2 CPUs", 120)
+    until(lambda: tasks.add.enqueue(1, 1).wait(timeout=120).return_value == 2, 120, "work going on")
 
 
 @pytest.mark.slow
-def test_a_head_that_comes_back_with_more_has_more_slots(start_head, listen, finished):  # noqa: F811
+def test_a_head_that_comes_back_with_more_has_more_slots(start_head, listen, finished):
     port = free_port()
     address, head = start_head(port, cpus=1)
     supervisor = listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN)
@@ -89,5 +57,5 @@ def test_a_head_that_comes_back_with_more_has_more_slots(start_head, listen, fin
     supervisor.wait_for("is gone")
     start_head(port, cpus=3)
     supervisor.wait_for("Ray is back")
-    until(lambda: slots() == 3, what="the row of the supervisor telling its slots")
+    until(lambda: slots() == 3, 120, "the row of the supervisor telling its slots")
     assert finished(tasks.add.enqueue(40, 2)).return_value == 42

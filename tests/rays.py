@@ -1,0 +1,80 @@
+"""Ray heads and nodes for tests: `ray start` for real, outside the project's folder and without its environment."""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tests.supervisors import until
+
+TOKEN = "b" * 64
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(port):
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def kill(node):
+    """Kill a head or a node, and all that it has started."""
+    for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    node.wait(30)
+
+
+class Rays:
+    """Those of one test. What they print is kept, and shown by pytest when the test has failed."""
+
+    def __init__(self, make_folder):
+        self._make_folder = make_folder
+        self._started = []
+
+    def start_head(self, port, cpus=2):
+        """Return its address and its process."""
+        folder = self._make_folder("h")
+        head = self._start(
+            folder, "--head", f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
+            "--include-dashboard=false",
+        )  # fmt: skip
+        until(lambda: answers(port) or head.poll() is not None, 120, "the Ray head listening")
+        return f"127.0.0.1:{port}", head
+
+    def add_node(self, address, cpus):
+        """Return the process of a node that joins a head."""
+        return self._start(self._make_folder("n"), f"--address={address}", f"--num-cpus={cpus}")
+
+    def end(self):
+        for process, output in reversed(self._started):
+            if process.poll() is None:
+                kill(process)
+            print(f"--- {' '.join(process.args)}: {process.returncode}\n{output.read_text(errors='replace')}")
+
+    def _start(self, folder, *arguments):
+        environment = {
+            key: value for key, value in os.environ.items()
+            if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
+        }  # fmt: skip
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        output = folder / "output"
+        command = [
+            str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats",
+            "--node-ip-address=127.0.0.1",
+        ]  # fmt: skip
+        with output.open("w") as file:
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        self._started.append((process, output))
+        return process
