@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -30,10 +30,29 @@ def answers(port):
 
 def kill(node):
     """Kill a head or a node, and all that it has started."""
-    for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+    for process in family(node):
         with suppress(psutil.NoSuchProcess):
             process.kill()
     node.wait(30)
+
+
+def family(node):
+    """Return the processes of a head or a node."""
+    return [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+
+
+@contextmanager
+def freezing(node):
+    """Have a node stand still with all that runs on it; nobody is told."""
+    processes = family(node)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 class Rays:
@@ -54,14 +73,17 @@ class Rays:
         return f"127.0.0.1:{port}", head
 
     def add_node(self, address, cpus):
-        """Return the process of a node that joins a head."""
-        return self._start(self._make_folder("n"), f"--address={address}", f"--num-cpus={cpus}")
+        """Return the process of a node that has joined a head. Two that start at a time may want the same socket."""
+        folder = self._make_folder("n")
+        node = self._start(folder, f"--address={address}", f"--num-cpus={cpus}")
+        until(lambda: "runtime started" in (folder / "output").read_text(errors="replace"), 120, "a Ray node")
+        return node
 
     def end(self):
         for process, output in reversed(self._started):
             if process.poll() is None:
                 kill(process)
-            print(f"--- {' '.join(process.args)}: {process.returncode}\n{output.read_text(errors='replace')}")
+            print(f"--- {' '.join(process.args[3:])}\n{output.read_text(errors='replace')}")
 
     def _start(self, folder, *arguments):
         environment = {
@@ -71,6 +93,8 @@ class Rays:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         output = folder / "output"
         command = [
+            # As a service manager would: Ray gives its processes 30 s to start, and ends when they take longer.
+            "sh", "-c", 'until "$0" "$@"; do echo "It is started again."; done',
             str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats",
             "--node-ip-address=127.0.0.1",
         ]  # fmt: skip
