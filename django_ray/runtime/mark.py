@@ -18,7 +18,18 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PROCESSES", "Attempt", "Running", "alive", "install", "kill", "marked", "marked_processes", "running"]
+__all__ = [
+    "PROCESSES",
+    "Attempt",
+    "Running",
+    "alive",
+    "install",
+    "kill",
+    "marked",
+    "marked_processes",
+    "running",
+    "running_on",
+]
 
 type Attempt = tuple[str, int]  # task_id and attempt number.
 # For how many seconds its body has been running, and how many have passed since it gave a sign of life.
@@ -43,11 +54,11 @@ _memory: mmap.mmap | None = None
 
 
 @cache
-def install(job: str = "") -> None:
-    """Once per process that runs attempts, those of a job of Ray."""
+def install(job: str = "", node: str = "") -> None:
+    """Once per process that runs attempts, those of a job of Ray on a node of it."""
     global _memory  # noqa: PLW0603 - of this process
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(f"{_NAME}{job}")
+        descriptor = os.memfd_create(f"{_NAME}{job}-{node}")
         os.ftruncate(descriptor, _LAYOUT.size)
         _memory = mmap.mmap(descriptor, _LAYOUT.size)  # with a descriptor of its own
         os.close(descriptor)
@@ -81,6 +92,16 @@ def alive(now: float) -> None:
 def running() -> list[tuple[Attempt, Running]]:
     """Return the attempts whose bodies run on this host, and since when."""
     return [(mark.attempt, ((now := time.monotonic()) - mark.began, now - mark.sign)) for _, mark in _marks()]
+
+
+def running_on(node: str) -> list[Attempt]:
+    """Return the attempts whose bodies run on this host, in processes of a node of Ray: there may be several here."""
+    found: list[Attempt] = []
+    for path, mark in _marks():
+        with suppress(OSError):  # it has ended
+            if node in str(path.readlink()):
+                found.append(mark.attempt)
+    return found
 
 
 def kill(attempts: Sequence[Attempt]) -> bool:

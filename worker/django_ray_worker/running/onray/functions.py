@@ -18,7 +18,7 @@ from django_ray.runtime.call import invoke_on_ray
 from django_ray.runtime.libraries import load
 from django_ray.runtime.rayworker import MAX_CALLS
 
-__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "preparing", "probe", "spare"]
+__all__ = ["ends_process", "export", "finding", "forget", "handle", "killing", "placing", "preparing", "probe", "spare"]
 
 MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
 # A process is started for an environment of its own; with max_calls=1 no call of it has been there before.
@@ -30,6 +30,7 @@ _NOWHERE = "django-ray-nowhere"
 _plain: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=MAX_CALLS)(invoke_on_ray)
 _ending: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(invoke_on_ray)
 _finding: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running)
+_placing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running_on)
 _loading: Any = ray.remote(num_cpus=0, max_retries=0)(load)
 _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
 _probing: Any = ray.remote(num_cpus=1, max_retries=0)(load)
@@ -42,6 +43,7 @@ def export() -> None:
     for ref in (
         _ending.options(**nowhere).remote([]),
         _finding.options(**nowhere).remote(),
+        _placing.options(**nowhere).remote(""),
         _killing.options(**nowhere).remote([]),
         _probing.options(**nowhere).remote(),
     ):
@@ -58,14 +60,17 @@ def spare() -> Any:
     return _loading.remote()
 
 
-def probe() -> Any:
+def probe(avoided: tuple[str, ...]) -> Any:
     """Return a reference to a call that takes a CPU, and ends when it has one; a process is at hand there then."""
-    return _probing.remote()
+    return (_probing.options(label_selector=_elsewhere(avoided)) if avoided else _probing).remote()
 
 
-def handle(options: Mapping[str, Any]) -> Any:
-    """Return what calls with these options are submitted to. TypeError or ValueError when Ray refuses them."""
-    return _handle(json.dumps(options, sort_keys=True))
+def handle(options: Mapping[str, Any], avoided: tuple[str, ...] = ()) -> Any:
+    """Return what calls with these options are submitted to, to run anywhere but on the nodes that are avoided.
+
+    TypeError or ValueError when Ray refuses them.
+    """
+    return _handle(json.dumps(options, sort_keys=True), avoided)
 
 
 def forget() -> None:
@@ -83,14 +88,26 @@ def finding(node: str) -> Any:
     return _finding.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
+def placing(node: str) -> Any:
+    """Return mark.running_on on that node."""
+    return _placing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+
+
 def killing(node: str) -> Any:
     """Return mark.kill on that node."""
     return _killing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
+def _elsewhere(avoided: tuple[str, ...]) -> dict[str, str]:
+    """Return Ray's label selector of all other nodes. Each node has its id as a label."""
+    return {"ray.io/node-id": f"!in({','.join(avoided)})"}
+
+
 @lru_cache(MOST_HANDLES)
-def _handle(key: str) -> Any:
+def _handle(key: str, avoided: tuple[str, ...]) -> Any:
     options: dict[str, Any] = json.loads(key)
+    if avoided:
+        options["label_selector"] = {**_elsewhere(avoided), **(options.get("label_selector") or {})}
     if not options:
         return _plain
     function = _ending if ends_process(options) else _plain
