@@ -106,7 +106,7 @@ class Process:
             self._queue.put(line)
         self._queue.put(None)
 
-    def wait_for(self, text: str, timeout: float = 90) -> str:
+    def wait_for(self, text: str, timeout: float = 120) -> str:
         """Return the next line of the output that contains text."""
         deadline = time.monotonic() + timeout
         while True:
