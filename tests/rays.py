@@ -1,6 +1,7 @@
 """Ray heads and nodes for tests: `ray start` for real, outside the project's folder and without its environment."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import psutil
 
+from tests import tasks
 from tests.supervisors import until
 
 TOKEN = "b" * 64
+RAY = str(Path(sys.executable).parent / "ray")
 
 
 def free_port():
@@ -55,6 +58,31 @@ def freezing(node):
                 process.resume()
 
 
+class Held:
+    """Bodies that say in a folder where they run, and end when they are told."""
+
+    def __init__(self, folder, keys):
+        self._folder = folder
+        self.results = {key: tasks.hold.enqueue(str(folder), key) for key in keys}
+
+    def pids(self, key):
+        return [int(path.suffix[1:]) for path in self._folder.glob(f"{key}.*") if path.suffix != ".go"]
+
+    @property
+    def begun(self):
+        """Those that have begun somewhere."""
+        return [key for key in self.results if self.pids(key)]
+
+    def on(self, node):
+        """Return those that run in processes of the node."""
+        pids = {process.pid for process in family(node)}
+        return [key for key in self.results if pids.intersection(self.pids(key))]
+
+    def let_end(self, *keys):
+        for key in keys:
+            (self._folder / f"{key}.go").touch()
+
+
 class Rays:
     """Those of one test. What they print is kept, and shown by pytest when the test has failed."""
 
@@ -79,6 +107,19 @@ class Rays:
         until(lambda: "runtime started" in (folder / "output").read_text(errors="replace"), 120, "a Ray node")
         return node
 
+    def drain(self, address, node):
+        """Have the head give a node nothing more to run: it is to be taken away within a minute."""
+        commands = " ".join(" ".join(process.cmdline()) for process in family(node))
+        found = re.search(r"--node[-_]id=(\w{56})", commands)
+        assert found, commands
+        subprocess.run(
+            [
+                RAY, "drain-node", f"--address={address}", f"--node-id={found[1]}",
+                "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test", "--deadline-remaining-seconds=60",
+            ],
+            env=_environment(), check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+
     def end(self):
         for process, output in reversed(self._started):
             if process.poll() is None:
@@ -86,19 +127,22 @@ class Rays:
             print(f"--- {' '.join(process.args[3:])}\n{output.read_text(errors='replace')}")
 
     def _start(self, folder, *arguments):
-        environment = {
-            key: value for key, value in os.environ.items()
-            if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
-        }  # fmt: skip
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         output = folder / "output"
         command = [
             # As a service manager would: Ray gives its processes 30 s to start, and ends when they take longer.
             "sh", "-c", 'until "$0" "$@"; do echo "It is started again."; done',
-            str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats",
+            RAY, "start", *arguments, "--block", "--disable-usage-stats",
             "--node-ip-address=127.0.0.1",
         ]  # fmt: skip
         with output.open("w") as file:
-            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=folder, env=_environment(), stdout=file, stderr=subprocess.STDOUT)
         self._started.append((process, output))
         return process
+
+
+def _environment():
+    theirs = {
+        key: value for key, value in os.environ.items()
+        if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
+    }  # fmt: skip
+    return theirs | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}

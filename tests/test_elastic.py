@@ -1,11 +1,15 @@
 """Slots follow a cluster: nodes that join are used, and nothing is claimed before there is room."""
 
+import time
+
 import pytest
 
 from django_ray.models import RayTaskExecution, RayWorker
 from tests import tasks
-from tests.rays import TOKEN, answers, free_port, kill
+from tests.rays import TOKEN, Held, answers, free_port, kill
 from tests.supervisors import until
+
+JOIN_SECONDS = 10  # It takes less than 2 s where the machine has time.
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -59,3 +63,33 @@ def test_a_head_that_comes_back_with_more_has_more_slots(start_head, listen, fin
     supervisor.wait_for("Ray is back")
     until(lambda: slots() == 3, 120, "the row of the supervisor telling its slots")
     assert finished(tasks.add.enqueue(40, 2)).return_value == 42
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_under_load_is_used_at_once_and_one_that_drains_costs_no_task_anything(
+    rays, listen, finished, tmp_path
+):
+    """Its fallback, the pulse of the supervisor, comes after a minute."""
+    address, _ = rays.start_head(free_port(), cpus=0)
+    rays.add_node(address, 2)
+    supervisor = listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN)
+    supervisor.wait_for("is ready")
+    held = Held(tmp_path, map(str, range(20)))
+    until(lambda: len(held.begun) == 2, 120, "as many bodies as there are CPUs")
+    node = rays.add_node(address, 2)
+    joined = time.monotonic()
+    supervisor.wait_for("has 4 CPUs")
+    took = time.monotonic() - joined
+    print(f"noticed {took:.1f} s after it has joined")
+    assert took < JOIN_SECONDS
+    until(lambda: len(held.on(node)) == 2, 120, "bodies on the new node")
+    rays.drain(address, node)
+    supervisor.wait_for("has 2 CPUs")
+    for key in held.on(node):
+        held.let_end(key)
+        finished(held.results[key])
+    kill(node)
+    held.let_end(*held.results)
+    for key, result in held.results.items():
+        assert finished(result, 180).return_value == key
+    assert not RayTaskExecution.objects.exclude(failures=0, losses=0, errors=[]).exists()

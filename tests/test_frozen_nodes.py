@@ -6,32 +6,12 @@ import pytest
 
 from django_ray.models import RayTaskExecution
 from tests import tasks
-from tests.rays import TOKEN, family, free_port, freezing
+from tests.rays import TOKEN, Held, free_port, freezing
 from tests.supervisors import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SECONDS = 60  # That is promised, with Ray's and our own defaults.
-
-
-class Held:
-    """Bodies that say in a folder where they run, and end when they are told."""
-
-    def __init__(self, folder, keys):
-        self._folder = folder
-        self.results = {key: tasks.hold.enqueue(str(folder), key) for key in keys}
-
-    def pids(self, key):
-        return [int(path.suffix[1:]) for path in self._folder.glob(f"{key}.*") if path.suffix != ".go"]
-
-    def on(self, node):
-        """Return those that run in processes of the node."""
-        pids = {process.pid for process in family(node)}
-        return [key for key in self.results if pids.intersection(self.pids(key))]
-
-    def let_end(self, *keys):
-        for key in keys:
-            (self._folder / f"{key}.go").touch()
 
 
 @pytest.mark.slow
