@@ -38,7 +38,7 @@ def test_calls_of_a_node_that_freezes_run_elsewhere_within_a_minute_and_the_othe
         supervisor.wait_for("has 2 CPUs", 120)
         until(lambda: {running, "unbegun"} <= set(held.on(other)), 120, "both running on the other node")
         took = time.monotonic() - frozen_at
-        print(f"after {took:.1f} s")
+        print(f"elsewhere after {took:.1f} s")
         assert took < SECONDS
         held.let_end(running, "unbegun")
         assert finished(held.results[running]).return_value == running

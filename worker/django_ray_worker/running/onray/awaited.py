@@ -25,7 +25,6 @@ class Awaited:
     scope: CancelScope
     since: float = field(default_factory=current_time)
     node: str = ""  # Where it runs, once it was looked for.
-    looks: int = 0  # In which it was not found.
     reason: str = ""  # Why it was given up.
 
     @property

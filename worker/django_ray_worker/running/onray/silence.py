@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from anyio import create_task_group, current_time, sleep_until
+from anyio import create_task_group, current_time, sleep, sleep_until
 
 from django_ray_worker.running.onray.nodes import PULSE_SECONDS
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Silence"]
 
 LOOKS = 2  # A call is not found between two of its bodies, nor while its answer is on its way.
+BETWEEN_SECONDS = 1.0  # Two of them.
 
 
 class Silence:
@@ -60,9 +61,13 @@ class Silence:
             call.give_up("Its node of the Ray cluster does not answer")
 
     async def _seek(self, sought: list[Awaited]) -> list[Awaited]:
-        """Note where they run; return those that were not found the second time."""
-        places = await self._hosts.places()
-        for call in sought:
-            call.node = next((places[attempt] for attempt in call.attempts if attempt in places), "")
-            call.looks += not call.node
-        return [call for call in sought if call.looks >= LOOKS]
+        """Note where they run; return those that are nowhere."""
+        for _ in range(LOOKS):
+            places = await self._hosts.places()
+            for call in sought:
+                call.node = next((places[attempt] for attempt in call.attempts if attempt in places), "")
+            sought = [call for call in sought if not call.node]
+            if not sought:
+                break
+            await sleep(BETWEEN_SECONDS)
+        return sought
