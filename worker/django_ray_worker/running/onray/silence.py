@@ -58,7 +58,7 @@ class Silence:
         if sought := [call for call in doubtful if not call.node]:
             lost += await self._seek(sought)
         for call in lost:
-            call.give_up("Its node of the Ray cluster does not answer")
+            call.give_up("No node of the Ray cluster that answers runs it")
 
     async def _seek(self, sought: list[Awaited]) -> list[Awaited]:
         """Note where they run; return those that are nowhere."""
