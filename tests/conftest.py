@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from django_ray.models import RayMinute, RayTaskExecution, RayWorker
 from django_ray.options import Options
 from tests.deploys import unpack_release
+from tests.rays import Rays
 from tests.supervisors import ROOT, Listen, database_url, until
 
 ASLEEP = 1145721434
@@ -112,6 +113,26 @@ def sleepers(connect):
         return row["count"]
 
     return count
+
+
+@pytest.fixture
+def rays(tmp_path_factory):
+    """Start Ray heads and nodes; killed when the test is over."""
+    rays = Rays(tmp_path_factory.mktemp)
+    yield rays
+    rays.end()
+
+
+@pytest.fixture
+def start_head(rays):
+    """Start Ray heads; returns address and process."""
+    return rays.start_head
+
+
+@pytest.fixture
+def add_node(rays):
+    """Start Ray nodes that join a head."""
+    return rays.add_node
 
 
 @pytest.fixture

@@ -106,11 +106,14 @@ class Process:
             self._queue.put(line)
         self._queue.put(None)
 
-    def wait_for(self, text: str, timeout: float = 90) -> str:
+    def wait_for(self, text: str, timeout: float = 120) -> str:
         """Return the next line of the output that contains text."""
         deadline = time.monotonic() + timeout
         while True:
-            line = self._queue.get(timeout=max(0.1, deadline - time.monotonic()))
+            try:
+                line = self._queue.get(timeout=max(0.1, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {text!r} within {timeout} s after:\n{''.join(self.lines)}") from None
             assert line is not None, f"ended before {text!r}:\n{''.join(self.lines)}"
             self.lines.append(line)
             if text in line:

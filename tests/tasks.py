@@ -171,6 +171,15 @@ def touch_and_sleep(path, seconds):
 
 
 @task
+def hold(folder, key):
+    """Say which process runs it, and run until it is told to end."""
+    (Path(folder) / f"{key}.{os.getpid()}").touch()
+    while not (Path(folder) / f"{key}.go").exists():
+        time.sleep(0.02)
+    return key
+
+
+@task
 @task_options(timeout=1.0, max_attempts=1)
 def too_long():
     while True:

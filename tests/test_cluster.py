@@ -1,12 +1,5 @@
 """--cluster: the supervisor as a driver on a Ray that exists."""
 
-import os
-import socket
-import subprocess
-import sys
-from contextlib import suppress
-from pathlib import Path
-
 import psutil
 import pytest
 from django.tasks import TaskResultStatus
@@ -14,18 +7,10 @@ from django.tasks import TaskResultStatus
 from django_ray.models import RayTaskExecution
 from tests import processes, tasks
 from tests.chaos import faults
+from tests.rays import TOKEN, free_port, kill
 from tests.supervisors import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-TOKEN = "b" * 64
 
 
 @pytest.fixture
@@ -33,56 +18,6 @@ def head(start_head):
     """A Ray head of its own, started outside the project's folder and without its environment."""
     address, _ = start_head(free_port())
     return address
-
-
-@pytest.fixture
-def start_head(tmp_path_factory):
-    """Start Ray heads; returns address and process."""
-    heads = []
-
-    def start(port, cpus=2, *more):
-        process = _start_head(tmp_path_factory.mktemp("h"), port, cpus, *more)
-        heads.append(process)
-        return f"127.0.0.1:{port}", process
-
-    yield start
-    for head in heads:
-        if head.poll() is None:
-            head.terminate()
-            head.wait(30)
-
-
-def _start_head(folder, port, cpus, *more):
-    environment = {
-        key: value for key, value in os.environ.items()
-        if key not in {"PYTHONPATH", "DJANGO_SETTINGS_MODULE"} and not key.startswith("RAY_")
-    }  # fmt: skip
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    ray = subprocess.Popen(
-        [
-            Path(sys.executable).parent / "ray", "start", "--head", f"--port={port}", f"--num-cpus={cpus}", "--block",
-            "--include-dashboard=false", "--disable-usage-stats", "--node-ip-address=127.0.0.1",
-            f"--temp-dir={folder}", *more,
-        ],
-        cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    until(lambda: answers(port) or ray.poll() is not None, 60, "the Ray head listening")
-    return ray
-
-
-def kill(head):
-    for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    head.wait(30)
-
-
-def answers(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def test_a_cluster_runs_tasks_of_a_project_it_was_never_told_of(head, listen, finished):

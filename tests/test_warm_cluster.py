@@ -11,8 +11,8 @@ from django.db.models import F
 
 from django_ray.models import RayTaskExecution
 from tests import tasks, warming
+from tests.rays import TOKEN, free_port
 from tests.supervisors import until
-from tests.test_cluster import TOKEN, answers, free_port, start_head  # noqa: F401 - a fixture
 from tests.test_warm import lines
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -43,10 +43,9 @@ def replicas():
     return [one.pid for one in found if " ".join(one.info["cmdline"] or ()).startswith("ray::Replica")]
 
 
-def test_gpu_tasks_hold_up_no_cpu_tasks_and_two_run_at_a_time(folder, start_head, listen):  # noqa: F811
+def test_gpu_tasks_hold_up_no_cpu_tasks_and_two_run_at_a_time(folder, start_head, listen):
     port = free_port()
     address, _ = start_head(port, 2, "--num-gpus=2")
-    assert answers(port)
     supervisor = listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN)
     supervisor.wait_for("is ready", 120)
     enqueue(tasks.add, [(1, 1)] * 500)
@@ -66,10 +65,9 @@ def test_gpu_tasks_hold_up_no_cpu_tasks_and_two_run_at_a_time(folder, start_head
     assert max(accumulate(step for _, step in moments)) == 2
 
 
-def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start_head, listen):  # noqa: F811
+def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start_head, listen):
     port = free_port()
     address, _ = start_head(port, 2)
-    assert answers(port)
     supervisors = [listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN) for _ in range(3)]
     for supervisor in supervisors:
         supervisor.wait_for("is ready", 120)
@@ -82,10 +80,9 @@ def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start
     until(lambda: not replicas(), 60, "no replica left")
 
 
-def test_whatever_is_killed_under_load_nothing_is_lost(folder, start_head, listen):  # noqa: F811
+def test_whatever_is_killed_under_load_nothing_is_lost(folder, start_head, listen):
     port = free_port()
     address, _ = start_head(port, 2)
-    assert answers(port)
     supervisors = [listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN) for _ in range(2)]
     for supervisor in supervisors:
         supervisor.wait_for("is ready", 120)

@@ -32,7 +32,7 @@ from django_ray.runtime.alarm import Alarm
 from django_ray.runtime.foreign import ends_process
 from django_ray.runtime.handlers import Handlers, spare_children
 from django_ray.runtime.limits import Limits, Overrun
-from django_ray.runtime.rayworker import is_cancelled, job
+from django_ray.runtime.rayworker import is_cancelled, job, node
 
 __all__ = [
     "LOCAL",
@@ -148,7 +148,7 @@ class _Interruptible:
 @cache
 def _handlers() -> Handlers:
     """Once per process."""
-    mark.install(job())
+    mark.install(job(), node())
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     _put_ours()

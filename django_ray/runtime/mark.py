@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 __all__ = [
     "PROCESSES", "WAKE", "Attempt", "Running", "alive", "install", "interrupt", "kill", "marked", "marked_processes",
-    "running", "was_asked",
+    "running", "running_on", "was_asked",
 ]  # fmt: skip
 
 type Attempt = tuple[str, int]  # task_id and attempt number.
@@ -49,11 +49,11 @@ _memory: mmap.mmap | None = None
 
 
 @cache
-def install(job: str = "") -> None:
-    """Once per process that runs attempts, those of a job of Ray."""
+def install(job: str = "", node: str = "") -> None:
+    """Once per process that runs attempts, those of a job of Ray on a node of it."""
     global _memory  # noqa: PLW0603 - of this process
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(f"{_NAME}{job}")
+        descriptor = os.memfd_create(f"{_NAME}{job}-{node}")
         os.ftruncate(descriptor, _ASKED_AT + 1)
         _memory = mmap.mmap(descriptor, _ASKED_AT + 1)  # with a descriptor of its own
         os.close(descriptor)
@@ -96,6 +96,16 @@ def was_asked() -> bool:
         return False
     _memory[_ASKED_AT] = 0
     return True
+
+
+def running_on(node: str) -> list[Attempt]:
+    """Return the attempts whose bodies run on this host, in processes of a node of Ray: there may be several here."""
+    found: list[Attempt] = []
+    for path, mark in _marks():
+        with suppress(OSError):  # it has ended
+            if node in str(path.readlink()):
+                found.append(mark.attempt)
+    return found
 
 
 def kill(attempts: Sequence[Attempt]) -> bool:

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled", "is_on_ray", "is_ray_worker", "job"]
+__all__ = ["MAX_CALLS", "end_after_answer", "is_cancelled", "is_on_ray", "is_ray_worker", "job", "node"]
 
 log = logging.getLogger("django_ray.rayworker")
 
@@ -46,6 +46,13 @@ def job() -> str:
     if (ray := _ray()) is None:
         return ""
     return str(ray.get_runtime_context().get_job_id())
+
+
+def node() -> str:
+    """Return the id of the node that this process belongs to, as Ray has it; empty elsewhere."""
+    if (ray := _ray()) is None:
+        return ""
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def end_after_answer() -> None:

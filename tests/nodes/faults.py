@@ -1,8 +1,7 @@
-"""What happens to the hosts, each with the event that ends it: nothing here waits for a time but the pause."""
+"""What happens to the hosts, each with the event that ends it: nothing here waits for a time."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ from tests.nodes.watch import Watch
 __all__ = ["Fault", "Faults"]
 
 NODES = ("node-a", "node-b")
-PAUSE_SECONDS = 20  # Twice what it takes the cluster to call a host dead.
+PAUSE_SECONDS = 60  # At most, until what ran on a host that is paused runs elsewhere.
 
 
 class Command(NamedTuple):
@@ -59,16 +58,18 @@ class Faults:
         self._note(f"{node} is killed", struck, first, undone, (node,))
 
     def pause_node(self, node: str) -> None:
-        """Pause a node until the cluster has called it dead, and let it find that out.
+        """Pause a node, see the other one go on, and what ran there run elsewhere; let it go on.
 
-        The other one need not go on meanwhile: Ray may have sent what is next to the node that says nothing, and
-        waits for that for minutes.
+        Ray would notice after minutes.
         """
+        others = [other for other in NODES if other != node]
+        self._watch.until_started([node], self._watch.now())
         struck = self._do("pause", node)
-        time.sleep(PAUSE_SECONDS)  # the fault itself
-        first = self._watch.first_start(NODES, struck.done)
+        held = self._watch.running_on(node)
+        self._watch.until_ended(5, struck.done)
+        elsewhere = self._watch.until_started_again(held, others, struck.done, seconds=PAUSE_SECONDS)
         undone = self._do("unpause", node)
-        self._note(f"{node} is paused for {PAUSE_SECONDS} s", struck, first, undone, (node,))
+        self._note(f"{node} is paused", struck, elsewhere, undone, (node,))
 
     def kill_head(self) -> None:
         """Kill the head, see everything released, start it again; all that had joined it must join anew."""

@@ -60,9 +60,29 @@ class Watch:
         self.until(lambda: len(self._starts(nodes, since)) == len(nodes), f"a start on {' and '.join(nodes)}")
         return min(row.at for row in self._starts(nodes, since))
 
-    def first_start(self, nodes: Sequence[str], since: datetime) -> datetime | None:
-        """Return when the first task has started on one of the nodes, None when none has."""
-        return min((row.at for row in self._starts(nodes, since)), default=None)
+    def running_on(self, node: str) -> list[str]:
+        """Return the keys of the tasks that run on the node."""
+        rows = self.ask(
+            "SELECT key FROM nodes_note GROUP BY key, attempt HAVING bool_or(event = 'started' AND node = %s)"
+            " AND NOT bool_or(event = 'ended')",
+            node,
+        )
+        return [row.key for row in rows]
+
+    def until_started_again(
+        self, keys: Sequence[str], nodes: Sequence[str], since: datetime, *, seconds: float
+    ) -> datetime | None:
+        """Return when the last of these tasks has started on one of the nodes; None when there are none."""
+        query = (
+            "SELECT key, min(at) AS at FROM nodes_note WHERE event = 'started' AND at > %s AND key = ANY(%s)"
+            " AND node = ANY(%s) GROUP BY key"
+        )
+
+        def started() -> list[datetime]:
+            return [row.at for row in self.ask(query, since, list(keys), list(nodes))]
+
+        self.until(lambda: len(started()) == len(set(keys)), f"{keys} to start on {nodes}", seconds=seconds)
+        return max(started(), default=None)
 
     def _starts(self, nodes: Sequence[str], since: datetime) -> list[Any]:
         return self.ask(_NODES, since, list(nodes))

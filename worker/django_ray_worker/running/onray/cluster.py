@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import ray
 from anyio import CancelScope, create_task_group, current_time, move_on_after
 
 from django_ray_worker.core.exceptions import Stuck
 from django_ray_worker.running.onray.node import raylet_socket
+from django_ray_worker.running.onray.nodes import Listed, Nodes, listed
 from django_ray_worker.running.onray.questions import Answering, ask
 from django_ray_worker.running.onray.sockets import Address, until_gone
 
@@ -78,12 +79,13 @@ class Cluster:
         self._ray = found
         self._starting: Answering[None] | None = None
         self._is_over = threading.Event()
-        self._looking: Answering[dict[str, float]] | None = None
+        self._looking: Answering[list[Listed]] | None = None
         self._looks_until = 0.0  # How long that is waited for.
         self._is_gone = False
         self.is_stuck = False  # A thread hangs inside Ray for good.
+        self._is_deaf = False  # The head has let that time pass.
         self.address = ""
-        self.resources: dict[str, float] = {}  # In all, by Ray's names, when they were asked for last.
+        self.nodes = Nodes()  # As they were when the head was asked last.
 
     @property
     def is_here(self) -> bool:
@@ -94,6 +96,11 @@ class Cluster:
     def folder(self) -> Folder | None:
         """Where it has its files, if it is here."""
         return self._ray.folder
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What there was in all when the head was asked last, by Ray's names; without what silent nodes have."""
+        return self.nodes.resources
 
     async def start(self) -> None:
         """Start it or join it. OSError when that may work later, Misconfigured when not, Stuck when it hangs.
@@ -106,7 +113,8 @@ class Cluster:
         await self._ray.find(gone)
         self._starting = Answering(self._start, stay=self._is_over.wait)
         await self._until_started(self._starting)
-        self.resources = await ask(_resources)
+        self.nodes = Nodes()
+        self.nodes.take(await ask(listed))
 
     async def _until_started(self, starting: Answering[None]) -> None:
         deadline, last_head = current_time() + START_SECONDS, float("inf")  # The head is the first that starts.
@@ -149,13 +157,16 @@ class Cluster:
         self.is_stuck = True
 
     async def look(self) -> None:
-        """Ask what resources it has now. Several who ask at a time wait for one reply, and nobody for a silent head."""
+        """Ask which nodes it has now. Several who ask at a time wait for one reply, and nobody for a silent head."""
         if self._looking is None or self._looking.is_answered:
-            self._looking, self._looks_until = Answering(_resources), current_time() + RESOURCES_SECONDS
+            self._looking, self._looks_until = Answering(listed), current_time() + RESOURCES_SECONDS
+            self._is_deaf = False
         with CancelScope(deadline=self._looks_until, shield=True):
-            self.resources = await self._looking.reply
+            self.nodes.take(await self._looking.reply)
             return
-        log.warning("The head of the Ray cluster does not answer: its resources are those of before.")
+        if not self._is_deaf:
+            log.warning("The head of the Ray cluster does not answer: its resources are those of before.")
+        self._is_deaf = True
 
     def tidy(self) -> None:
         """Remove, by and by, what processes that have ended left behind."""
@@ -183,8 +194,3 @@ class Cluster:
         logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
         self._ray.start()
         self.address = ray.get_runtime_context().gcs_address
-
-
-def _resources() -> dict[str, float]:
-    resources: Any = ray.cluster_resources
-    return dict(resources())

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from anyio import CancelScope, Event, create_task_group, current_time, get_cancelled_exc_class, move_on_after
+from anyio import Event, create_task_group, current_time, get_cancelled_exc_class, move_on_after
 from ray import exceptions
 
 from django_ray_worker.core.exceptions import Misconfigured, Stuck
@@ -30,6 +30,7 @@ from django_ray_worker.core.outcome import (
 )
 from django_ray_worker.running.answer import Answer, NoAnswer, answer_of, refused, unprepared
 from django_ray_worker.running.onray import functions
+from django_ray_worker.running.onray.awaited import Awaited, Calls
 from django_ray_worker.running.onray.cluster import Cluster, Ray
 from django_ray_worker.running.onray.environment import python_path
 from django_ray_worker.running.onray.existing import ExistingRay
@@ -39,6 +40,7 @@ from django_ray_worker.running.onray.local import LocalRay
 from django_ray_worker.running.onray.probes import Probes
 from django_ray_worker.running.onray.questions import HEAD_SECONDS, Answering, ask
 from django_ray_worker.running.onray.replicas import Replica, Replicas
+from django_ray_worker.running.onray.silence import Silence
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Claim
@@ -74,7 +76,8 @@ class RayExecutor:
         self._is_alone = watcher is None
         self._hosts = Hosts(self._cluster)
         self._ended = 0  # Processes of calls, since they were tidied up after.
-        self._awaiting: set[CancelScope] = set()
+        self._calls = Calls()
+        self._silence = Silence(self._cluster, self._hosts, self._calls, on_change=self.glance)
         self.is_usable = False
         self.most_per_call = MOST_PER_CALL
         self._is_elastic = config.is_elastic
@@ -83,7 +86,9 @@ class RayExecutor:
         self._doubt_seconds = math.inf
         self._seen = 0  # How many CPUs it had when somebody was told of it last.
         self._probes = Probes(on_placed=self.glance)
-        self._replicas = Replicas(lambda: self._cluster.resources, on_change=self.glance)
+        self._replicas = Replicas(
+            lambda: self._cluster.resources, lambda: self._cluster.nodes.silent, on_change=self.glance
+        )
 
     @property
     def address(self) -> str:
@@ -175,16 +180,20 @@ class RayExecutor:
 
     async def until_gone(self) -> str:
         """Return when the raylet of this driver or the head of the cluster is gone; says which."""
-        reason = await self._cluster.until_gone()
-        self.is_usable = False
-        return reason
+        async with create_task_group() as watches:
+            if not self._cluster.is_here:
+                watches.start_soon(self._silence.watch)
+            reason = await self._cluster.until_gone()
+            self.is_usable = False
+            watches.cancel_scope.cancel()
+            return reason
+        raise AssertionError
 
     async def abandon(self) -> None:
         """Give up what runs on a cluster that is gone: every attempt was interrupted."""
         self.is_usable = False
         # What is awaited would never come after the shutdown.
-        for scope in self._awaiting:
-            scope.cancel()
+        self._calls.abandon()
         await self.close()
         if self.is_stuck:
             raise Stuck("Ray cannot be left: its head does not answer.")
@@ -249,25 +258,22 @@ class RayExecutor:
 
     def want(self, places: int) -> None:
         """Ask the cluster for so many places."""
-        self._probes.want(places if self.is_usable else 0)
+        self._probes.want(places if self.is_usable else 0, self._cluster.nodes.silent)
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims in one call. Cancelled: stop what runs, and still return what the others became."""
-        with CancelScope() as awaiting:
-            self._awaiting.add(awaiting)
-            try:
-                return await self._run(claims)
-            finally:
-                self._awaiting.discard(awaiting)
+        with self._calls.awaiting(claims, self._cluster.nodes.silent) as call:
+            return await self._run(call)
         return NoAnswer(Gone("Ray is gone"))
 
-    async def _run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
+    async def _run(self, call: Awaited) -> Answer | NoAnswer:
+        claims = call.claims
         options, replica = claims[0].options.ray, None
         try:
             if claims[0].options.worker is not None:
                 ref, replica = self._replicas.submit(claims[0].options, [claim.payload for claim in claims])
             else:
-                ref = await self._submit(claims)
+                ref = await self._submit(call)
         except (TypeError, ValueError) as error:
             return NoAnswer(refused(f"Ray refuses the options {dict(options)}: {error}"))
         except TimeoutError as error:
@@ -285,20 +291,30 @@ class RayExecutor:
             self.glance()
             return NoAnswer(_meaning(error))
         except get_cancelled_exc_class():
-            answer = await self._end(ref, claims, replica, COOPERATE, FORCE, KILL)
-            if isinstance(answer, Answer):
-                return answer.without_stopped()
-            return NoAnswer(Interrupted()) if answer is None else answer
+            return await self._stop(call, ref, replica)
         finally:
             if replica is not None:
                 self._replicas.ended(replica)
             elif functions.ends_process(options):
                 self._has_ended()
 
-    async def _submit(self, claims: Sequence[Claim]) -> Any:
-        payloads = [claim.payload for claim in claims]
-        options = claims[0].options
-        handle = functions.handle(options.ray, takes_batch=options.batch is not None)
+    async def _stop(self, call: Awaited, ref: Any, replica: Replica | None) -> Answer | NoAnswer:
+        """End a call that nobody wants any more, or that was given up with its node; return what became of it."""
+        if call.reason:
+            gone = Gone(call.reason)
+            answer = await self._end(ref, call.claims, replica, COOPERATE)
+            if replica is not None:
+                self._replicas.drop(replica)
+            return answer.with_stopped_as(gone) if isinstance(answer, Answer) else answer or NoAnswer(gone)
+        answer = await self._end(ref, call.claims, replica, COOPERATE, FORCE, KILL)
+        if isinstance(answer, Answer):
+            return answer.without_stopped()
+        return NoAnswer(Interrupted()) if answer is None else answer
+
+    async def _submit(self, call: Awaited) -> Any:
+        payloads = [claim.payload for claim in call.claims]
+        options = call.claims[0].options
+        handle = functions.handle(options.ray, call.avoided, takes_batch=options.batch is not None)
         if sum(map(len, payloads)) <= INLINE_CHARACTERS:
             return handle.remote(payloads)
         submitting = Answering(lambda: handle.remote(payloads))

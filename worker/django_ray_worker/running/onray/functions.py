@@ -21,8 +21,8 @@ from django_ray.runtime.rayworker import MAX_CALLS
 from django_ray.runtime.warm import Replica
 
 __all__ = [
-    "ends_process", "export", "finding", "forget", "handle", "interrupting", "killing", "preparing", "probe", "replica",
-    "spare",
+    "ends_process", "export", "finding", "forget", "handle", "interrupting", "killing", "placing", "preparing", "probe",
+    "replica", "spare",
 ]  # fmt: skip
 
 MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
@@ -37,6 +37,7 @@ _ending: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(invoke_on_ray)
 _batch: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=MAX_CALLS)(invoke_batch)
 _replica: Any = ray.remote(Replica)
 _finding: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running)
+_placing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running_on)
 _loading: Any = ray.remote(num_cpus=0, max_retries=0)(load)
 _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
 _interrupting: Any = ray.remote(num_cpus=0, max_retries=0)(mark.interrupt)
@@ -50,6 +51,7 @@ def export() -> None:
     for ref in (
         _ending.options(**nowhere).remote([]),
         _finding.options(**nowhere).remote(),
+        _placing.options(**nowhere).remote(""),
         _killing.options(**nowhere).remote([]),
         _interrupting.options(**nowhere).remote([]),
         _batch.options(**nowhere).remote([]),
@@ -63,9 +65,11 @@ def preparing(times: int) -> list[Any]:
     return [_plain.remote([]) for _ in range(times)]
 
 
-def replica(options: Mapping[str, Any]) -> Any:
-    """Return a new actor with these options. TypeError or ValueError when Ray refuses them."""
+def replica(options: Mapping[str, Any], avoided: tuple[str, ...]) -> Any:
+    """Return a new actor with these options, on other nodes. TypeError or ValueError when Ray refuses them."""
     said = {name: value for name, value in options.items() if name != "max_calls"}
+    if avoided:
+        said["label_selector"] = {**_elsewhere(avoided), **(said.get("label_selector") or {})}
     try:
         return _replica.options(max_restarts=0, max_task_retries=0, **said).remote()
     except OSError as error:  # Ray looks at files that a runtime_env names, or seems to name
@@ -77,14 +81,17 @@ def spare() -> Any:
     return _loading.remote()
 
 
-def probe() -> Any:
+def probe(avoided: tuple[str, ...]) -> Any:
     """Return a reference to a call that takes a CPU, and ends when it has one; a process is at hand there then."""
-    return _probing.remote()
+    return (_probing.options(label_selector=_elsewhere(avoided)) if avoided else _probing).remote()
 
 
-def handle(options: Mapping[str, Any], *, takes_batch: bool = False) -> Any:
-    """Return what calls with these options are submitted to. TypeError or ValueError when Ray refuses them."""
-    return _handle(json.dumps(options, sort_keys=True), takes_batch)
+def handle(options: Mapping[str, Any], avoided: tuple[str, ...] = (), *, takes_batch: bool = False) -> Any:
+    """Return what calls with these options are submitted to, to run anywhere but on the nodes that are avoided.
+
+    TypeError or ValueError when Ray refuses them.
+    """
+    return _handle(json.dumps(options, sort_keys=True), avoided, takes_batch)
 
 
 def forget() -> None:
@@ -102,6 +109,11 @@ def finding(node: str) -> Any:
     return _finding.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
+def placing(node: str) -> Any:
+    """Return mark.running_on on that node."""
+    return _placing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+
+
 def killing(node: str) -> Any:
     """Return mark.kill on that node."""
     return _killing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
@@ -112,9 +124,16 @@ def interrupting(node: str) -> Any:
     return _interrupting.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
+def _elsewhere(avoided: tuple[str, ...]) -> dict[str, str]:
+    """Return Ray's label selector of all other nodes. Each node has its id as a label."""
+    return {"ray.io/node-id": f"!in({','.join(avoided)})"}
+
+
 @lru_cache(MOST_HANDLES)
-def _handle(key: str, takes_batch: bool) -> Any:  # noqa: FBT001 - of a cache
+def _handle(key: str, avoided: tuple[str, ...], takes_batch: bool) -> Any:  # noqa: FBT001 - of a cache
     options: dict[str, Any] = json.loads(key)
+    if avoided:
+        options["label_selector"] = {**_elsewhere(avoided), **(options.get("label_selector") or {})}
     plain = _batch if takes_batch else _plain
     if not options:
         return plain

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import ray
 from anyio import Lock, create_task_group, current_time, move_on_after
 from ray import exceptions
 
 from django_ray.runtime import mark
 from django_ray_worker.running.onray import functions
+from django_ray_worker.running.onray.awaited import attempts_of
 from django_ray_worker.running.onray.questions import ask
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Hosts"]
 
-NODES_SECONDS = 5.0  # That the head gets to name the nodes.
 FRESH_SECONDS = 1.0  # That what was found counts: many may ask at a time.
 REPLY_SECONDS = 10.0  # That a node gets: it may have to start a process for it.
 
@@ -44,57 +43,49 @@ class Hosts:
                 self._running = {attempt: since for reply in await self._look() for attempt, since in reply}
                 self._looked = current_time()
         later = current_time() - self._looked
-        found = [self._running[attempt] for attempt in _attempts(claims) if attempt in self._running]
+        found = [self._running[attempt] for attempt in attempts_of(claims) if attempt in self._running]
         if not found:
             return None
         ran, quiet = max(found)
         return ran + later, quiet + later
 
+    async def places(self) -> dict[mark.Attempt, str]:
+        """Return which node runs which attempt now, of those nodes that reply in time."""
+        replies = await self._ask_nodes(lambda node: functions.placing(node).remote(node))
+        return {attempt: node for node, reply in replies.items() for attempt in reply}
+
     async def kill(self, claims: Sequence[Claim]) -> None:
         """End the process that runs one of these, whatever it does."""
-        attempts = _attempts(claims)
+        attempts = attempts_of(claims)
         if self._cluster.is_here:
             await ask(lambda: mark.kill(attempts))
         else:
-            await _ask_nodes(lambda node: functions.killing(node).remote(attempts))
+            await self._ask_nodes(lambda node: functions.killing(node).remote(attempts))
 
     async def interrupt(self, claims: Sequence[Claim]) -> None:
         """Ask the body of these to end."""
-        attempts = _attempts(claims)
+        attempts = attempts_of(claims)
         if self._cluster.is_here:
             await ask(lambda: mark.interrupt(attempts))
         else:
-            await _ask_nodes(lambda node: functions.interrupting(node).remote(attempts))
+            await self._ask_nodes(lambda node: functions.interrupting(node).remote(attempts))
 
     async def _look(self) -> list[list[tuple[mark.Attempt, mark.Running]]]:
         if self._cluster.is_here:
             return [await ask(mark.running)]
-        return await _ask_nodes(lambda node: functions.finding(node).remote())
+        return list((await self._ask_nodes(lambda node: functions.finding(node).remote())).values())
 
+    async def _ask_nodes(self, question: Callable[[str], Any]) -> dict[str, Any]:
+        """Return what the nodes reply that reply in time."""
+        await self._cluster.look()
+        replies: dict[str, Any] = {}
 
-async def _ask_nodes(question: Callable[[str], Any]) -> list[Any]:
-    """Return what the nodes reply that reply in time."""
-    try:
-        nodes = await ask(_nodes, NODES_SECONDS)
-    except TimeoutError:
-        return []
-    replies: list[Any] = []
+        async def ask_node(node: str) -> None:
+            with suppress(exceptions.RayError):  # it is gone, or its code is of before
+                replies[node] = await question(node)
 
-    async def ask_node(node: str) -> None:
-        with suppress(exceptions.RayError):  # it is gone, or its code is of before
-            replies.append(await question(node))
-
-    with move_on_after(REPLY_SECONDS, shield=True):
-        async with create_task_group() as asking:
-            for node in nodes:
-                asking.start_soon(ask_node, node)
-    return replies
-
-
-def _nodes() -> list[str]:
-    nodes: Any = ray.nodes
-    return [node["NodeID"] for node in nodes() if node["Alive"]]
-
-
-def _attempts(claims: Sequence[Claim]) -> list[mark.Attempt]:
-    return [(str(claim.task_id), claim.attempt) for claim in claims]
+        with move_on_after(REPLY_SECONDS, shield=True):
+            async with create_task_group() as asking:
+                for node in self._cluster.nodes.answering:
+                    asking.start_soon(ask_node, node)
+        return replies

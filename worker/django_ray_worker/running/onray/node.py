@@ -1,4 +1,4 @@
-"""What Ray knows of its processes on this host, for which it has no public name."""
+"""What Ray knows and has no public name for: of its processes on this host, and of nodes that drain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-__all__ = ["did_not_start", "node", "raylet_socket"]
+__all__ = ["did_not_start", "draining", "node", "raylet_socket"]
 
 
 def node() -> Any:
@@ -22,3 +22,10 @@ def raylet_socket() -> str | None:
 def did_not_start(error: Exception) -> bool:
     """Tell whether it is what Ray raises when its processes were not there in time."""
     return type(error) is Exception or (isinstance(error, RuntimeError) and "Timed out" in str(error))
+
+
+def draining() -> frozenset[str]:
+    """Ask the head which nodes drain; none where Ray's name for that is another one."""
+    state: Any = getattr(getattr(getattr(ray, "_private"), "state", None), "state", None)  # noqa: B009 - as above
+    nodes: Any = getattr(state, "get_draining_nodes", dict)
+    return frozenset(nodes())

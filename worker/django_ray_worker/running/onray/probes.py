@@ -24,17 +24,21 @@ class Probes:
     def __init__(self, *, on_placed: Callable[[], None]) -> None:
         self._on_placed = on_placed
         self._pending: dict[Any, None] = {}  # References, in the order of their submission.
+        self._avoided: tuple[str, ...] = ()  # Nodes where they are not to go.
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def want(self, number: int) -> None:
-        """Have so many wait."""
+    def want(self, number: int, avoided: tuple[str, ...]) -> None:
+        """Have so many wait, for a place on another node than these."""
+        if avoided != self._avoided:
+            self.want(0, self._avoided)
+            self._avoided = avoided
         while len(self._pending) > number:
             ref, _ = self._pending.popitem()
             ray.cancel(ref)
         while len(self._pending) < number:
-            ref = functions.probe()
+            ref = functions.probe(avoided)
             self._pending[ref] = None
             ref.future().add_done_callback(partial(_in_loop, asyncio.get_running_loop(), partial(self._has_ended, ref)))
 

@@ -62,8 +62,15 @@ class _Pool:
 class Replicas:
     """Of one driver."""
 
-    def __init__(self, total: Callable[[], Mapping[str, float]], *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        total: Callable[[], Mapping[str, float]],
+        avoided: Callable[[], tuple[str, ...]],
+        *,
+        on_change: Callable[[], None],
+    ) -> None:
         self._total = total  # What the cluster has in all.
+        self._avoided = avoided  # Nodes that are silent.
         self._on_change = on_change  # There are more places.
         self._pools: dict[str, _Pool] = {}
 
@@ -130,7 +137,7 @@ class Replicas:
         return pool
 
     def _start(self, pool: _Pool) -> None:
-        replica = Replica(pool, functions.replica(pool.ray))
+        replica = Replica(pool, functions.replica(pool.ray, self._avoided()))
         pool.replicas.append(replica)
         ready = replica.actor.prepare.remote(pool.path)
         ready.future().add_done_callback(partial(_in_loop, asyncio.get_running_loop(), self._has_prepared, replica))

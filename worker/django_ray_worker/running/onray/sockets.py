@@ -1,13 +1,18 @@
-"""Notice the end of another process by the socket that it listens on: no timer, no private protocol."""
+"""Notice by the socket that another process listens on that it has ended, or that it lives: no private protocol."""
 
 from __future__ import annotations
+
+import asyncio
 
 from anyio import BrokenResourceError, EndOfStream, connect_tcp, connect_unix
 from anyio.abc import ByteStream
 
-__all__ = ["Address", "host_and_port", "until_gone"]
+__all__ = ["Address", "host_and_port", "reacts", "until_gone"]
 
 MOST_PORT = 65535
+
+# What a client of HTTP/2 begins with, as all of Ray's do: its preface and its settings, which are empty.
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 type Address = str  # "host:port", or the path of a unix socket.
 
@@ -26,6 +31,26 @@ async def until_gone(address: Address) -> None:
             continue
         except OSError:
             return
+
+
+async def reacts(address: Address) -> bool:
+    """Return True when whoever is there says anything, also by refusing or closing the connection.
+
+    A process that stands still says nothing, although its kernel connects: then this does not return. False when there
+    is no way to the host.
+    """
+    try:
+        reader, writer = await asyncio.open_connection(*host_and_port(address))
+        try:
+            writer.write(GREETING)
+            await reader.read(1)
+        finally:
+            writer.transport.abort()
+    except ConnectionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 async def _connect(address: Address) -> ByteStream:
