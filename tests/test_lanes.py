@@ -74,10 +74,10 @@ def test_what_asks_for_more_than_a_cpu_waits_in_a_lane(take, worker, connect):
 def test_of_each_lane_as_many_are_taken_as_it_has_room_for(take):
     enqueue(gpu, 10)
     enqueue(warming.double_all, 100)
-    taken, said = take('{"!tests.tasks.add": 2, "!tests.warming.double_all": 64}')
+    taken, said = take('{"!tests.tasks.add": [2, 1], "!tests.warming.double_all": [1, 64]}')
     assert len(taken) == 66
     assert said["more"] == '["!tests.tasks.add","!tests.warming.double_all"]'
-    taken, said = take('{"!tests.tasks.add": 0, "!tests.warming.double_all": 64}')
+    taken, said = take('{"!tests.tasks.add": [0, 1], "!tests.warming.double_all": [1, 64]}')
     assert len(taken) == 36
     assert said["more"] == '["!tests.tasks.add"]'
 
@@ -85,7 +85,7 @@ def test_of_each_lane_as_many_are_taken_as_it_has_room_for(take):
 def test_priority_and_age_decide_in_a_lane(take):
     first, second = enqueue(gpu, 2)
     urgent = gpu.using(priority=5).enqueue(1, 1)
-    taken, _ = take('{"!tests.tasks.add": 2}')
+    taken, _ = take('{"!tests.tasks.add": [2, 1]}')
     assert [str(row["task_id"]) for row in taken] == [urgent.id, first.id]
     assert [str(row["task_id"]) for row in take()[0]] == [second.id]
 
@@ -93,8 +93,8 @@ def test_priority_and_age_decide_in_a_lane(take):
 def test_a_lane_is_in_several_queues_and_its_room_is_one(take):
     enqueue(gpu, 3)
     enqueue(gpu.using(queue_name="other"), 3)
-    assert len(take('{"!tests.tasks.add": 4}')[0]) == 4
-    assert {row["queue_name"] for row in take('{"!tests.tasks.add": 4}', queues=["other"])[0]} == {"other"}
+    assert len(take('{"!tests.tasks.add": [4, 1]}')[0]) == 4
+    assert {row["queue_name"] for row in take('{"!tests.tasks.add": [4, 1]}', queues=["other"])[0]} == {"other"}
 
 
 def test_a_paused_queue_is_left_alone(take):
@@ -103,23 +103,35 @@ def test_a_paused_queue_is_left_alone(take):
     assert take()[0] == []
 
 
-def test_lanes_come_in_a_circle(take):
-    task = warming.of_tenant
-    for tenant in "abcdef":
-        task.enqueue(tenant, 1)
+def test_lanes_come_in_a_circle_and_share_the_places_of_their_task(take):
+    for _ in range(2):
+        for tenant in "abcde":
+            warming.of_tenant.enqueue(tenant, 1)
     seen, after = [], (None, None)
-    for _ in range(3):
-        taken, said = take(limit=2, after=after)
+    for _ in range(5):
+        taken, said = take('{"!tests.warming.of_tenant": [2, 1]}', after=after)
         seen += [row["lane"][-1] for row in taken]
         after = said["after_queue"], said["after_gate"]
-    assert seen == list("abcdef")
+    assert seen == ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"]
+    for tenant in "abcde":
+        warming.of_tenant.enqueue(tenant, 1)
+    taken, said = take('{"!tests.warming.of_tenant": [2, 10]}', after=("default", "!tests.warming.of_tenant:d"))
+    assert sorted(row["lane"][-1] for row in taken) == ["a", "e"]
+    assert (said["is_cut"], said["after_gate"][-1]) == (False, "a")
+
+
+def test_a_claim_looks_into_so_many_lanes(take):
+    for tenant in "abc":
+        warming.of_tenant.enqueue(tenant, 1)
+    taken, said = take('{"!tests.warming.of_tenant": [9, 1]}', limit=2)
+    assert ([row["lane"][-1] for row in taken], said["is_cut"]) == (["a", "b"], True)
 
 
 def test_what_somebody_has_locked_is_told(take, connect):
     first, second = enqueue(gpu, 2)
     other = connect(autocommit=False)
     other.execute("SELECT FROM django_ray_execution WHERE task_id = %s FOR UPDATE", [first.id])
-    taken, said = take('{"!tests.tasks.add": 2}')
+    taken, said = take('{"!tests.tasks.add": [2, 1]}')
     assert [str(row["task_id"]) for row in taken] == [second.id]
     assert said["has_skipped"]
 
@@ -148,7 +160,7 @@ def test_no_backlog_makes_a_claim_walk(worker, connect):
     enqueue(gpu, 3000)
     scope = {"backend": "default", "queues": None}
     assert pages(SQL["claim"], scope | claim_parameters(worker.pk, 2)) < 400
-    assert pages(SQL["claim_lanes"], scope | lane_parameters(worker.pk, 1000, '{"!tests.tasks.add": 2}')) < 400
+    assert pages(SQL["claim_lanes"], scope | lane_parameters(worker.pk, 1000, '{"!tests.tasks.add": [2, 1]}')) < 400
 
 
 def _bare(statement):

@@ -41,14 +41,15 @@ CREATE TRIGGER django_ray_on_start AFTER UPDATE ON django_ray_execution
 FOR EACH ROW WHEN (NEW.gate IS NOT NULL AND OLD.state = 'WAITING' AND NEW.state = 'RUNNING' AND (NEW.gate_rule ? 'lane') IS NOT TRUE)
 EXECUTE FUNCTION django_ray_on_start();
 
--- Rows to take from lanes of our queues: of each as many as there is room for, which is said by its name; one from a lane that is not named. In a circle
--- from a place on, up to so many lanes and rows in all. They are locked until the transaction ends.
--- With them: the lanes of which there may be more than that; whether some were locked by somebody else; and the place to go on from, null when all
--- were looked into.
+-- Rows to take from lanes of our queues, in a circle from a place on, up to so many lanes and rows in all. A name has the task, and perhaps a colon and what
+-- those have in common that share a call. rooms says by tasks for how many calls there is room, and how many share one: {"!shop.tasks.embed": [2, 64]}; for
+-- others it is one of one. The rows are locked until the transaction ends.
+-- With them: the tasks of which there may be more than that; whether some were locked by somebody else; whether not all lanes were looked into; and the
+-- last one that something was taken from.
 CREATE FUNCTION django_ray_in_lanes(
     of_backend text, given text[], rooms jsonb, most_lanes int, most int, after_queue text, after_gate text
 )
-RETURNS TABLE (ids uuid[], more text[], has_skipped boolean, queue text, gate text)
+RETURNS TABLE (ids uuid[], more text[], has_skipped boolean, is_cut boolean, queue text, gate text)
 -- Every look is one probe of django_ray_lanes. All of its columns are named in their order, and nothing is sorted, so that no plan without
 -- statistics takes another index.
 LANGUAGE plpgsql VOLATILE ROWS 1 SET search_path FROM CURRENT SET enable_sort = off AS $$
@@ -57,17 +58,19 @@ DECLARE
     from_queue text := coalesce(after_queue, '');
     from_gate text := coalesce(after_gate, '');
     has_turned boolean := from_queue = '';
-    taken jsonb := '{}';
-    chosen uuid[];
+    task text;
+    calls int;
+    batch int;
     room int;
+    chosen uuid[];
     number int := 0;
     one record;
 BEGIN
     ids := '{}';
     more := '{}';
     has_skipped := false;
+    is_cut := false;
     LOOP
-        EXIT WHEN number >= most_lanes OR cardinality(ids) >= most;
         SELECT row.queue_name::text AS queue, row.gate::text AS gate INTO one FROM django_ray_execution AS row
         WHERE row.backend = of_backend AND row.state = 'WAITING' AND row.gate IS NOT NULL AND row.gate_rule ? 'lane'
             AND (row.queue_name, row.gate) > (from_queue COLLATE "C", from_gate COLLATE "C")
@@ -83,26 +86,33 @@ BEGIN
         from_gate := one.gate;
         EXIT WHEN has_turned AND after_queue IS NOT NULL
             AND (from_queue COLLATE "C", from_gate COLLATE "C") > (after_queue COLLATE "C", after_gate COLLATE "C");
-        number := number + 1;
+        IF number >= most_lanes OR cardinality(ids) >= most THEN
+            is_cut := true;
+            EXIT;
+        END IF;
         CONTINUE WHEN from_queue <> ALL (given) OR EXISTS (
             SELECT FROM django_ray_queue WHERE backend = of_backend AND name = from_queue COLLATE "C" AND paused_at IS NOT NULL
         );
-        -- A lane may be in several queues.
-        room := least(
-            most - cardinality(ids),
-            coalesce((rooms -> from_gate)::int, 1) - coalesce((taken -> from_gate)::int, 0)
-        );
+        task := split_part(from_gate, ':', 1);
+        calls := coalesce((rooms #> ARRAY[task, '0'])::int, 1);
+        batch := coalesce((rooms #> ARRAY[task, '1'])::int, 1);
+        IF calls <= 0 THEN
+            more := more || task;
+            CONTINUE;
+        END IF;
+        number := number + 1;
+        room := least(most - cardinality(ids), calls * batch);
         chosen := ARRAY(
             SELECT row.task_id FROM django_ray_execution AS row
-            WHERE row.backend = of_backend AND row.state = 'WAITING' AND row.gate IS NOT NULL AND row.gate_rule ? 'lane' AND row.queue_name = from_queue COLLATE "C"
-                AND row.gate = from_gate COLLATE "C"
+            WHERE row.backend = of_backend AND row.state = 'WAITING' AND row.gate IS NOT NULL AND row.gate_rule ? 'lane'
+                AND row.queue_name = from_queue COLLATE "C" AND row.gate = from_gate COLLATE "C"
                 AND (row.expires_at IS NULL OR row.expires_at > statement_timestamp() OR row.started_at IS NOT NULL)
             ORDER BY row.backend, row.queue_name, row.gate, row.priority DESC, row.task_id
-            LIMIT greatest(room, 0)
+            LIMIT room
             FOR UPDATE SKIP LOCKED
         );
         IF cardinality(chosen) >= room THEN
-            more := more || from_gate;
+            more := more || task;
         ELSE
             has_skipped := has_skipped OR EXISTS (
                 SELECT FROM (
@@ -116,13 +126,13 @@ BEGIN
                 WHERE head.task_id <> ALL (chosen)
             );
         END IF;
-        taken := taken || jsonb_build_object(from_gate, coalesce((taken -> from_gate)::int, 0) + cardinality(chosen));
+        CONTINUE WHEN cardinality(chosen) = 0;
+        calls := calls - (cardinality(chosen) + batch - 1) / batch;
+        rooms := rooms || jsonb_build_object(task, jsonb_build_array(calls, batch));
         ids := ids || chosen;
-    END LOOP;
-    IF number >= most_lanes OR cardinality(ids) >= most THEN
         queue := from_queue;
         gate := from_gate;
-    END IF;
+    END LOOP;
     RETURN NEXT;
 END
 $$;

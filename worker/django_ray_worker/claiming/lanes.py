@@ -7,7 +7,7 @@ all places are taken becomes the next batch, and one that is full is sent ahead,
 
 from __future__ import annotations
 
-import logging
+import json
 import math
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Protocol
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lanes", "Places"]
 
-log = logging.getLogger("django_ray.lanes")
-
-MOST_REMEMBERED = 1000  # Lanes; of others it is not known how much room there is until something was taken from them.
+MOST_REMEMBERED = 1000  # Tasks; of others it is not known how much room there is until something was taken.
 MOST_CHARACTERS = 8_000_000  # That the claims of a batch carry: they travel together.
 GROW_SECONDS = 1.0  # That a full batch waits before another process is asked for.
 REST_SECONDS = 5.0  # Of a lane whose worker could not be built here: others may be able to.
@@ -44,24 +42,42 @@ class Places(Protocol):
 
 
 class _Lane:
-    def __init__(self, name: str, claim: Claim) -> None:
-        self.name = name
-        self.shown = claim  # For what all of them ask.
+    """What waits here of one lane."""
+
+    def __init__(self) -> None:
         self.waiting: deque[Claim] = deque()
-        self.running: set[object] = set()
-        self.has_more = False  # There may be more than there was room for.
-        self.first_at = math.inf  # When the first of those that wait has come.
-        self.crowded_at = math.inf  # Since when a full batch waits.
-        self.rests_until = -math.inf
-        self.looks_at = math.inf  # When it is looked at again.
+        self.first_at = math.inf  # When the first of them has come.
 
     @property
     def batch(self) -> int:
-        return self.shown.options.batch or 1
+        """How many may share a call."""
+        return self.waiting[0].options.batch or 1
 
     @property
-    def is_empty(self) -> bool:
-        return not (self.waiting or self.running)
+    def is_full(self) -> bool:
+        """Tell whether they are enough for a call."""
+        return len(self.waiting) >= self.batch
+
+    @property
+    def due_at(self) -> float:
+        """When they have waited for others long enough: one that runs alone anyway does not."""
+        if self.is_full or _is_alone(self.waiting[0]):
+            return -math.inf
+        return self.first_at + self.waiting[0].options.batch_wait
+
+
+class _Group:
+    """Lanes whose calls run in the same places: those of one worker, or of what asks Ray for the same."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.shown = claim  # For what all of them ask.
+        self.running: set[object] = set()
+        self.lanes: OrderedDict[str, _Lane] = OrderedDict()  # Those of which something waits here.
+        self.families: set[str] = set()
+        self.has_more = False  # There may be more than there was room for.
+        self.crowded_at = math.inf  # Since when a full batch waits.
+        self.rests_until = -math.inf
+        self.looks_at = math.inf  # When it is looked at again.
 
 
 class Lanes:
@@ -79,8 +95,10 @@ class Lanes:
         self._begin = begin  # Starts a call, and returns what stands for it.
         self._give_back = give_back
         self._on_room = on_room  # There is room in a lane that may have more.
-        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
-        self._lane_of: dict[object, _Lane] = {}  # By calls.
+        # By the part of a lane's name before a colon, which is that of a task: its group, and how many share a call.
+        self._families: OrderedDict[str, tuple[_Group, int]] = OrderedDict()
+        self._groups: dict[str, _Group] = {}
+        self._group_of: dict[object, _Group] = {}  # By calls.
         self._waits: TaskGroup | None = None
 
     def open(self, waits: TaskGroup) -> None:
@@ -88,161 +106,173 @@ class Lanes:
         self._waits = waits
 
     @property
-    def rooms(self) -> Mapping[str, int]:
-        """How many more to take from each lane that is known."""
-        return {lane.name: self._room(lane) for lane in self._lanes.values()}
+    def rooms(self) -> Mapping[str, tuple[int, int]]:
+        """For how many more calls there is room, by families that are known, and how many share one there."""
+        return {name: (self._room(group), batch) for name, (group, batch) in self._families.items()}
 
-    def has_room(self, names: Iterable[str]) -> bool:
-        """Tell whether there is room in one of these."""
-        return any(self._room(self._lanes[name]) > 0 for name in names if name in self._lanes)
-
-    def note(self, names: Iterable[str]) -> None:
-        """Take note of which lanes may have more than there was room for."""
-        for lane in self._lanes.values():
-            lane.has_more = False
-        for name in names:
-            if name in self._lanes:
-                self._lanes[name].has_more = True
+    def note(self, families: Iterable[str], *, is_all: bool) -> bool:
+        """Take note of which may have more than there was room for; tell whether there is room for it now."""
+        if is_all:
+            for group in self._groups.values():
+                group.has_more = False
+        found = [self._families[family][0] for family in families if family in self._families]
+        for group in found:
+            group.has_more = True
+        return any(self._room(group) > 0 for group in found)
 
     @property
     def claims(self) -> tuple[Claim, ...]:
         """What waits here."""
-        return tuple(claim for lane in self._lanes.values() for claim in lane.waiting)
+        return tuple(
+            claim for group in self._groups.values() for lane in group.lanes.values() for claim in lane.waiting
+        )
 
     @property
-    def figures(self) -> Mapping[str, tuple[int, int]]:
-        """How many calls run in each lane, and how many executions wait for one."""
-        return {lane.name: (len(lane.running), len(lane.waiting)) for lane in self._lanes.values() if not lane.is_empty}
+    def calls(self) -> int:
+        """How many run."""
+        return len(self._group_of)
 
     def start(self, claims: Sequence[Claim]) -> None:
         """Run them, or have them wait for a place or for others."""
-        touched = dict.fromkeys(self._put(claim) for claim in claims)
-        for lane in touched:
-            self._fill(lane)
+        for group in {id(group): group for group in map(self._put, claims)}.values():
+            self._fill(group)
         self._forget()
 
     def ended(self, call: object, *, is_unprepared: bool = False) -> None:
         """Take note that a call has ended; perhaps because its worker could not be built."""
-        lane = self._lane_of.pop(call, None)
-        if lane is None:
+        group = self._group_of.pop(call, None)
+        if group is None:
             return
-        lane.running.discard(call)
+        group.running.discard(call)
         if is_unprepared:
-            lane.rests_until = current_time() + REST_SECONDS
-            self._later(REST_SECONDS, lane)
-        self._fill(lane)
-        self._tell(lane)
+            group.rests_until = current_time() + REST_SECONDS
+            self._look_at(group.rests_until, group)
+        self._fill(group)
 
     def move(self) -> None:
         """Take note that there may be more places, or others."""
-        for lane in list(self._lanes.values()):
-            self._fill(lane)
-            self._tell(lane)
+        for group in self._groups.values():
+            self._fill(group)
 
     def remove(self, claim: Claim) -> None:
         """Forget a claim that waits."""
-        lane = self._lanes[_name(claim)]
-        lane.waiting.remove(claim)
-        self._tell(lane)
+        group, name = self._groups[_key(claim)], _name(claim)
+        group.lanes[name].waiting.remove(claim)
+        if not group.lanes[name].waiting:
+            del group.lanes[name]
+        self._fill(group)
 
     def clear(self) -> None:
         """Give back what waits."""
-        for lane in self._lanes.values():
-            while lane.waiting:
-                self._give_back(lane.waiting.popleft())
+        for group in self._groups.values():
+            while group.lanes:
+                _, lane = group.lanes.popitem()
+                for claim in lane.waiting:
+                    self._give_back(claim)
 
-    def _put(self, claim: Claim) -> _Lane:
-        name = _name(claim)
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._lanes[name] = _Lane(name, claim)
-        self._lanes.move_to_end(name)
-        lane.shown = claim
+    def _put(self, claim: Claim) -> _Group:
+        key, name = _key(claim), _name(claim)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(claim)
+        group.shown = claim
+        family = name.partition(":")[0]
+        self._families[family] = group, claim.options.batch or 1
+        self._families.move_to_end(family)
+        group.families.add(family)
+        lane = group.lanes.setdefault(name, _Lane())
         if not lane.waiting:
             lane.first_at = current_time()
         lane.waiting.append(claim)
-        return lane
+        return group
 
     def _forget(self) -> None:
-        """Forget the lanes from which nothing was taken for the longest."""
-        for name, lane in list(self._lanes.items()):
-            if len(self._lanes) <= MOST_REMEMBERED:
-                return
-            if lane.is_empty:
-                del self._lanes[name]
+        """Forget the tasks of which nothing was taken for the longest."""
+        while len(self._families) > MOST_REMEMBERED:
+            family, (group, _) = self._families.popitem(last=False)
+            group.families.discard(family)
+        for key, group in list(self._groups.items()):
+            if not (group.families or group.running or group.lanes):
+                del self._groups[key]
 
-    def _room(self, lane: _Lane) -> int:
-        if current_time() < lane.rests_until:
+    def _room(self, group: _Group) -> int:
+        if current_time() < group.rests_until:
             return 0
-        # For bodies that take several one more batch for each place, which is sent ahead, or gathers.
-        calls = self._places.places(lane.shown) * (1 if lane.shown.options.batch is None else 2)
-        return max(0, (calls - len(lane.running)) * lane.batch - len(lane.waiting))
+        # For bodies that take several one more for each place, which is sent ahead, or gathers.
+        calls = self._places.places(group.shown) * (1 if group.shown.options.batch is None else 2)
+        gathering = sum(math.ceil(len(lane.waiting) / lane.batch) for lane in group.lanes.values())
+        return max(0, calls - len(group.running) - gathering)
 
-    def _fill(self, lane: _Lane) -> None:
-        """Send what may be sent."""
-        places = self._places.places(lane.shown)
-        while lane.waiting:
-            is_full = len(lane.waiting) >= lane.batch
-            free = places - len(lane.running) + (places if is_full and lane.batch > 1 else 0)
-            wait = lane.first_at + lane.shown.options.batch_wait - current_time()
-            if free <= 0 or not (is_full or wait <= 0 or _is_alone(lane.waiting[0])):
-                break
-            call = self._begin(self._take(lane))
-            lane.running.add(call)
-            self._lane_of[call] = lane
-            lane.first_at = current_time()
-        self._mind(lane, places)
+    def _fill(self, group: _Group) -> None:
+        """Send what may be sent, of each lane in turn."""
+        now, places = current_time(), self._places.places(group.shown)
+        for name in [*group.lanes]:
+            lane = group.lanes[name]
+            while lane.waiting and lane.due_at <= now:
+                ahead = places if lane.is_full and lane.batch > 1 else 0
+                if places + ahead <= len(group.running):
+                    break
+                call = self._begin(_take(lane))
+                group.running.add(call)
+                self._group_of[call] = group
+                lane.first_at = now
+                group.lanes.move_to_end(name)
+            if not lane.waiting:
+                del group.lanes[name]
+        self._mind(group, places)
+        if group.has_more and self._room(group) > 0:
+            self._on_room()
 
-    def _mind(self, lane: _Lane, places: int) -> None:
+    def _mind(self, group: _Group, places: int) -> None:
         """Look again when something is due: a batch has waited long enough, or there should be more places."""
-        wait = lane.first_at + lane.shown.options.batch_wait - current_time()
-        if lane.waiting and len(lane.running) < places:
-            self._later(max(0.0, wait), lane)
-        if len(lane.waiting) < lane.batch or len(lane.running) < places:
-            lane.crowded_at = math.inf
-        elif lane.crowded_at == math.inf:
-            lane.crowded_at = current_time()
-            self._later(GROW_SECONDS, lane)
-        elif current_time() - lane.crowded_at >= GROW_SECONDS:
-            lane.crowded_at = math.inf
-            self._places.grow(lane.shown)
-            self._later(GROW_SECONDS, lane)
-
-    def _later(self, seconds: float, lane: _Lane) -> None:
-        at = current_time() + seconds
-        if self._waits is None or at >= lane.looks_at:
+        now = current_time()
+        if len(group.running) < places:
+            if due := [lane.due_at for lane in group.lanes.values()]:
+                self._look_at(min(due), group)
+        elif any(lane.is_full for lane in group.lanes.values()):
+            if group.crowded_at == math.inf:
+                group.crowded_at = now
+            elif now - group.crowded_at >= GROW_SECONDS:
+                group.crowded_at = now
+                self._places.grow(group.shown)
+            self._look_at(group.crowded_at + GROW_SECONDS, group)
             return
-        lane.looks_at = at
+        group.crowded_at = math.inf
+
+    def _look_at(self, moment: float, group: _Group) -> None:
+        if self._waits is None or moment >= group.looks_at:
+            return
+        group.looks_at = moment
 
         async def wait() -> None:
-            await sleep(seconds)
-            if lane.looks_at == at:  # and nobody looks earlier
-                lane.looks_at = math.inf
-                self._fill(lane)
-                self._tell(lane)
+            await sleep(max(0.0, moment - current_time()))
+            if group.looks_at == moment:  # and nobody looks earlier
+                group.looks_at = math.inf
+                self._fill(group)
 
         self._waits.start_soon(wait)
 
-    @staticmethod
-    def _take(lane: _Lane) -> list[Claim]:
-        """Return the next batch: one that came back runs alone, it may be the one that ends its process."""
-        first = lane.waiting.popleft()
-        chosen, characters = [first], len(first.payload)
-        while lane.waiting and len(chosen) < lane.batch and not _is_alone(first):
-            following = lane.waiting[0]
-            characters += len(following.payload)
-            if characters > MOST_CHARACTERS or _is_alone(following) or following.options != first.options:
-                break
-            chosen.append(lane.waiting.popleft())
-        return chosen
 
-    def _tell(self, lane: _Lane) -> None:
-        if lane.has_more and self._room(lane) > 0:
-            self._on_room()
+def _take(lane: _Lane) -> list[Claim]:
+    """Return the next call's: one that came back runs alone, it may be the one that ends its process."""
+    most, first = lane.batch, lane.waiting.popleft()
+    chosen, characters = [first], len(first.payload)
+    while lane.waiting and len(chosen) < most and not _is_alone(first):
+        following = lane.waiting[0]
+        characters += len(following.payload)
+        if characters > MOST_CHARACTERS or _is_alone(following) or following.options != first.options:
+            break
+        chosen.append(lane.waiting.popleft())
+    return chosen
 
 
 def _name(claim: Claim) -> str:
     return claim.lane or claim.callable_path
+
+
+def _key(claim: Claim) -> str:
+    options = claim.options
+    return json.dumps([options.worker, options.batch is None, options.ray], sort_keys=True)
 
 
 def _is_alone(claim: Claim) -> bool:

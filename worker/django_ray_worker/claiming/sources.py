@@ -77,10 +77,11 @@ class LaneSource:
     async def claim(self, room: int) -> Batch:
         """Take what lanes have room for."""
         batch = await self._store.claim_lanes(self._identity.worker, room, self._lanes.rooms, after=self._place)
-        self._place = batch.lanes.place
+        if batch.claims:
+            self._place = batch.lanes.place
         return batch
 
     def is_short(self, batch: Batch, room: int) -> bool:  # noqa: ARG002 - the room is that of each lane
         """Tell whether none of them may have more than was taken, and room for it."""
-        self._lanes.note(batch.lanes.more)
-        return not self._lanes.has_room(batch.lanes.more) and batch.lanes.place == (None, None)
+        has_room = self._lanes.note(batch.lanes.more, is_all=not batch.lanes.is_cut)
+        return not has_room and not (batch.lanes.is_cut and batch.claims)

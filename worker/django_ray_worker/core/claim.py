@@ -62,7 +62,8 @@ class Claim:
 class Lanes:
     """What a claim says of lanes."""
 
-    more: frozenset[str] = frozenset()  # Those of which there may be more than there was room for.
+    more: frozenset[str] = frozenset()  # The tasks of which there may be more than there was room for.
+    is_cut: bool = False  # Not all of them were looked into.
     place: tuple[str | None, str | None] = (None, None)  # The queue and the lane after which the next claim goes on.
 
 

@@ -86,8 +86,8 @@ def lane_parameters(
 ) -> dict[str, Any]:
     """Return the parameters of claim_lanes.sql, but for backend and queues.
 
-    rooms is the JSON of how many to take from each lane that is known, limit how many in all; after is the queue and
-    the lane after which to go on.
+    rooms is JSON: by the names of tasks' lanes, before a colon, for how many calls there is room, and how many
+    executions share one; limit is how many executions in all; after is the queue and the lane after which to go on.
     """
     return {
         "worker": worker,

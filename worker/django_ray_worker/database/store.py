@@ -172,12 +172,14 @@ class Store:
         )
 
     async def claim_lanes(
-        self, worker: int, limit: int, rooms: Mapping[str, int], *, after: tuple[str | None, str | None] = (None, None)
+        self,
+        worker: int,
+        limit: int,
+        rooms: Mapping[str, tuple[int, int]],
+        *,
+        after: tuple[str | None, str | None] = (None, None),
     ) -> Batch:
-        """Take executions from lanes for worker: of each as many as it has room for, and limit in all.
-
-        after is the queue and the lane after which to go on.
-        """
+        """Take executions from lanes for worker, limit in all; the rest is as lane_parameters() has it."""
         parameters = {**self._scope, **lane_parameters(worker, limit, json.dumps(dict(rooms)), after=after)}
         async with self._connection() as connection:
             rows = await (await connection.execute(SQL["claim_lanes"], parameters)).fetchall()
@@ -187,7 +189,11 @@ class Store:
             has_skipped=first["has_skipped"],
             next_due=first["next_due"],
             next_later=first["next_later"],
-            lanes=Lanes(more=frozenset(json.loads(first["more"])), place=(first["after_queue"], first["after_gate"])),
+            lanes=Lanes(
+                more=frozenset(json.loads(first["more"])),
+                is_cut=first["is_cut"],
+                place=(first["after_queue"], first["after_gate"]),
+            ),
         )
 
     async def waiting(self, most: int) -> Backlogged:

@@ -91,14 +91,13 @@ class Monitor:
         if self._watched is None:
             return Figures(metrics=Metrics())
         _, dispatcher, metrics = self._watched
-        lanes = dispatcher.lanes.figures.values()
         return Figures(
             metrics=metrics,
             slots=dispatcher.slots,
             busy=dispatcher.busy,
             held=len(dispatcher.held),
-            lane_calls=sum(calls for calls, _ in lanes),
-            lane_waiting=sum(waiting for _, waiting in lanes),
+            lane_calls=dispatcher.lanes.calls,
+            lane_waiting=len(dispatcher.lanes.claims),
             wanted=self._executor.wanted,
             replicas=self._executor.replicas,
         )

@@ -1,4 +1,4 @@
--- As claim.sql, of lanes: from each as many as there is room for, which is a JSON object by their names.
+-- As claim.sql, of lanes: from each as many as there is room for, as a JSON object says by the names of their tasks.
 WITH found AS MATERIALIZED (
     SELECT * FROM django_ray_in_lanes(
         %(backend)s, %(queues)s, %(rooms)s::jsonb, %(most_lanes)s::int, %(limit)s::int, %(after_queue)s::text, %(after_gate)s::text)
@@ -8,7 +8,7 @@ WITH found AS MATERIALIZED (
 -- part: taken
 ), facts AS (
     SELECT
-        has_skipped, queue AS after_queue, gate AS after_gate, to_json(more)::text AS more,
+        has_skipped, is_cut, queue AS after_queue, gate AS after_gate, to_json(more)::text AS more,
         (
             SELECT (extract(epoch FROM due_at) - extract(epoch FROM clock_timestamp()))::float8 FROM django_ray_execution
             WHERE backend = %(backend)s AND state = 'READY' AND due_at IS NOT NULL AND gate_rule ? 'lane'
@@ -25,7 +25,7 @@ WITH found AS MATERIALIZED (
     OFFSET 0  -- once, and not for each row that is taken
 )
 SELECT
-    has_skipped, next_due, next_later, more, after_queue, after_gate,
+    has_skipped, is_cut, next_due, next_later, more, after_queue, after_gate,
     task_id, attempt_number, claimed_by_id, queue_name, callable_path, failures, losses, released, waited, missing_for, lane,
     CASE WHEN octet_length(options) > 65536 THEN '' ELSE options END AS options,
     CASE WHEN octet_length(payload) <= most_bytes THEN payload END AS payload
