@@ -78,6 +78,12 @@ def stuck(doubler):
     time.sleep(60)
 
 
+@task(worker=Doubler, replicas=2, memory=1)
+def pid_of(doubler, seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
 @task(worker=Doubler)
 def slow(doubler):
     note("slow")
