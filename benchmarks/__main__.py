@@ -32,6 +32,7 @@ from benchmarks import (
     start,
     table,
     ticks,
+    warm,
     wayback,
 )
 from benchmarks.peers import PEERS
@@ -53,6 +54,7 @@ PARTS = COMPARED | {
     "R": wayback.measure,
     "S": start.measure,
     "T": ticks.measure,
+    "W": warm.measure,
 }
 LONG = "L"  # Only when asked for.
 
@@ -76,6 +78,8 @@ class Size:
     even_seconds: float = 40.0
     short: int = 5_000
     fan_in: int = 10_000
+    batched: int = 20_000
+    modelled: int = 2_000
     footprint: int = 5_000
     edits: int = 5
     minutes: int = 15
@@ -85,7 +89,7 @@ class Size:
 QUICK = Size(
     single=100, bulk=500, drain=500, rounds=1, samples=10, idle_seconds=5.0, counted=500, turns=1, turn_seconds=1,
     ticks=3, history=10_000, load_seconds=2.0, even_seconds=1.0, footprint=500, short=500, fan_in=200, edits=1,
-    minutes=3, minute_seconds=2.0,
+    batched=500, modelled=100, minutes=3, minute_seconds=2.0,
 )  # fmt: skip
 
 

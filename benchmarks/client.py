@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 
 from benchmarks.marks import opened
 
@@ -40,9 +41,12 @@ def _answer_all(system):
                 answer = _timed(system.bulk, *arguments)
             case "samples":
                 answer = _samples(system.one_by_one, *arguments)
+            case "samples_of_kind":
+                kind, *rest = arguments
+                answer = _samples(partial(system.of_kind, kind), *rest)
             case "of_kind":
                 answer = _timed(system.of_kind, *arguments)
-            case "chain" | "fan_in" | "way_back" | "waiters" | "worker" | "schedule" | "ticks" | "pages":
+            case "chain" | "fan_in" | "way_back" | "waiters" | "worker" | "schedule" | "ticks" | "pages" | "bare_actor":
                 answer = getattr(system, name)(*arguments)
             case "statements":
                 answer = system.statements() if hasattr(system, "statements") else None

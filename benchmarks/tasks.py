@@ -3,9 +3,14 @@
 import time
 
 from django.tasks import task
+from django.utils.module_loading import import_string
 
 from benchmarks.marks import mark as mark_now
 from django_ray import Backoff, task_options
+from django_ray import task as ray_task
+
+BATCH_SECONDS = 0.005
+MODEL = "benchmarks.model.Model"  # by its path: who enqueues need not import numpy
 
 
 @task
@@ -47,3 +52,48 @@ def mark_and_return(number, text):
 def mark_and_fail(number):
     mark_now(number)
     raise ValueError("This one always fails.")
+
+
+class Bare:
+    """What part W makes an actor of, and the worker of its tasks."""
+
+    def mark(self, numbers):
+        for number in numbers:
+            mark_now(number)
+
+    def mark_and_sleep(self, numbers):
+        self.mark(numbers)
+        time.sleep(BATCH_SECONDS)
+
+
+@ray_task(worker=Bare)
+def mark_warm(bare, number):
+    bare.mark([number])
+
+
+@ray_task(worker=Bare, batch=64)
+def mark_batch(bare, numbers):
+    bare.mark_and_sleep(numbers)
+    return [None] * len(numbers)
+
+
+@task
+def build_and_encode(number):
+    found = import_string(MODEL)().encode([number])
+    mark_now(number)
+    return found[0]
+
+
+@ray_task(worker=MODEL)
+def encode(model, number):
+    found = model.encode([number])
+    mark_now(number)
+    return found[0]
+
+
+@ray_task(worker=MODEL, batch=64)
+def encode_batch(model, numbers):
+    found = model.encode(numbers)
+    for number in numbers:
+        mark_now(number)
+    return found

@@ -29,6 +29,13 @@ type Arguments = tuple[list[Any], dict[str, Any]]
 
 _VARIABLE = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
 _building = Lock()
+# What bodies return for a list, and how it becomes one.
+_REMEDIES = {
+    "generator": ": list(...)",
+    "map": ": list(...)",
+    "ndarray": ": .tolist()",
+    "Tensor": ": .tolist()",
+}
 
 
 def wants_batch(task: Task[..., Any]) -> bool:
@@ -69,9 +76,10 @@ def columns(task: Task[..., Any], calls: Sequence[tuple[Sequence[Any], Mapping[s
 def results_of(task: Task[..., Any], returned: Any, number: int) -> list[Any]:
     """Return what the body of a batch has returned for each of so many; InvalidResult when it has not."""
     if not isinstance(returned, list | tuple):
+        kind = type(returned).__qualname__
         raise InvalidResult(
-            f"The body of {task.name} got {number} in a batch and returned a {type(returned).__qualname__}: it must "
-            "return a list with a result for each."
+            f"The body of {task.name} got {number} in a batch and returned a {kind}: it must "
+            f"return a list with a result for each{_REMEDIES.get(kind, '')}."
         )
     if len(returned) != number:
         raise InvalidResult(

@@ -63,6 +63,20 @@ _ARGUMENTS: Mapping[str, str] = {
     "expiration": "expires=timedelta(...)",
     "ttl": "expires=timedelta(...)",
     "max_age": "expires=timedelta(...)",
+    # Bodies that take several, and instances that stay
+    "batch_size": "batch=N",
+    "max_batch_size": "batch=N",  # Ray Serve
+    "flush_every": "batch=N",  # celery-batches
+    "flush_interval": "batch_wait=seconds",
+    "batch_wait_timeout_s": "batch_wait=seconds",
+    "max_wait": "batch_wait=seconds",
+    "actor": "worker=Class",
+    "num_replicas": "replicas=N",
+    "min_replicas": "replicas=(least, most)",
+    "max_replicas": "replicas=N",
+    "autoscaling_config": "replicas=(least, most)",
+    "downscale_delay_s": "idle=seconds",
+    "idle_timeout": "idle=seconds",
     # Temporal
     "heartbeat_timeout": "stall_timeout=seconds, and context.progress() in its body",
 }

@@ -180,7 +180,9 @@ def gate_of(alias: str, row: Any, sight: Sight) -> Gate:
     else:
         limit = row.gate_rule.get("limit") if isinstance(row.gate_rule, dict) else None
         rule = {"most": limit if isinstance(limit, int) else None, "seconds": None, "next_in": None}
-    (running,) = select(alias, _RUNNING_THERE, backend=row.backend, gate=row.gate, most=rule["most"])
+    # Of a lane the limit is 0, so that nobody takes it for a gate.
+    most = None if row.gate.startswith("!") else rule["most"]
+    (running,) = select(alias, _RUNNING_THERE, backend=row.backend, gate=row.gate, most=most)
     return Gate(
         limit=rule["most"],
         running=running["number"],

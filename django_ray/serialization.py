@@ -49,6 +49,9 @@ _REMEDIES = (
     ("builtins.frozenset", "pass a list"),
     ("django.utils.functional.Promise", "pass str(value)"),
     ("django.db.models.query.QuerySet", "pass a list of primary keys"),
+    ("numpy.ndarray", "pass .tolist()"),
+    ("numpy.generic", "pass .item()"),
+    ("torch.Tensor", "pass .tolist()"),
     (
         "django.tasks.base.TaskResult",
         "only a result of RayTaskBackend, as an argument of an enqueue, stands for its value",

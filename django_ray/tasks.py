@@ -135,8 +135,8 @@ class RayTask[**P, R](_Task[P, R]):
                 raise ValueError(f"{where}: {name} is for tasks with a {other}: say {other}=... as well.")
         if said.worker is not None and said.fresh_process:
             raise ValueError(f"{where}: fresh_process ends the process in which its worker is to stay: say one.")
-        if said.batch is not None and (self.atomic or self.takes_context):
-            what = "atomic" if self.atomic else "takes_context"
+        if said.batch is not None and (self.atomic or self.takes_context or said.stall_timeout is not None):
+            what = "atomic" if self.atomic else "takes_context" if self.takes_context else "stall_timeout"
             raise ValueError(f"{where}: {what} is for one execution at a time, and batch=... is for several.")
         if said.worker is not None or said.batch is not None:
             check_body(self)

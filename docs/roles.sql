@@ -184,7 +184,7 @@ GRANT EXECUTE ON FUNCTION
     django_ray_heads(text, text[], text, int), django_ray_queues(text, text[]), django_ray_oldest(text, text[]), -- what to claim
     django_ray_is_passed_over(text, text[], uuid[]), django_ray_later(text, text[]),
     django_ray_is_small(jsonb, jsonb, jsonb, jsonb, jsonb, jsonb),
-    django_ray_admissible(text, text[], int, text, text), django_ray_make_way(text), django_ray_expire(text), -- gates
+    django_ray_admissible(text, text[], int, text, text), django_ray_in_lanes(text, text[], jsonb, int, int, text, text), django_ray_make_way(text), django_ray_expire(text), -- gates
     django_ray_places(text, text, jsonb, int), django_ray_gate_rule(text, text, jsonb),
     django_ray_number(jsonb, float8, float8), django_ray_error(text, text, jsonb),
     django_ray_ring(text), -- by triggers: a place behind a gate is free

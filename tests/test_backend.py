@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connection, connections, transaction
@@ -99,6 +100,8 @@ def test_a_result_of_another_task_is_a_mismatch():
         (math.nan, "nan"),
         ({"deep": [math.inf]}, "args[0]['deep'][0]"),
         ({1, 2}, "pass a list"),
+        (np.zeros(3, np.float32), "ndarray, which is not JSON: pass .tolist()"),
+        ([np.float32(0)], "args[0][0] is a float32, which is not JSON: pass .item()"),
         (timezone.now(), "isoformat"),
         (RayTaskExecution(), "primary key"),
         (lambda: None, "__json__"),

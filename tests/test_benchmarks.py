@@ -46,6 +46,15 @@ def test_each_part_of_the_short_form_gives_figures(bench):
     assert all(figure > 0 for part in figures.values() for figure in part.values()), figures
 
 
+@pytest.mark.slow
+def test_workers_that_stay_and_batches_give_figures(bench):
+    figures = bench("W")
+
+    assert list(figures) == ["W"]
+    assert len(figures["W"]) == 10
+    assert all(figure > 0 for figure in figures["W"].values()), figures
+
+
 def test_ctrl_c_ends_it_at_once_and_leaves_nothing(tmp_path):
     """Also for a user who has no idea what was started: the server, the client, the workers and what they started."""
     not_its = {"DJANGO_SETTINGS_MODULE", "DATABASE_URL"}

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from django.core.management import call_command
 from django.db import connection
@@ -11,6 +12,8 @@ from django.tasks.exceptions import InvalidTask
 from django.test import override_settings
 
 from django_ray import task
+from django_ray.batching import results_of
+from django_ray.exceptions import InvalidResult
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker
 from django_ray.requirements import TaskOptions
 from django_ray.testing import run_tasks
@@ -31,6 +34,14 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def worker():
     return RayWorker.objects.create(backend="default", hostname="here", pid=1, concurrency=1, queues=[])
+
+
+@pytest.fixture
+def alive(worker, connect):
+    """The supervisor serves its queue, and has a session."""
+    worker.queues = ["default"]
+    worker.save()
+    connect().execute("SELECT django_ray_identify(%s)", [worker.pk])
 
 
 @pytest.fixture
@@ -229,10 +240,26 @@ async def test_call_gives_the_instance_and_lists():
 
 
 @pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        (map(str, [1]), r"got 1 in a batch and returned a map: .* a list with a result for each: list\(...\)\."),
+        (np.zeros(1), r"returned a ndarray: .* a list with a result for each: .tolist\(\)\."),
+        ({1: 1}, r"returned a dict: .* a list with a result for each\."),
+        ("1", r"returned a str: .* a list with a result for each\."),
+        ([1, 2], r"got 1 in a batch and returned 2: .* a list with a result for each\."),
+    ],
+)
+def test_what_is_no_list_of_results_is_refused_with_what_makes_one(returned, says):
+    with pytest.raises(InvalidResult, match=says):
+        results_of(warming.double_all, returned, 1)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch": 0}, "batch is 0: it must be a whole number of at least 1"),
         ({"batch": 2, "atomic": True}, "atomic is for one execution at a time"),
+        ({"batch": 2, "stall_timeout": 3}, "stall_timeout is for one execution at a time"),
         ({"batch": 2, "takes_context": True}, "takes_context is for one execution at a time"),
         ({"batch_wait": 1}, "batch_wait is for tasks with a batch: say batch=... as well"),
         ({"batch_by": "a"}, "batch_by is for tasks with a batch: say batch=... as well"),
@@ -279,8 +306,14 @@ def test_arguments_are_checked_without_what_we_give():
         (warming.lengths, "It waits for its batch: 0 running, none before it"),
     ],
 )
-def test_why(task, sentence, worker):
-    assert sentence in task.enqueue(1).why() or "no supervisor" in task.enqueue(1).why().lower()
+def test_why(task, sentence, alive):
+    assert sentence in task.enqueue(1).why()
+
+
+def test_why_counts_what_runs_in_the_lane(take, alive):
+    enqueue(gpu, 2)
+    take('{"!tests.tasks.add": [2, 1]}')
+    assert "2 running, none before it" in gpu.enqueue(1, 1).why()
 
 
 def test_the_migration_back_makes_all_of_it_claimable(transactional_db):

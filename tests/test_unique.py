@@ -526,6 +526,7 @@ def test_what_cannot_work_is_refused_where_it_is_said(options, says):
     [
         ("singleton", "unique=True"), ("once", "unique=True"), ("unique_for", "unique=True"),
         ("rate_limit", "rate=Rate"), ("max_concurrency", "limit=N"), ("concurrency_key", "limit_by="),
+        ("batch_size", "batch=N"), ("flush_interval", "batch_wait="), ("actor", "worker=Class"),
         ("expires_in", "expires="), ("queueing_lock", 'unique="queued"'), ("debounce", 'unique="replace"'),
     ],
 )  # fmt: skip

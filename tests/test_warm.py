@@ -51,6 +51,12 @@ def test_a_worker_is_built_once_and_ends_when_it_is_idle(folder, warm, finished)
     assert len(lines(folder, "built")) == 1
 
 
+def test_another_replica_comes_where_one_without_batches_is_not_enough(folder, warm):
+    results = all_of([warming.pid_of.enqueue(3.0) for _ in range(6)])
+    assert len({result.return_value for result in results}) == 2
+    assert len(lines(folder, "built")) == 2
+
+
 def test_the_context_comes_before_the_worker(folder, warm, finished):
     assert finished(warming.attempt_of.enqueue()).return_value == 2
 

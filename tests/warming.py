@@ -85,6 +85,12 @@ def on_gpu(seconds):
     note("gpu", f"-{time.time()}")
 
 
+@task(worker=Doubler, replicas=2, memory=1)
+def pid_of(doubler, seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
 @task(worker=Doubler)
 def slow(doubler):
     note("slow")

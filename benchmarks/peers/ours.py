@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import batched
 
 import django
 
@@ -42,11 +43,16 @@ def bulk(numbers):
 
 
 def of_kind(kind, numbers):
-    """Enqueue tasks of a kind of part K."""
+    """Enqueue tasks of a kind of parts K and W."""
     task, more = {
         "no-op": (tasks.mark, ()),
         "1 kB of arguments, 1 kB of result": (tasks.mark_and_return, ("x" * 1000,)),
         "three retries": (tasks.mark_and_fail, ()),
+        "warm": (tasks.mark_warm, ()),
+        "batch": (tasks.mark_batch, ()),
+        "model, built": (tasks.build_and_encode, ()),
+        "model, warm": (tasks.encode, ()),
+        "model, batch": (tasks.encode_batch, ()),
     }[kind]
     task_backends["default"].enqueue_many([(task, (number, *more), {}) for number in numbers])
 
@@ -124,6 +130,32 @@ def fan_in(start, stop):
     enqueued = time.time()
     last.wait(timeout=PATIENCE)
     return {"enqueued": enqueued - began, "ended": opened().at(stop - 1) - began}
+
+
+def bare_actor(start, stop, first, last, size):
+    """Call an actor at random moments, then with full batches, two at a time; return the seconds of each and of all."""
+    import ray
+
+    ray.init(address="local", include_dashboard=False, configure_logging=False, log_to_driver=False, num_cpus=2)
+    try:
+        worker = ray.remote(tasks.Bare).remote()
+        ray.get(worker.mark.remote([]))
+        marks, latencies = opened(), []
+        for number in range(start, stop):
+            time.sleep(random.uniform(0.05, 0.25))
+            began = time.time()
+            ray.get(worker.mark.remote([number]))
+            latencies.append(marks.at(number) - began)
+        began, sent = time.time(), []
+        for batch in batched(range(first, last), size, strict=False):
+            sent.append(worker.mark_and_sleep.remote(batch))
+            if len(sent) == 2:
+                ray.get(sent.pop(0))
+        ray.get(sent)
+        seconds = marks.at(last - 1) - began
+    finally:
+        ray.shutdown()
+    return {"latencies": latencies, "seconds": seconds}
 
 
 def _connections():

@@ -338,11 +338,11 @@ def failed(found: Found, kind: Literal["raised", "refused"], error: BaseExceptio
 
 
 def _run_body(found: Found) -> Any:
-    running.set(found.context)
     if found.membership is not None:
         membership.set(found.membership)
     args, kwargs = found.arguments()
     if not wants_batch(found.task):
+        running.set(found.context)
         return call_body(found, args, kwargs)
     try:
         (result,) = results_of(found.task, call_body(found, *columns(found.task, [(args, kwargs)])), 1)

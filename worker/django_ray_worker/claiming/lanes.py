@@ -198,8 +198,13 @@ class Lanes:
     def _room(self, group: _Group) -> int:
         if current_time() < group.rests_until:
             return 0
-        # For bodies that take several one more for each place, which is sent ahead, or gathers.
-        calls = self._places.places(group.shown) * (1 if group.shown.options.batch is None else 2)
+        places, options = self._places.places(group.shown), group.shown.options
+        if options.batch is not None:
+            calls = 2 * places  # One more for each place is sent ahead, or gathers.
+        elif options.worker is not None and places < options.replicas[1]:
+            calls = places + 1  # That one waits shows that there should be another process.
+        else:
+            calls = places
         gathering = sum(math.ceil(len(lane.waiting) / lane.batch) for lane in group.lanes.values())
         return max(0, calls - len(group.running) - gathering)
 
