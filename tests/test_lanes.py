@@ -122,7 +122,7 @@ async def test_a_resumed_queue_rings_for_its_lanes(paused, database, connect):
     session = connect()
     executor = Instant()
     async with living(database, executor):
-        await asleep_on("lanes:default", session)
+        await asleep_on("queue:default:!lanes", session)
         assert executor.ran == []
         session.execute("UPDATE django_ray_queue SET paused_at = NULL")
         await executor.has_run(3)

@@ -2,13 +2,14 @@
 -- they fit together.
 --
 -- A lane is a gate through which nobody is let as through others: its name begins with an exclamation mark, its rule is {"limit": 0, "lane": true}.
--- Supervisors that know of no lanes leave it alone; others take from it what they have places for there. One more bell, 'lanes:<backend>': something has come in a lane.
+-- Supervisors that know of no lanes leave it alone; others take from it what they have places for there. One more bell, 'queue:<backend>:!lanes', rung by
+-- whoever may ring for a queue: something has come in a lane.
 
 -- As before; and who waits for what is in lanes hears of it, also without a free slot.
 CREATE OR REPLACE FUNCTION django_ray_on_insert() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM django_ray_ring_queue(backend, queue_name),
-        CASE WHEN has_lane THEN django_ray_ring('lanes:' || backend) END,
+        CASE WHEN has_lane THEN django_ray_ring_queue(backend, '!lanes') END,
         CASE WHEN is_impatient THEN pg_notify(django_ray_channel('full:' || backend), '') END
     FROM (
         SELECT backend, queue_name, bool_or(gate_rule ? 'full') AS is_impatient, bool_or(gate_rule ? 'lane') AS has_lane
@@ -24,7 +25,7 @@ CREATE OR REPLACE FUNCTION django_ray_on_update() RETURNS trigger LANGUAGE plpgs
 BEGIN
     PERFORM django_ray_ring_queue(NEW.backend, NEW.queue_name);
     IF NEW.gate_rule ? 'lane' THEN
-        PERFORM django_ray_ring('lanes:' || NEW.backend);
+        PERFORM django_ray_ring_queue(NEW.backend, '!lanes');
     END IF;
     RETURN NULL;
 END
@@ -33,7 +34,7 @@ $$;
 CREATE OR REPLACE FUNCTION django_ray_on_pause() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_OP = 'DELETE' OR NEW.paused_at IS NULL THEN
-        PERFORM django_ray_ring_queue(OLD.backend, OLD.name), django_ray_ring('lanes:' || OLD.backend);
+        PERFORM django_ray_ring_queue(OLD.backend, OLD.name), django_ray_ring_queue(OLD.backend, '!lanes');
     ELSE
         PERFORM pg_notify(django_ray_channel('pauses:' || NEW.backend), '');
     END IF;

@@ -47,7 +47,7 @@ class Config:
     @property
     def lane_bell(self) -> str:
         """The bell that rings when something has come in a lane."""
-        return f"lanes:{self.backend}"
+        return f"queue:{self.backend}:!lanes"
 
     @property
     def gate_bell(self) -> str:
