@@ -655,7 +655,7 @@ def test_every_page_shows_whatever_stands_in_the_rows(odd_rows, client, settings
 @pytest.mark.django_db(transaction=True)
 def test_the_status_is_shown_whatever_stands_in_the_rows(odd_rows, capsys):
     """J9."""
-    json.loads(json.dumps([queue.wait for queue in status.queues()], allow_nan=False))
+    json.loads(json.dumps([queue.wait for queue in status.queues("default")], allow_nan=False))
     call_command("django_ray_status")
     call_command("django_ray_status", "--json")
     text = capsys.readouterr().out
