@@ -160,7 +160,7 @@ def test_two_supervisors_and_operators_keep_every_graph_as_it_has_to_be(machine)
     run_state_machine_as_test(machine, settings=SETTINGS)
 
 
-# What is replaced by what, and the fewest steps that show it: what chance alone has to find, it does not find each time.
+# What is replaced by what, and the fewest steps that show it: what chance alone must find, it does not find each time.
 # The others are found by the orders of test_flow_interleavings.py.
 def the_only_upstream_succeeds(machine):
     machine.enqueue(upstreams=[], needs="success")

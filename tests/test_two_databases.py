@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
 from uuid import uuid4
 
+import psycopg
 import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings as project

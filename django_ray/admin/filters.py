@@ -82,10 +82,7 @@ class _RecentFilter(ExecutionFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = (
-            _newest(request)
-            .values_list(self.parameter_name, flat=True)
-        )
+        newest = _newest(request).values_list(self.parameter_name, flat=True)
         values = set(sorted(set(newest[:_RECENT]) - {None})[:_MOST_OFFERED])
         if self.value():
             values.add(self.value())
@@ -134,9 +131,7 @@ class FlowFilter(_RecentFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = (
-            _newest(request).values_list("flow_id", flat=True)
-        )
+        newest = _newest(request).values_list("flow_id", flat=True)
         ids = sorted(set(newest[:_RECENT]) - {None}, reverse=True)[:_MOST_NAMED]
         if (chosen := _uuid(self.value())) is not None and chosen not in ids:
             ids.insert(0, chosen)
