@@ -1,6 +1,7 @@
 """Tasks of a backend whose executions live in another database than the project's own rows."""
 
 import time
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -19,8 +20,10 @@ class Tenant:
     def capture(self):
         return tenant.get() or None
 
+    @contextmanager
     def restore(self, value):
         tenant.set(value)
+        yield
 
 
 @task
