@@ -240,8 +240,9 @@ JSON = st.recursive(
 
 def claimed(options):
     return {
-        "task_id": "019a8e5c-52f1-7d10-8c3e-3f1d2a4b5c6d", "backend": "default", "attempt_number": 1, "claimed_by_id": 1,
-        "queue_name": "default", "callable_path": "a.b", "options": options, "failures": 0, "losses": 0,
+        "task_id": "019a8e5c-52f1-7d10-8c3e-3f1d2a4b5c6d", "attempt_number": 1, "claimed_by_id": 1,
+        "backend": "default", "queue_name": "default", "callable_path": "a.b", "options": options, "failures": 0,
+        "losses": 0,
         "missing_for": None, "waited": None, "payload": None, "released": 0,
     }  # fmt: skip
 

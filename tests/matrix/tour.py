@@ -440,7 +440,7 @@ def metrics(client):
         (sample.name.removeprefix("django_ray_queue_"), sample.labels["queue"]): sample.value
         for family in text_string_to_metric_families(answer.content.decode())
         for sample in family.samples
-        if sample.labels["backend"] == "default" and "queue" in sample.labels
+        if sample.labels.get("backend") == "default" and "queue" in sample.labels
     }
     assert b'django_ray_schedule_skipped{backend="default",schedule="late"} 1234' in answer.content
     assert (samples["depth", "default"], samples["running", "default"]) == (1, 1)
