@@ -12,7 +12,6 @@ from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db import router
 from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -26,6 +25,7 @@ __all__ = [
     "aware",
     "next_of",
     "overdue_of",
+    "soonest",
     "upcoming",
     "with_last",
     "with_now",
@@ -53,8 +53,12 @@ def upcoming(aliases: Iterable[str], using: str) -> Sequence[Upcoming]:
     found = [
         Upcoming(row=row, at=next_of(row), overdue=overdue_of(row)) for alias in aliases for row in _first(alias, using)
     ]
-    found.sort(key=_by_time)
-    return found[:_FEW]
+    return soonest(found)
+
+
+def soonest(found: Iterable[Upcoming]) -> Sequence[Upcoming]:
+    """Return the first few of them."""
+    return sorted(found, key=_by_time)[:_FEW]
 
 
 def _first(alias: str, using: str) -> Iterator[Any]:
@@ -63,9 +67,9 @@ def _first(alias: str, using: str) -> Iterator[Any]:
     yield from active.filter(next_at=None).order_by()[:_FEW]
 
 
-def all_schedules() -> Sequence[Any]:
-    """Return the schedules, with the present, as far as anybody wants to read them."""
-    rows = RaySchedule.objects.using(router.db_for_write(RaySchedule))
+def all_schedules(using: str) -> Sequence[Any]:
+    """Return the schedules in a database, with the present, as far as anybody wants to read them."""
+    rows = RaySchedule.objects.using(using)
     return list(with_now(rows).order_by("backend", "name")[:_MOST])
 
 

@@ -25,6 +25,7 @@ from django_ray import locking
 from django_ray.admitting import admitted
 from django_ray.bounds import shown
 from django_ray.carrying import CONTEXT, captured
+from django_ray.databases import database_of, databases, routed
 from django_ray.enqueueing import (
     Checked,
     Enqueue,
@@ -44,7 +45,7 @@ from django_ray.results import RayTaskResult, changed, import_task, missing_task
 from django_ray.rows import Row
 from django_ray.serialization import jsonable, storable
 from django_ray.signature import check_arguments
-from django_ray.tables import Tables, execution_model
+from django_ray.tables import Tables, execution_model, find
 from django_ray.tasks import RayTask
 from django_ray.tracing import Carrier
 from django_ray.upstreams import Upstreams, taken_out
@@ -102,10 +103,20 @@ class RayTaskBackend(BaseTaskBackend):
             self.settings = Options.parse(alias, self.options)
         except ValueError as error:
             raise InvalidTaskBackend(str(error)) from None
+        if (database := self.settings.database) is not None and database not in connections.settings:
+            raise InvalidTaskBackend(
+                f'TASKS["{alias}"]["OPTIONS"]["DATABASE"] is {database!r}: DATABASES has no such alias'
+                f"{near(database, connections.settings)}"
+            )
         if self.queues and (unknown := self.settings.queue_defaults.keys() - self.queues):
             raise InvalidTaskBackend(
                 f'TASKS["{alias}"]["OPTIONS"]["QUEUE_DEFAULTS"] names {min(unknown)!r}, which is not in its "QUEUES".'
             )
+
+    @property
+    def database(self) -> str:
+        """The database in which its executions live, by its alias in DATABASES."""
+        return self.settings.database or routed()
 
     @override
     def validate_task(self, task: Task[..., Any]) -> None:
@@ -203,9 +214,8 @@ class RayTaskBackend(BaseTaskBackend):
         """Do what enqueue_many does."""
         return await sync_to_async(self.enqueue_many, thread_sensitive=True)(calls)
 
-    @staticmethod
     def _arguments(
-        task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[list[Any], dict[str, Any], Upstreams | None]:
         """Return the arguments as JSON, and what the enqueue waits for."""
         after = getattr(task, "after", None) or ()
@@ -215,10 +225,23 @@ class RayTaskBackend(BaseTaskBackend):
         except TypeError:
             pass  # there may be results among them
         args, kwargs, upstreams = taken_out(args, kwargs, after, getattr(task, "needs", None) or "success")
+        if upstreams is not None and self.keeps_rows:
+            self._refuse_far(task, upstreams)
         return *_plain(args, kwargs), upstreams
 
+    def _refuse_far(self, task: Task[..., Any], upstreams: Upstreams) -> None:
+        """Raise InvalidTask for an upstream in another database: nothing there would tell of its end here."""
+        here = self.database
+        for result in upstreams.results:
+            if (there := database_of(result.backend)) != here:
+                raise InvalidTask(
+                    f"The task {task.name!r} of backend {self.alias!r}, in the database {here!r}, cannot wait for "
+                    f"{result.task.module_path} {result.id} of backend {result.backend!r}, which is in the database "
+                    f"{there!r}. Enqueue both in one database, or have the body of the first one enqueue the second."
+                )
+
     def _store(self, enqueues: list[Enqueue], carrier: Carrier | None) -> list[RayTaskResult[..., Any]]:
-        rows = insert(self.alias, enqueues, carrier)
+        rows = insert(self.alias, self.database, enqueues, carrier)
         results: list[RayTaskResult[..., Any]] = [
             RayTaskResult(
                 task=changed(one.task, run_after=row.run_after, backend=self.alias),
@@ -241,15 +264,14 @@ class RayTaskBackend(BaseTaskBackend):
                 object.__setattr__(result, "_carrier", with_metadata(None, one.metadata))
         return self._with_twins(results, [row.is_duplicate for row in rows])
 
-    @staticmethod
     def _with_twins(
-        results: list[RayTaskResult[..., Any]], are_duplicates: Sequence[bool]
+        self, results: list[RayTaskResult[..., Any]], are_duplicates: Sequence[bool]
     ) -> list[RayTaskResult[..., Any]]:
         """Put the results of what was there already in the place of those that were not inserted."""
         if not any(are_duplicates):
             return results
         ids = {result.id for result, is_duplicate in zip(results, are_duplicates, strict=True) if is_duplicate}
-        with Tables() as tables:
+        with Tables(self.database) as tables:
             rows = execution_model()._base_manager.using(tables.alias).in_bulk([UUID(one) for one in ids])  # noqa: SLF001
         found: list[RayTaskResult[..., Any]] = []
         for result, is_duplicate in zip(results, are_duplicates, strict=True):
@@ -261,17 +283,17 @@ class RayTaskBackend(BaseTaskBackend):
 
     @override
     def get_result(self, result_id: str) -> RayTaskResult[..., Any]:
-        """Return the result with that id, of any alias; TaskResultDoesNotExist for an unknown or malformed one."""
-        model = execution_model()
+        """Return the result with that id, of any alias; TaskResultDoesNotExist for an unknown or malformed one.
+
+        Its own database is asked first, and then those of the other backends.
+        """
         try:
             task_id = UUID(str(result_id))
         except ValueError:
             raise TaskResultDoesNotExist(result_id) from None
-        try:
-            with Tables() as tables:
-                row = model._base_manager.using(tables.alias).get(task_id=task_id)  # noqa: SLF001
-        except model.DoesNotExist:
-            raise TaskResultDoesNotExist(result_id) from None
+        row = find(execution_model(), task_id, first=self.database)
+        if row is None:
+            raise TaskResultDoesNotExist(result_id)
         try:
             task = import_task(row.callable_path)
         except KeyboardInterrupt:
@@ -295,28 +317,29 @@ class RayTaskBackend(BaseTaskBackend):
             task_id = UUID(str(result_id))
         except ValueError:
             raise TaskResultDoesNotExist(result_id) from None
-        with Tables() as tables:
-            with locking.waiting_briefly(tables.alias), connections[tables.alias].cursor() as cursor:
-                cursor.execute("SELECT django_ray_cancel(%s)", [task_id])
-                if cursor.fetchone() == (True,):
-                    return True
-            rows = execution_model()._base_manager.using(tables.alias)  # noqa: SLF001
-            if not rows.filter(task_id=task_id).exists():
-                raise TaskResultDoesNotExist(result_id)
-        return False
+        for database in databases(self.database):
+            with Tables(database) as tables:
+                with locking.waiting_briefly(tables.alias), connections[tables.alias].cursor() as cursor:
+                    cursor.execute("SELECT django_ray_cancel(%s)", [task_id])
+                    if cursor.fetchone() == (True,):
+                        return True
+                rows = execution_model()._base_manager.using(tables.alias)  # noqa: SLF001
+                if rows.filter(task_id=task_id).exists():
+                    return False
+        raise TaskResultDoesNotExist(result_id)
 
     def why(self, result_id: str) -> str:
         """Return in one sentence why an execution does not run, or what it is doing."""
         from django_ray.why import UNKNOWN, why
 
         try:
-            return why(UUID(str(result_id)))
+            return why(UUID(str(result_id)), first=self.database)
         except ValueError:
             return UNKNOWN
 
     def progress(self, result_id: str) -> Progress | None:
         """Return what the body of an execution has said last of how far it is; None for nothing."""
-        return progress_of(result_id)
+        return progress_of(self.database, result_id)
 
     @override
     def check(self, **_: Any) -> list[CheckMessage]:

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import router
-
 from django_ray.flows import FlowProgress
 from django_ray.folding import Member
 from django_ray.probing import planned_by_index, select
@@ -31,12 +29,11 @@ _FIELDS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def progress_of(flows: Iterable[UUID], most: int = MOST) -> dict[UUID, FlowProgress]:
+def progress_of(alias: str, flows: Iterable[UUID], most: int = MOST) -> dict[UUID, FlowProgress]:
     """Return how many executions of each are in which state, each number up to most + 1."""
     ids = list(flows)
     found: dict[UUID, dict[str, int]] = {one: {} for one in ids}
     if ids:
-        alias = _database()
         with planned_by_index(alias):
             for row in select(alias, _PROGRESS, flows=ids, states=list(_FIELDS), most=most):
                 found[row["id"]][_FIELDS[row["state"]]] = row["number"]
@@ -60,9 +57,8 @@ def is_cut(progress: FlowProgress, most: int = MOST) -> bool:
     return any(getattr(progress, name) > most for name in _FIELDS.values())
 
 
-def flows_with(states: Sequence[str], newest: int, most: int) -> list[UUID]:
+def flows_with(alias: str, states: Sequence[str], newest: int, most: int) -> list[UUID]:
     """Return those of the newest flows that hold an execution in one of these states, up to most."""
-    alias = _database()
     with planned_by_index(alias):
         return [row["id"] for row in select(alias, _WITH, states=list(states), newest=newest, most=most)]
 
@@ -79,9 +75,8 @@ LIMIT %(most)s
 """
 
 
-def members_of(flow: UUID, most: int) -> list[Member]:
+def members_of(alias: str, flow: UUID, most: int) -> list[Member]:
     """Return the executions of a flow, up to most: those first that somebody may want to see first."""
-    alias = _database()
     with planned_by_index(alias):
         rows = select(alias, _MEMBERS, flow=flow, states=list(BY_INTEREST), most=most)
     return [_member(row) for row in rows]
@@ -104,9 +99,8 @@ LIMIT %(most)s
 """  # noqa: S608 - a constant
 
 
-def edges_of(downstreams: Iterable[str], most: int) -> list[tuple[str, str, bool]]:
+def edges_of(alias: str, downstreams: Iterable[str], most: int) -> list[tuple[str, str, bool]]:
     """Return what these executions wait for: upstream, downstream, met; up to most."""
-    alias = _database()
     with planned_by_index(alias):
         rows = select(alias, _EDGES, ids=[UUID(one) for one in downstreams], most=most)
     return [(str(row["upstream_id"]), str(row["downstream_id"]), row["met"]) for row in rows]
@@ -121,9 +115,8 @@ LIMIT %(most)s
 """
 
 
-def strangers(ids: Iterable[str]) -> list[Member]:
+def strangers(alias: str, ids: Iterable[str]) -> list[Member]:
     """Return executions that others wait for from without; some may be gone."""
-    alias = _database()
     rows = select(alias, _STRANGERS, ids=[UUID(one) for one in ids])
     return [_member(row, is_outside=True) for row in rows]
 
@@ -134,9 +127,8 @@ FROM django_ray_execution WHERE task_id = ANY (%(ids)s)
 """  # noqa: S608 - a constant
 
 
-def neighbours_of(task_id: UUID, most: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def neighbours_of(alias: str, task_id: UUID, most: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return what an execution waits for, and what waits for it: up to most of each, and one more if there are more."""
-    alias = _database()
     with planned_by_index(alias):
         upstreams = select(alias, _UPSTREAMS, task_id=task_id, most=most)
         downstreams = select(alias, _DOWNSTREAMS, task_id=task_id, most=most)
@@ -159,9 +151,8 @@ FROM (
 """  # noqa: S608 - a constant
 
 
-def late_edges(backends: Sequence[str]) -> dict[str, int]:
+def late_edges(alias: str, backends: Sequence[str]) -> dict[str, int]:
     """Return how many edges somebody is in the way of, by backend, among the first MOST_LATE."""
-    alias = _database()
     with planned_by_index(alias):
         rows = select(alias, _LATE, most=MOST_LATE)
     late = {row["backend"]: row["number"] for row in rows}
@@ -179,9 +170,3 @@ GROUP BY backend
 def _member(row: dict[str, Any], *, is_outside: bool = False) -> Member:
     said: dict[str, Any] = {**row, "id": str(row["id"])}
     return Member(**said, is_outside=is_outside)
-
-
-def _database() -> str:
-    from django_ray.models import RayTaskExecution
-
-    return router.db_for_write(RayTaskExecution)

@@ -19,6 +19,7 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
 from django_ray.backends import RayTaskBackend
 from django_ray.carrying import traveller
+from django_ray.databases import asked_for, database_of, databases
 from django_ray.declaring import declared, is_there, stray_tasks
 from django_ray.driver import obstacle
 from django_ray.options import Options
@@ -44,41 +45,60 @@ TRIGGERS = {
 
 __all__ = [
     "TRIGGERS", "check_atomic", "check_context", "check_database", "check_distribution", "check_driver",
-    "check_schedules", "check_tasks", "check_triggers", "missing_triggers",
+    "check_router", "check_schedules", "check_tasks", "check_triggers", "missing_triggers",
 ]  # fmt: skip
-
-
-def _alias() -> str:
-    from django_ray.models import RayTaskExecution
-
-    return router.db_for_write(RayTaskExecution)
 
 
 @register(Tags.models)
 def check_database(**_: Any) -> list[CheckMessage]:
     """E001: the executions must live in PostgreSQL, unless every backend is a double that keeps none."""
-    connection = connections[_alias()]
-    if connection.vendor == "postgresql" or not any(getattr(one, "keeps_rows", False) for one in task_backends.all()):
+    if not any(getattr(one, "keeps_rows", False) for one in task_backends.all()):
         return []
     return [
         Error(
             f"The database {connection.alias!r} is {connection.display_name}; django_ray needs PostgreSQL.",
-            hint="Point DATABASES at PostgreSQL, or route the app django_ray to a database that is. Tests may have "
-            "one of the doubles of django_ray.testing in TASKS instead.",
+            hint="Point DATABASES at PostgreSQL, or name a database that is in OPTIONS['DATABASE'], or by a router. "
+            "Tests may have one of the doubles of django_ray.testing in TASKS instead.",
             id="django_ray.E001",
         )
+        for connection in _connections()
+        if connection.vendor != "postgresql"
+    ]
+
+
+def _connections() -> list[Any]:
+    return [connections[database] for database in databases()]
+
+
+@register(Tags.models)
+def check_router(**_: Any) -> list[CheckMessage]:
+    """W008: migrate makes the tables where OPTIONS["DATABASE"] says, unless a router keeps them out."""
+    from django_ray.models import RayTaskExecution
+
+    return [
+        Warning(
+            f'TASKS["{backend.alias}"]["OPTIONS"]["DATABASE"] is {backend.database!r}, where a router does not let '
+            "migrate make the tables of django_ray.",
+            hint="Have allow_migrate() of the router return True for the app django_ray in that database. Where they "
+            "are made by another alias of the same database, silence this with SILENCED_SYSTEM_CHECKS.",
+            id="django_ray.W008",
+        )
+        for backend in task_backends.all()
+        if isinstance(backend, RayTaskBackend)
+        and backend.settings.database is not None
+        and not router.allow_migrate_model(backend.database, RayTaskExecution)
     ]
 
 
 @register(Tags.models)
 def check_driver(**_: Any) -> list[CheckMessage]:
     """W005: what psycopg2 cannot do, it should not say at the first wait()."""
-    connection = connections[_alias()]
-    if connection.vendor != "postgresql" or (reason := obstacle()) is None:
+    names = ", ".join(repr(one.alias) for one in _connections() if one.vendor == "postgresql")
+    if not names or (reason := obstacle()) is None:
         return []
     return [
         Warning(
-            f"Django reaches the database {connection.alias!r} with psycopg2, because psycopg 3 cannot be imported "
+            f"Django reaches the database {names} with psycopg2, because psycopg 3 cannot be imported "
             f"({reason}). Tasks are enqueued, and results read; wait(), await_result(), the stream of the live page, "
             "django_ray_status --watch and supervisors need psycopg 3.",
             hint="pip install 'psycopg[binary]'; Django then uses it in the whole project: docs/migrating.md says what "
@@ -106,21 +126,23 @@ def check_tasks(**_: Any) -> list[CheckMessage]:
 @register()
 def check_atomic(**_: Any) -> list[CheckMessage]:
     """W006: a transaction is of one database, that of the executions."""
-    alias = _alias()
-    if alias == DEFAULT_DB_ALIAS:
-        return []
     modules = (sys.modules.get(f"{application.name}.tasks") for application in apps.get_app_configs())
     tasks = (found for module in modules for found in vars(module or object).values())
-    names = sorted({task.module_path for task in tasks if isinstance(task, RayTask) and task.atomic})
-    if not names:
-        return []
+    names: dict[str, set[str]] = {}
+    for task in tasks:
+        if isinstance(task, RayTask) and task.atomic:
+            names.setdefault(database_of(task.backend), set()).add(task.module_path)
     return [
         Warning(
-            f"{', '.join(names)}: atomic=True is of the database {alias!r}, where the executions are. What such a task "
-            f"writes in {DEFAULT_DB_ALIAS!r} is no part of that transaction, and stays when it is rolled back.",
-            hint="Have a database router keep django_ray in the database in which these tasks write.",
+            f"{', '.join(sorted(paths))}: atomic=True is of the database {alias!r}, where the executions are. What "
+            f"such a task writes in {DEFAULT_DB_ALIAS!r} is no part of that transaction, and stays when it is rolled "
+            "back.",
+            hint="Give these tasks a backend whose executions live in the database in which they write: by "
+            "OPTIONS['DATABASE'], or by a database router.",
             id="django_ray.W006",
         )
+        for alias, paths in names.items()
+        if alias != DEFAULT_DB_ALIAS
     ]
 
 
@@ -183,16 +205,16 @@ def check_distribution(**_: Any) -> list[CheckMessage]:
 @register(Tags.database)
 def check_triggers(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """E002: without its triggers an enqueue wakes nobody."""
-    alias = _alias()
-    connection = connections[alias]
-    if alias not in (databases or ()) or connection.vendor != "postgresql":
-        return []
+    return [message for alias in asked_for(databases) for message in _check_triggers(connections[alias])]
+
+
+def _check_triggers(connection: Any) -> list[CheckMessage]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('django_ray_execution') IS NULL, to_regclass('django_migrations') IS NULL")
         is_missing, is_new = cursor.fetchone()
     if is_missing:
         # In a new database nobody has forgotten anything: this check runs before the first migrate, too.
-        return [] if is_new else [Warning(missing_tables(alias), id="django_ray.W001")]
+        return [] if is_new else [Warning(missing_tables(connection.alias), id="django_ray.W001")]
     return [
         Error(
             f"The trigger {name} on {TRIGGERS[name]} is missing or disabled: nobody is woken.",

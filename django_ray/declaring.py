@@ -143,7 +143,7 @@ def _admit_others(alias: str, using: str) -> None:
 
 
 def after_migrate(sender: AppConfig, using: str, **_: Any) -> None:
-    """Write what the code declares, if the tables are there. For post_migrate."""
+    """Write what the code declares for the backends of a database, if the tables are there. For post_migrate."""
     model = sender.get_model("RaySchedule")
     connection = connections[using]
     if connection.vendor != "postgresql" or not router.allow_migrate_model(using, model):
@@ -155,7 +155,7 @@ def after_migrate(sender: AppConfig, using: str, **_: Any) -> None:
             return
     for alias in settings.TASKS:
         backend = contained(partial(task_backends.__getitem__, alias), reason_of)
-        if isinstance(backend, RayTaskBackend) and backend.keeps_rows:
+        if isinstance(backend, RayTaskBackend) and backend.keeps_rows and backend.database == using:
             declare(backend, using, counts=True)
 
 

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from asgiref.sync import sync_to_async
-from django.db import Error, InterfaceError, OperationalError, connections, router
+from django.db import Error, InterfaceError, OperationalError, connections
 from django.db.transaction import TransactionManagementError
 
 from django_ray.clock import seconds
@@ -69,47 +69,45 @@ def pause(tries: int, longest: float = 5.0) -> float:
     return min(longest, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + random.random() / 2)  # noqa: S311 - spreads reconnects
 
 
-def connection() -> Any:
-    """Return Django's connection to the database of the executions."""
-    from django_ray.models import RayTaskExecution
-
-    return connections[router.db_for_write(RayTaskExecution)]
+def connection(database: str) -> Any:
+    """Return Django's connection to a database."""
+    return connections[database]
 
 
-def close() -> None:
+def close(database: str) -> None:
     """Close Django's connection: it has failed."""
-    connection().close()
+    connection(database).close()
 
 
-def connection_parameters() -> dict[str, Any]:
+def connection_parameters(database: str) -> dict[str, Any]:
     """Return how Django connects, without what is its cursors' alone."""
     own = ("context", "cursor_factory", "prepare_threshold")
-    return {name: value for name, value in connection().get_connection_params().items() if name not in own}
+    return {name: value for name, value in connection(database).get_connection_params().items() if name not in own}
 
 
-def mark_awaited(result_id: UUID) -> Mark:
+def mark_awaited(database: str, result_id: UUID) -> Mark:
     """Ask to be told of an execution. Waits for nobody: in a coroutine's thread that would hold up all others."""
-    ours = connection()
+    ours = connection(database)
     _refuse_transaction(ours)
     with answering(ours) as cursor:
         cursor.execute(_MARK, [result_id])
         if cursor.rowcount:
             return Mark.SET
-    return Mark.NOT_NEEDED if is_over(result_id) else Mark.LOCKED
+    return Mark.NOT_NEEDED if is_over(database, result_id) else Mark.LOCKED
 
 
-async def amark(result_id: UUID) -> bool:
+async def amark(database: str, result_id: UUID) -> bool:
     """Ask until it is known whether there is anything to wait for."""
     looks = 0
-    while (mark := await sync_to_async(mark_awaited)(result_id)) is Mark.LOCKED:
+    while (mark := await sync_to_async(mark_awaited)(database, result_id)) is Mark.LOCKED:
         await asyncio.sleep(pause(looks, 0.5))
         looks += 1
     return mark is Mark.SET
 
 
-def is_over(result_id: UUID) -> bool:
+def is_over(database: str, result_id: UUID) -> bool:
     """Look whether there is nothing to wait for."""
-    with answering(connection()) as cursor:
+    with answering(connection(database)) as cursor:
         cursor.execute("SELECT 1 FROM django_ray_execution WHERE task_id = %s AND finished_at IS NULL", [result_id])
         return not cursor.rowcount
 
@@ -129,9 +127,9 @@ def _refuse_transaction(ours: Any) -> None:
         )
 
 
-def _channels(bells: tuple[str, ...]) -> tuple[str, ...]:
+def _channels(ours: Any, bells: tuple[str, ...]) -> tuple[str, ...]:
     """Return where it is told of the executions in our tables, as SQL names it."""
-    with answering(connection()) as cursor:
+    with answering(ours) as cursor:
         cursor.execute("SELECT quote_ident(django_ray_channel(bell)) FROM unnest(%s::text[]) AS bell", [list(bells)])
         return tuple(channel for (channel,) in cursor.fetchall())
 
@@ -140,7 +138,7 @@ def _channels(bells: tuple[str, ...]) -> tuple[str, ...]:
 def listening(ours: Any) -> Generator[Callable[[str, float], bool]]:
     """Listen for ends on Django's connection; yields what tells whether an id is heard by a moment of our clock."""
     _refuse_transaction(ours)
-    (channel,) = _channels(("results",))
+    (channel,) = _channels(ours, ("results",))
     session: psycopg.Connection[Any] = ours.connection
     heard: set[str] = set()
 
@@ -207,9 +205,10 @@ class _Hearing:
 
 
 class _Ear:
-    """The listening session of one event loop: open while anybody waits there, and a while after."""
+    """The listening session of one event loop with a database: open while anybody waits there, and a while after."""
 
-    def __init__(self, channels: tuple[str, ...]) -> None:
+    def __init__(self, database: str, channels: tuple[str, ...]) -> None:
+        self._database = database
         self._channels = channels
         self.waiting: dict[str, set[_Hearing]] = {}
         self._opening = asyncio.Lock()
@@ -237,7 +236,7 @@ class _Ear:
         async with self._opening:
             if self._session is not None:
                 return
-            parameters = await sync_to_async(connection_parameters)()
+            parameters = await sync_to_async(connection_parameters)(self._database)
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     session = await self._connect(parameters)
@@ -289,15 +288,16 @@ class _Ear:
             one.put(payload[_ID_LENGTH:])
 
 
-# By channels: a project that changes its search_path has tables in more than one schema.
-_ears: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, ...], _Ear]] = WeakKeyDictionary()
+# By database and channels: a project that changes its search_path has tables in more than one schema.
+_ears: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, tuple[str, ...]], _Ear]] = WeakKeyDictionary()
 
 
 @asynccontextmanager
-async def hearing(result_id: UUID, *bells: str) -> AsyncGenerator[_Hearing]:
+async def hearing(database: str, result_id: UUID, *bells: str) -> AsyncGenerator[_Hearing]:
     """Yield who hears what is told of an execution on `results`, `progress` or both."""
-    channels = await sync_to_async(_channels)(bells)
-    ear = _ears.setdefault(asyncio.get_running_loop(), {}).setdefault(channels, _Ear(channels))
+    channels = await sync_to_async(lambda: _channels(connection(database), bells))()
+    ears = _ears.setdefault(asyncio.get_running_loop(), {})
+    ear = ears.setdefault((database, channels), _Ear(database, channels))
     one, name = _Hearing(ear), str(result_id)
     ear.enter(name, one)
     try:

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from django_ray.admission import Admission
 from django_ray.admitting import admitted
-from django_ray.membership import FLOW, membership
+from django_ray.membership import FLOW, Membership, membership
 from django_ray.metadata import with_metadata
 from django_ray.moments import held
 from django_ray.options import Options
@@ -80,15 +80,16 @@ class Inserted(NamedTuple):
     is_duplicate: bool = False  # Nothing was inserted: an equal execution is there.
 
 
-def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = None) -> list[Inserted]:
+def insert(backend: str, database: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = None) -> list[Inserted]:
     """Insert the enqueues, all or none, in the caller's transaction; return what became of each, in their order.
 
     The carrier is what travels with them, beside the context of a trace and the flow that is enqueued into here.
+    InvalidTask in the block of a flow that lives in another database.
     """
-    flow = membership.get()
+    flow = _flow_in(database, backend)
     if flow is not None:
         carrier = {**(carrier or {}), FLOW: flow.carried}
-    tables, inserted = Tables(), list[Inserted]()
+    tables, inserted = Tables(database), list[Inserted]()
     enqueues, places = _in_order(enqueues)
     block = (
         transaction.atomic(using=tables.alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
@@ -104,6 +105,20 @@ def insert(backend: str, enqueues: Sequence[Enqueue], carrier: Carrier | None = 
             cursor.execute(_ENQUEUE if is_plain else _ENQUEUE_ADMITTED, [backend, rows])
             inserted += [Inserted(*row) for row in cursor.fetchall()]
     return [inserted[place] for place in places]
+
+
+def _flow_in(database: str, backend: str) -> Membership | None:
+    """Return the flow that is enqueued into here. What a body enqueues into another database belongs to none."""
+    flow = membership.get()
+    if flow is None or flow.database in {None, database}:
+        return flow
+    if flow.is_block:
+        raise InvalidTask(
+            f"The flow {flow.flow} lives in the database {flow.database!r}, and what is enqueued with backend "
+            f"{backend!r} in {database!r}: a flow is of one database. Enqueue it outside of the block, or say "
+            "Flow(..., backend=...) of a backend that lives there."
+        )
+    return None
 
 
 def _in_order(enqueues: Sequence[Enqueue]) -> tuple[Sequence[Enqueue], Sequence[int]]:

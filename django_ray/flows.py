@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID, uuid4
 
 from asgiref.sync import sync_to_async
-from django.db import connections, router, transaction
+from django.db import connections, transaction
 from django.db.models import Count
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
 from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
@@ -27,9 +27,11 @@ from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
 from django_ray import locking, tracing
 from django_ray.bounds import shown
 from django_ray.clock import seconds
+from django_ray.databases import database_of
 from django_ray.membership import Membership, membership
 from django_ray.results import check_timeout
 from django_ray.serialization import storable
+from django_ray.tables import find
 
 if TYPE_CHECKING:
     from django_ray.models import ExecutionQuerySet, RayFlow
@@ -86,7 +88,7 @@ _FIELDS: Mapping[str, str] = {
 class Flow:
     """What is enqueued inside `with Flow(name) as flow:` belongs to the flow, and so does what that enqueues.
 
-    The block is a transaction on the database of the executions: the whole flow is there, or none of it. In a coroutine
+    The block is a transaction on the database of its backend: the whole flow is there, or none of it. In a coroutine
     it is `async with`, which cannot be one. A flow can be used for one block; Flow.get(id) finds it again.
     """
 
@@ -99,6 +101,7 @@ class Flow:
         self.name = name
         self.backend = backend
         self._id: str | None = None
+        self._found_in: str | None = None  # The database of its row.
         self._stack = ExitStack()
 
     @classmethod
@@ -116,9 +119,11 @@ class Flow:
         from django_ray.models import RayFlow
 
         try:
-            row = RayFlow._base_manager.using(router.db_for_write(RayFlow)).get(pk=UUID(str(flow_id)))  # noqa: SLF001
-        except (ValueError, RayFlow.DoesNotExist):
-            raise LookupError(f"There is no flow {flow_id}.") from None
+            row = find(RayFlow, UUID(str(flow_id)))
+        except ValueError:
+            row = None
+        if row is None:
+            raise LookupError(f"There is no flow {flow_id}.")
         return cls.of_row(row)
 
     @classmethod
@@ -126,6 +131,7 @@ class Flow:
         """Return the flow of a row."""
         flow = cls(row.name, backend=row.backend)
         flow._id = str(row.pk)
+        flow._found_in = row._state.db  # noqa: SLF001
         return flow
 
     @property
@@ -134,6 +140,11 @@ class Flow:
         if self._id is None:
             raise RuntimeError("The flow has not begun: use it as `with Flow(name) as flow:`.")
         return self._id
+
+    @property
+    def _database(self) -> str:
+        """The database in which it lives, with all that belongs to it."""
+        return self._found_in or database_of(self.backend)
 
     def __repr__(self) -> str:
         return f"<Flow {self.name!r} {self._id or 'not begun'}>"
@@ -145,7 +156,7 @@ class Flow:
         from django_ray.models import RayTaskExecution
 
         # Where they are written: a replica is late, and a flow that it does not know yet would have ended.
-        rows: Any = RayTaskExecution.objects.using(router.db_for_write(RayTaskExecution))
+        rows: Any = RayTaskExecution.objects.using(self._database)
         return rows.filter(flow=UUID(self.id))  # type: ignore[no-any-return]
 
     # -- enqueueing
@@ -153,9 +164,7 @@ class Flow:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             if self._double is None:
-                from django_ray.models import RayFlow
-
-                stack.enter_context(transaction.atomic(using=router.db_for_write(RayFlow)))
+                stack.enter_context(transaction.atomic(using=self._database))
             self._create()
             self._enter(stack)
             self._stack = stack.pop_all()
@@ -179,9 +188,7 @@ class Flow:
             self._id = str(uuid4())
             double.flows.begin(self)
             return
-        from django_ray.models import RayFlow
-
-        with connections[router.db_for_write(RayFlow)].cursor() as cursor:
+        with connections[self._database].cursor() as cursor:
             # These columns alone: nobody needs a right to write the others.
             cursor.execute(
                 "INSERT INTO django_ray_flow (backend, name) VALUES (%s, %s) RETURNING id", [self.backend, self.name]
@@ -191,7 +198,8 @@ class Flow:
     def _enter(self, stack: ExitStack) -> None:
         stack.enter_context(tracing.flow(self.name, self.id))
         here = membership.get()
-        token = membership.set(Membership(self.id, None if here is None else here.parent))
+        database = self._database if self._double is None else None
+        token = membership.set(Membership(self.id, None if here is None else here.parent, database, is_block=True))
         stack.callback(membership.reset, token)
 
     @property
@@ -288,9 +296,7 @@ class Flow:
         """
         if (double := self._double) is not None:
             return double.cancel_flow(self)  # type: ignore[no-any-return]
-        from django_ray.models import RayFlow
-
-        alias = router.db_for_write(RayFlow)
+        alias = self._database
         end = seconds() + locking.LOCK_SECONDS
         number: int = 0
         while True:
@@ -324,7 +330,7 @@ class Flow:
         self._need_rows("retry()")
         from django_ray.models import RayFlow
 
-        alias = router.db_for_write(RayFlow)
+        alias = self._database
         with transaction.atomic(using=alias):
             RayFlow._base_manager.using(alias).filter(pk=self.id).update(cancelled_at=None)  # noqa: SLF001
             failed = "django_ray.exceptions.UpstreamFailed"

@@ -5,7 +5,7 @@ A gate needs no row: what waits behind it says its limits. One is made for a gat
 
 from __future__ import annotations
 
-from typing import override
+from typing import Any, override
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -14,6 +14,7 @@ from django.tasks import DEFAULT_TASK_BACKEND_ALIAS
 from django.utils.translation import gettext_lazy as _
 
 from django_ray.bounds import LONGEST
+from django_ray.databases import PlacedQuerySet, database_of
 from django_ray.fields import moment_field
 
 __all__ = ["MOST_GATE", "RayGate"]
@@ -34,6 +35,8 @@ class RayGate(models.Model):
     rate_per = models.FloatField(null=True, blank=True)
     rate_burst = models.IntegerField(db_default=1, default=1)  # How many of these may be made up for at once.
     next_at = moment_field(null=True, editable=False)  # When the next start is due, where there is a rate.
+
+    objects = PlacedQuerySet["RayGate"].as_manager()
 
     class Meta:
         db_table = "django_ray_gate"
@@ -59,6 +62,14 @@ class RayGate(models.Model):
     @override
     def __str__(self) -> str:
         return f"{self.name} ({self.backend})"
+
+    @override
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save it, where the executions of its backend live."""
+        if self._state.db is None and kwargs.get("using") is None:
+            said = isinstance(self.backend, str)  # else the database says it
+            kwargs["using"] = database_of(self.backend if said else DEFAULT_TASK_BACKEND_ALIAS)
+        super().save(*args, **kwargs)
 
     @override
     def clean(self) -> None:

@@ -18,14 +18,16 @@ class Membership:
 
     flow: str
     parent: str | None = None
+    database: str | None = None  # Where it lives; None is anywhere, as with doubles.
+    is_block: bool = False  # Somebody has said it here: `with Flow(...)`. Else it is the flow of a body.
 
     @classmethod
-    def of_row(cls, task_id: str, carrier: Any) -> Self | None:
+    def of_row(cls, task_id: str, carrier: Any, database: str | None = None) -> Self | None:
         """Return what a body enqueues into, None for nothing. Whoever writes SQL may have put anything there."""
         said: Any = cast("dict[str, Any]", carrier).get(FLOW) if isinstance(carrier, dict) else None
         flow: Any = cast("dict[str, Any]", said).get("id") if isinstance(said, dict) else None
         try:
-            return cls(str(UUID(flow)), task_id)
+            return cls(str(UUID(flow)), task_id, database)
         except (AttributeError, TypeError, ValueError):
             return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, override
 
-from django.db import models, router, transaction
+from django.db import models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.fields.json import KT
 from django.db.models.functions import Coalesce, JSONObject, Now
@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ray import again, locking
 from django_ray.bounds import MOST, is_whole, shown
+from django_ray.databases import database_of
 from django_ray.edges import RayEdge, RayFlow
 from django_ray.fields import Uuid7, json_field, moment_field
 from django_ray.gates import RayGate
@@ -93,18 +94,20 @@ class RayQueueManager(models.Manager["RayQueue"]):
 
     def pause(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
         """Have no supervisor start anything more of the queue; what runs may finish. Tell whether it was not paused."""
-        with locking.waiting_briefly(self._alias):
-            queue = self.get_or_create(name=name, backend=backend)[0]
-            return bool(self.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
+        rows = self._rows_of(backend)
+        with locking.waiting_briefly(rows.db):
+            queue = rows.get_or_create(name=name, backend=backend)[0]
+            return bool(rows.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
 
     def resume(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
         """Take pause back; tell whether it was paused."""
-        with locking.waiting_briefly(self._alias):
-            return bool(self.filter(name=name, backend=backend, paused_at__isnull=False).update(paused_at=None))
+        rows = self._rows_of(backend)
+        with locking.waiting_briefly(rows.db):
+            return bool(rows.filter(name=name, backend=backend, paused_at__isnull=False).update(paused_at=None))
 
-    @property
-    def _alias(self) -> str:
-        return self._db or router.db_for_write(self.model)
+    def _rows_of(self, backend: str) -> models.QuerySet[RayQueue]:
+        """Return the rows where the executions of a backend live: its claims heed them there."""
+        return self.using(self._db or database_of(backend))
 
 
 class RayQueue(models.Model):

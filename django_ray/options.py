@@ -26,6 +26,7 @@ __all__ = ["OPTION_NAMES", "Options"]
 class Options:
     """What a backend was configured with."""
 
+    database: str | None = None  # DATABASE: where its executions live, of DATABASES; None is as the router says.
     ray_address: str | None = None  # RAY_ADDRESS: the cluster to join; None starts Ray on this host.
     ray_runtime_env: Mapping[str, Any] = field(default_factory=dict[str, Any])  # RAY_RUNTIME_ENV: for a cluster.
     max_concurrency: int | None = None  # MAX_CONCURRENCY: the most that slots may become that follow a cluster.
@@ -91,6 +92,12 @@ class Options:
 def _address(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError('it must be an address such as "ray-head:6379".')
+    return value
+
+
+def _database(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError('it must be an alias of DATABASES, such as "tasks2".')
     return value
 
 
@@ -176,6 +183,7 @@ _OF_TASKS = (
 )  # fmt: skip
 _POLICY = {"max_attempts", "backoff", "max_losses", "import_grace"}
 _READERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "DATABASE": ("database", _database),
     "RAY_ADDRESS": ("ray_address", _address),
     "RAY_RUNTIME_ENV": ("ray_runtime_env", _mapping),
     "CONCURRENCY": ("concurrency", partial(whole, 1, most=MOST_SLOTS)),

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
@@ -65,29 +66,29 @@ def checked(fraction: Any, message: Any) -> tuple[float | None, str]:
     return None if fraction is None else float(fraction), clean_text(message, MOST_MESSAGE)
 
 
-def progress_of(result_id: str) -> Progress | None:
+def progress_of(database: str, result_id: str) -> Progress | None:
     """Return what was said, read now; None for nothing."""
     from django_ray.models import RayProgress
 
-    with Tables() as tables:
+    with Tables(database) as tables:
         row = RayProgress._base_manager.using(tables.alias).filter(pk=UUID(result_id)).first()  # noqa: SLF001
     if row is None:
         return None
     return Progress(fraction=row.fraction, message=row.message, attempt=row.attempt, at=row.at)
 
 
-async def updates_of(result_id: UUID, pulse: float) -> AsyncGenerator[Progress]:
+async def updates_of(database: str, result_id: UUID, pulse: float) -> AsyncGenerator[Progress]:
     """Yield what was said so far and what is said from now on, until the execution is finished or gone.
 
     It listens, then looks, then hears. Notifications may be lost, as those of an end may: every pulse seconds it looks.
     """
     from django_ray import ears
 
-    viewer, look, tries = _Viewer(), sync_to_async(_read), 0
+    viewer, look, tries = _Viewer(), sync_to_async(partial(_read, database)), 0
     while True:
         try:
-            async with ears.hearing(result_id, "progress", "results") as heard:
-                is_open = await ears.amark(result_id)
+            async with ears.hearing(database, result_id, "progress", "results") as heard:
+                is_open = await ears.amark(database, result_id)
                 for update in viewer.read(await look(result_id)):
                     yield update
                 while is_open:
@@ -108,7 +109,7 @@ async def updates_of(result_id: UUID, pulse: float) -> AsyncGenerator[Progress]:
                             yield update
                 return
         except ears.TRANSIENT:
-            await sync_to_async(ears.close)()
+            await sync_to_async(ears.close)(database)
             await asyncio.sleep(ears.pause(tries))
             tries += 1
 
@@ -124,10 +125,10 @@ class _Found:
     last_output: str  # Of the last attempt, once it has ended.
 
 
-def _read(result_id: UUID) -> _Found | None:
+def _read(database: str, result_id: UUID) -> _Found | None:
     from django_ray import ears
 
-    with ears.answering(ears.connection()) as cursor:
+    with ears.answering(ears.connection(database)) as cursor:
         cursor.execute(_READ, [result_id])
         row = cursor.fetchone()
     if row is None:

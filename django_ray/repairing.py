@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from uuid import UUID
 
-from django.db import router, transaction
+from django.db import transaction
 
 from django_ray.probing import select
 
@@ -45,9 +45,9 @@ class Repair:
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
 
-def repaired() -> Repair:
-    """Have everything that depends on others be what it has to be; return what that has changed."""
-    alias, all_of_it = _database(), Repair()
+def repaired(alias: str) -> Repair:
+    """Have everything in a database that depends on others be what it has to be; return what that has changed."""
+    all_of_it = Repair()
     steps: tuple[_Step, ...] = (_hold, _settle, _free)
     for step in steps:
         last: UUID | None = UUID(int=0)
@@ -176,9 +176,3 @@ RETURNING task_id
 
 def _ids(alias: str, sql: str, last: UUID) -> list[UUID]:
     return [row["id"] for row in select(alias, sql, last=last, most=BATCH)]
-
-
-def _database() -> str:
-    from django_ray.models import RayTaskExecution
-
-    return router.db_for_write(RayTaskExecution)

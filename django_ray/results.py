@@ -76,7 +76,7 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
         if not self.is_finished:
             self.refresh()
         if not self.is_finished:
-            wait_for_end(UUID(self.id), timeout, self._pulse)
+            wait_for_end(self._database, UUID(self.id), timeout, self._pulse)
             self.refresh()
         if not self.is_finished:
             raise TimeoutError(self._why_not(timeout))
@@ -93,7 +93,7 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
         if not self.is_finished:
             try:
                 async with asyncio.timeout(timeout):
-                    await await_end(UUID(self.id), self._pulse)
+                    await await_end(self._database, UUID(self.id), self._pulse)
             except TimeoutError:
                 pass  # it may have ended all the same
             await self.arefresh()
@@ -150,7 +150,12 @@ class RayTaskResult[**P, R](_TaskResult[P, R]):  # type: ignore[misc] # it is fr
         from django_ray.progress import updates_of
 
         backend: Any = self.task.get_backend()
-        return updates_of(UUID(self.id), self._pulse) if backend.keeps_rows else _nothing()
+        return updates_of(self._database, UUID(self.id), self._pulse) if backend.keeps_rows else _nothing()
+
+    @property
+    def _database(self) -> str:
+        backend: Any = self.task.get_backend()
+        return backend.database  # type: ignore[no-any-return]
 
     @property
     def _pulse(self) -> float:

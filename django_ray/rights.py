@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage, Tags, Warning, register  # noqa: A004 - Django's name
-from django.db import connections, router
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from django_ray.databases import asked_for
 
 __all__ = ["check_rights", "check_strangers"]
 
@@ -71,15 +73,12 @@ ORDER BY 1
 
 
 def _rows(databases: Sequence[str] | None, question: str, parameters: list[Any]) -> list[Any]:
-    from django_ray.models import RayTaskExecution
-
-    alias = router.db_for_write(RayTaskExecution)
-    connection = connections[alias]
-    if alias not in (databases or ()) or connection.vendor != "postgresql":
-        return []
-    with connection.cursor() as cursor:
-        cursor.execute(question, parameters)
-        return list(cursor.fetchall())
+    rows: list[Any] = []
+    for alias in asked_for(databases):
+        with connections[alias].cursor() as cursor:
+            cursor.execute(question, parameters)
+            rows += [(alias, *row) for row in cursor.fetchall()]
+    return rows
 
 
 @register(Tags.database)
@@ -87,12 +86,13 @@ def check_rights(databases: Sequence[str] | None = None, **_: Any) -> list[Check
     """W003: what the role may not do, it should not learn at the first incident."""
     return [
         Warning(
-            f"The role {role!r} lacks rights that enqueueing, waiting or cancelling needs: {', '.join(lacking)}.",
+            f"The role {role!r} lacks rights{_in(alias)} that enqueueing, waiting or cancelling needs: "
+            f"{', '.join(lacking)}.",
             hint="As the owner of the tables, run docs/roles.sql and grant this role django_ray_web; or grant the "
             "rights that are named.",
             id="django_ray.W003",
         )
-        for role, lacking in _rows(databases, _LACKING, [list(_WRITTEN), list(_CALLED)])
+        for alias, role, lacking in _rows(databases, _LACKING, [list(_WRITTEN), list(_CALLED)])
         if lacking
     ]
 
@@ -100,19 +100,23 @@ def check_rights(databases: Sequence[str] | None = None, **_: Any) -> list[Check
 @register(Tags.database)
 def check_strangers(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """W004: who may write the table may run code."""
-    strangers = [name for (name,) in _rows(databases, _STRANGERS, [])]
-    if not strangers:
-        return []
-    names = ", ".join(strangers)
+    strangers: dict[str, list[str]] = {}
+    for alias, name in _rows(databases, _STRANGERS, []):
+        strangers.setdefault(alias, []).append(name)
     return [
         Warning(
-            f"Others may write the whole table django_ray_execution or django_ray_schedule: {names}. Who may do that "
-            "may run code on the Ray nodes.",
+            f"Others may write the whole table django_ray_execution or django_ray_schedule{_in(alias)}: "
+            f"{', '.join(names)}. Who may do that may run code on the Ray nodes.",
             hint="If that is not meant, REVOKE ALL ON django_ray_execution, django_ray_queue, django_ray_worker, "
             "django_ray_minute, django_ray_progress, django_ray_schedule, django_ray_gate, "
             "django_ray_flow, django_ray_edge FROM "
-            f"{names}. Where the host grants everything in this schema, keep the tables in another one: "
+            f"{', '.join(names)}. Where the host grants everything in this schema, keep the tables in another one: "
             "docs/security.md. Roles of the project get the rights that they need by docs/roles.sql.",
             id="django_ray.W004",
         )
+        for alias, names in strangers.items()
     ]
+
+
+def _in(alias: str) -> str:
+    return "" if alias == DEFAULT_DB_ALIAS else f" in the database {alias!r}"

@@ -1,25 +1,24 @@
 """What an operator wants to know at a glance: queues, running tasks, what is due next, recent failures, supervisors.
 
-In a fixed number of statements, each of which reads a bounded number of rows by index, however full the table is: what
-is counted is counted up to MOST. They go to the database that executions are written to: a replica is late, and knows
-no sessions.
+In a fixed number of statements for each database, each of which reads a bounded number of rows by index, however full
+the table is: what is counted is counted up to MOST. They go to the databases that executions are written to: a replica
+is late, and knows no sessions. One that does not answer takes nothing of the others away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.db import router
 from django.db.models import OuterRef, Subquery
 from django.db.models.fields.json import KT
 from django.tasks import task_backends
 from django.utils import timezone
 
-from django_ray.agenda import Upcoming, upcoming
-from django_ray.backends import RayTaskBackend
+from django_ray.agenda import Upcoming, soonest, upcoming
+from django_ray.databases import Unreachable, backends_in, database_of, databases, of_each
 from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.moments import held_sql
 from django_ray.probing import planned_by_index, select
@@ -55,6 +54,7 @@ class Queue:
     """One queue of one backend."""
 
     backend: str
+    database: str  # In which its executions live.
     name: str
     waiting: int  # Claimable, up to MOST + 1.
     scheduled: int  # Not due yet, up to MOST + 1.
@@ -95,8 +95,9 @@ class Queue:
 class Supervisor:
     """One that has not said goodbye."""
 
-    id: int
+    id: int  # Of its database: another one may have the same.
     backend: str
+    database: str
     hostname: str
     pid: int
     queues: Sequence[str] | None  # None is any queue.
@@ -121,60 +122,84 @@ class Status:
     failures: Sequence[RayTaskExecution]  # The last ones first; error_text is the message.
     supervisors: Sequence[Supervisor]
     schedules: Sequence[Upcoming]  # What fires next, the first one first.
+    unreachable: Mapping[str, str] = field(default_factory=dict[str, str])  # Databases that do not answer, and why.
+    is_divided: bool = False  # Executions live in more than one database.
 
 
 def status() -> Status:
-    """Look. Four statements of its own, and four for each alias of RayTaskBackend in TASKS."""
-    failures = _few().filter(state=State.FAILED).annotate(error_text=KT("errors__-1__message"))
-    with planned_by_index(_database()):
+    """Look at each database. Four statements there, and four for each alias of RayTaskBackend in TASKS."""
+    found, unreachable = of_each(_status)
+    parts = found.values()
+    return Status(
+        at=timezone.now(),
+        queues=[queue for part in parts for queue in part.queues],
+        running=sorted((row for part in parts for row in part.running), key=_began)[:_FEW],
+        failures=sorted((row for part in parts for row in part.failures), key=_ended, reverse=True)[:_FEW],
+        supervisors=[one for part in parts for one in part.supervisors],
+        schedules=soonest(one for part in parts for one in part.schedules),
+        unreachable=unreachable,
+        is_divided=len(databases()) > 1,
+    )
+
+
+def _status(database: str) -> Status:
+    failures = _few(database).filter(state=State.FAILED).annotate(error_text=KT("errors__-1__message"))
+    with planned_by_index(database):
         return Status(
             at=timezone.now(),
-            queues=[queue for alias in _aliases() for queue in _queues(alias)],
-            running=list(_running().order_by("last_attempted_at")[:_FEW]),
+            queues=_queues_in(database),
+            running=list(_running(database).order_by("last_attempted_at")[:_FEW]),
             failures=list(failures.order_by("-finished_at")[:_FEW]),
-            supervisors=_supervisors(),
-            schedules=upcoming(_aliases(), _database()),
+            supervisors=_supervisors(database),
+            schedules=upcoming(backends_in(database), database),
         )
 
 
-def oldest_gated() -> dict[str, float | None]:
-    """Return how long the oldest of what waits behind gates has done so, by the aliases of RayTaskBackend."""
-    with planned_by_index(_database()):
-        return {alias: oldest_behind_gates(_database(), alias) for alias in _aliases()}
+def _began(row: RayTaskExecution) -> tuple[bool, Any]:
+    """Sort as PostgreSQL does: what somebody has written without a moment comes last."""
+    return row.last_attempted_at is None, row.last_attempted_at
 
 
-def gates(prefix: str = "", backends: Sequence[str] | None = None) -> list[Standing]:
-    """Look at the gates of all aliases of RayTaskBackend, or of some, whose names begin with a prefix."""
-    return gates_standing(_database(), _aliases() if backends is None else backends, prefix)
+def _ended(row: RayTaskExecution) -> Any:
+    return row.finished_at
 
 
-def queues() -> list[Queue]:
-    """Look at the queues of all aliases of RayTaskBackend: those of QUEUES, and what else holds something or did."""
-    with planned_by_index(_database()):
-        return [queue for alias in _aliases() for queue in _queues(alias)]
+def oldest_gated(database: str) -> dict[str, float | None]:
+    """Return how long the oldest of what waits behind gates has done so, by the aliases of RayTaskBackend there."""
+    with planned_by_index(database):
+        return {alias: oldest_behind_gates(database, alias) for alias in backends_in(database)}
 
 
-def _database() -> str:
-    return router.db_for_write(RayTaskExecution)
+def gates(prefix: str = "", backends: Sequence[str] | None = None) -> tuple[list[Standing], Unreachable]:
+    """Look at the gates of all aliases of RayTaskBackend, or of some, whose names begin with a prefix.
+
+    Return with them which databases do not answer.
+    """
+    if backends is not None:
+        return [gate for alias in backends for gate in gates_standing(database_of(alias), [alias], prefix)], {}
+    found, unreachable = of_each(lambda database: gates_standing(database, backends_in(database), prefix))
+    return [gate for some in found.values() for gate in some], unreachable
 
 
-def _aliases() -> list[str]:
-    return [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
+def queues(database: str) -> list[Queue]:
+    """Look at the queues of the backends there: those of QUEUES, and what else holds something or did."""
+    with planned_by_index(database):
+        return _queues_in(database)
 
 
-def _few() -> Any:
-    rows: Any = RayTaskExecution.objects.using(_database())
+def _queues_in(database: str) -> list[Queue]:
+    return [queue for alias in backends_in(database) for queue in _queues(database, alias)]
+
+
+def _few(database: str) -> Any:
+    rows: Any = RayTaskExecution.objects.using(database)
     return rows.defer("args", "kwargs", "options", "carrier", "result", "errors")
 
 
-def _running() -> Any:
+def _running(database: str) -> Any:
     progress: Any = RayProgress._base_manager.filter(pk=OuterRef("pk"))  # noqa: SLF001
     said = {"fraction": Subquery(progress.values("fraction")), "said": Subquery(progress.values("message"))}
-    return _few().filter(state=State.RUNNING).annotate(**said)
-
-
-def _select(sql: str, **parameters: Any) -> list[dict[str, Any]]:
-    return select(_database(), sql, **parameters)
+    return _few(database).filter(state=State.RUNNING).annotate(**said)
 
 
 # Ordered by due_at, or the planner may take the index of all queues, and read past the others.
@@ -275,9 +300,9 @@ LIMIT 200
 """  # noqa: S608 - constants
 
 
-def _queues(alias: str) -> list[Queue]:
+def _queues(database: str, alias: str) -> list[Queue]:
     minutes: dict[str, dict[int, Minute]] = {}
-    for row in _select(_MINUTES, backend=alias):
+    for row in select(database, _MINUTES, backend=alias):
         name, index = row.pop("queue_name"), MINUTES - 1 - row.pop("ago")
         minutes.setdefault(name, {})[index] = Minute(**row)
     configured = sorted(task_backends[alias].queues)
@@ -285,16 +310,17 @@ def _queues(alias: str) -> list[Queue]:
         Queue(
             **row,
             backend=alias,
+            database=database,
             minutes=tuple(minutes.get(row["name"], {}).get(index, Minute()) for index in range(MINUTES)),
         )
-        for row in _select(_QUEUES, backend=alias, configured=configured, most=MOST)
+        for row in select(database, _QUEUES, backend=alias, configured=configured, most=MOST)
     ]
 
 
-def _supervisors() -> list[Supervisor]:
-    rows = _select(_SUPERVISORS)
+def _supervisors(database: str) -> list[Supervisor]:
+    rows = select(database, _SUPERVISORS)
     field: Any = RayWorker._meta.get_field("queues")  # noqa: SLF001
     for row in rows:
         queues = field.from_db_value(row["queues"], None, None)  # Django's connections leave jsonb as text.
         row["queues"] = None if queues is None else queues_of(queues)
-    return [Supervisor(**row) for row in rows]
+    return [Supervisor(**row, database=database) for row in rows]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
+from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import ProgrammingError, router
+from django.db import DEFAULT_DB_ALIAS, ProgrammingError
+from django.db.models import Model
+
+from django_ray.databases import NOT_INSTALLED, databases
 
 if TYPE_CHECKING:
     from django_ray.models import RayTaskExecution
 
-__all__ = ["Tables", "execution_model", "missing_tables"]
+__all__ = ["Tables", "execution_model", "find", "missing_tables"]
 
 _MISSING = {"42P01", "42883", "42703"}  # undefined_table, undefined_function, undefined_column
 
@@ -20,24 +24,23 @@ def execution_model() -> type[RayTaskExecution]:
     try:
         from django_ray.models import RayTaskExecution
     except RuntimeError:  # the model belongs to no application
-        raise ImproperlyConfigured(
-            'TASKS uses django_ray, which is not in INSTALLED_APPS: add "django_ray" and run manage.py migrate.'
-        ) from None
+        raise ImproperlyConfigured(NOT_INSTALLED) from None
     return RayTaskExecution
 
 
 def missing_tables(alias: str) -> str:
     """Return what to say when the tables of a database are missing, or older than the code."""
-    return f"The tables of django_ray are missing or old in the database {alias!r}: run manage.py migrate."
+    command = "migrate" if alias == DEFAULT_DB_ALIAS else f"migrate django_ray --database {alias}"
+    return f"The tables of django_ray are missing or old in the database {alias!r}: run manage.py {command}."
 
 
 class Tables:
-    """Brackets statements on the tables of the executions; as alias it has the database that they are written to."""
+    """Brackets statements on the tables of the executions in a database, which it has as alias."""
 
     __slots__ = ("alias",)
 
-    def __init__(self) -> None:
-        self.alias = router.db_for_write(execution_model())
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
 
     def __enter__(self) -> Self:
         return self
@@ -45,3 +48,13 @@ class Tables:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, ProgrammingError) and getattr(error.__cause__, "sqlstate", None) in _MISSING:
             raise ImproperlyConfigured(missing_tables(self.alias)) from error
+
+
+def find[Row: Model](model: type[Row], pk: UUID, first: str | None = None) -> Row | None:
+    """Return a row by its UUID, in whichever database it is; None for none. They are asked one after the other."""
+    for database in databases(first):
+        with Tables(database):
+            row = model._base_manager.using(database).filter(pk=pk).first()  # noqa: SLF001
+        if row is not None:
+            return row
+    return None

@@ -25,7 +25,7 @@ from typing import Any, cast, override
 from uuid import uuid4
 
 from django.core.checks import CheckMessage
-from django.db import connections, router
+from django.db import connections
 from django.db.models.functions import Now
 from django.tasks import Task, TaskResultStatus, task_backends
 from django.tasks.backends.base import BaseTaskBackend
@@ -83,7 +83,7 @@ def run_tasks(
     from django_ray.models import RayGate, RayTaskExecution, RayWorker, State
 
     rows = cast("RayTaskBackend", task_backends[backend])
-    alias = router.db_for_write(RayTaskExecution)
+    alias = rows.database
     gates = RayGate._base_manager.using(alias).filter(backend=backend)  # noqa: SLF001
     due = RayTaskExecution._base_manager.using(alias).filter(state=State.READY, backend=backend)  # noqa: SLF001
     if queue_name is not None:
@@ -131,7 +131,7 @@ def _fire_rows(backend: RayTaskBackend, at: datetime, name: str | None) -> list[
     from django_ray_worker.core.schedule import Decision
     from django_ray_worker.database.statements import SQL
 
-    alias = router.db_for_write(RaySchedule)
+    alias = backend.database
     rows = RaySchedule._base_manager.using(alias).filter(backend=backend.alias)  # noqa: SLF001
     chosen = rows.order_by("name") if name is None else [_found(rows.filter(name=name).first(), name)]
     results: list[RayTaskResult[..., Any]] = []

@@ -26,6 +26,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
 from django_ray import locking
+from django_ray.databases import PlacedQuerySet, database_of
 from django_ray.fields import json_field, moment_field, period_field
 from django_ray.rules import Rule, read_policy, read_rule, ticks
 
@@ -71,7 +72,7 @@ def default_zone() -> str:
     return settings.TIME_ZONE
 
 
-class ScheduleQuerySet(models.QuerySet["RaySchedule"]):
+class ScheduleQuerySet(PlacedQuerySet["RaySchedule"]):
     """The verbs for many schedules at once."""
 
     def pause(self) -> int:
@@ -200,11 +201,15 @@ class RaySchedule(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save it. A new one whose queue, priority and options nobody has said follows its task.
 
+        It goes where the executions of its backend live, unless using= says where.
+
         What admits its executions is what its task says for these arguments, unless the code declares the schedule:
         whatever that raises, and TypeError when they do not fit.
         """
         if self._state.adding and not self.seen and (self.queue_name, self.priority, self.options) == _UNSAID:
             self.follow()
+        if self._state.db is None and kwargs.get("using") is None:
+            kwargs["using"] = database_of(self.backend)
         only = kwargs.get("update_fields")
         if not self.is_declared and (only is None or not _DECIDE.isdisjoint(only)):
             self.admission = self.said_admission()

@@ -7,6 +7,8 @@ LoginRequiredMiddleware asks all others who they are: Prometheus cannot log in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
@@ -15,7 +17,8 @@ from django.views.decorators.http import require_safe
 
 from django_ray.agenda import all_schedules, lag_of, overdue_of
 from django_ray.census import late_edges
-from django_ray.status import MOST, oldest_gated, queues
+from django_ray.databases import of_each
+from django_ray.status import MOST, Queue, oldest_gated, queues
 
 __all__ = ["metrics"]
 
@@ -51,11 +54,37 @@ _SCHEDULE_GAUGES = {
 }
 
 
+_DATABASE_GAUGES = {
+    "up": "1 when the database, in which executions live, answers; of one that does not, nothing else is known.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What a database says."""
+
+    queues: Sequence[Queue]
+    schedules: Sequence[Any]
+    oldest: Mapping[str, float | None]
+    late: Mapping[str, int]
+
+    @classmethod
+    def of(cls, database: str) -> _Found:
+        oldest = oldest_gated(database)
+        return cls(
+            queues=queues(database),
+            schedules=all_schedules(database),
+            oldest=oldest,
+            late=late_edges(database, list(oldest)),
+        )
+
+
 @login_not_required
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
     """Show each queue of each backend of ours, and the schedules, in the text format of Prometheus."""
+    found, unreachable = of_each(_Found.of)
     of_queues = [
         (
             {"backend": queue.backend, "queue": queue.name},
@@ -64,7 +93,8 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
                 queue.running, queue.oldest or 0.0, int(queue.paused_at is not None),
             ),
         )
-        for queue in queues()
+        for one in found.values()
+        for queue in one.queues
     ]  # fmt: skip
     of_schedules = [
         (
@@ -74,17 +104,20 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
                 int(not row.is_active),
             ),
         )
-        for row in all_schedules()
+        for one in found.values()
+        for row in one.schedules
     ]  # fmt: skip
-    oldest = oldest_gated()
-    late = late_edges(list(oldest))
-    of_gates = [({"backend": alias}, (seconds or 0.0,)) for alias, seconds in oldest.items()]
-    of_flows = [({"backend": alias}, (number,)) for alias, number in late.items()]
+    of_gates = [
+        ({"backend": alias}, (seconds or 0.0,)) for one in found.values() for alias, seconds in one.oldest.items()
+    ]
+    of_flows = [({"backend": alias}, (number,)) for one in found.values() for alias, number in one.late.items()]
+    of_databases = [({"database": name}, (int(name in found),)) for name in (*found, *unreachable)]
     lines = [
         *_lines("queue", _GAUGES, of_queues),
         *_lines("gates", _GATES_GAUGES, of_gates),
         *_lines("flows", _FLOWS_GAUGES, of_flows),
         *_lines("schedule", _SCHEDULE_GAUGES, of_schedules),
+        *_lines("database", _DATABASE_GAUGES, of_databases),
     ]
     return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 from django.tasks import task_backends
 
 from django_ray import probes
+from django_ray.databases import databases
 from django_ray.probes import MOST, MOST_RUNNING, Sight
 from django_ray.probing import planned_by_index
 from django_ray.retry import FREE_RELEASES
@@ -33,9 +34,14 @@ _MOST_SUPERVISORS = 1000  # That are looked at.
 _MOST_MESSAGE = 200  # Characters of an error's message.
 
 
-def why(task_id: UUID) -> str:
-    """Return why an execution does not run, or what it is doing, in one sentence."""
-    with Tables() as tables:
+def why(task_id: UUID, first: str | None = None) -> str:
+    """Return why an execution does not run, or what it is doing, in one sentence. That database is asked first."""
+    return next((said for database in databases(first) if (said := _why(task_id, database)) is not None), UNKNOWN)
+
+
+def _why(task_id: UUID, database: str) -> str | None:
+    """Return it of an execution in a database; None if it is not there."""
+    with Tables(database) as tables:
         rows: Any = execution_model()._base_manager.using(tables.alias)  # noqa: SLF001
         with planned_by_index(tables.alias):
             row = (
@@ -44,7 +50,7 @@ def why(task_id: UUID) -> str:
                 .filter(pk=task_id)
                 .first()
             )
-            return UNKNOWN if row is None else f"{_Case(row, tables.alias).said}."
+            return None if row is None else f"{_Case(row, tables.alias).said}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -390,7 +390,7 @@ def test_our_own_reads_go_where_the_writes_go():
     assert second.wait(timeout=1).return_value == 7
     assert async_to_sync(second.await_result)(timeout=1).return_value == 7
     assert missing_triggers(connection) == []
-    assert find_database() is not None
+    assert find_database(task_backends["default"]) is not None
 
 
 @pytest.mark.parametrize("options", [{}, {"timeout": 3, "backoff": Backoff(base=1), "retry_on": [ValueError]}])

@@ -171,11 +171,11 @@ def test_many_batches(behind_the_back, monkeypatch):
     behind_the_back("UPDATE django_ray_execution SET state = 'SUCCESSFUL', finished_at = now() WHERE needs IS NULL")
     behind_the_back("UPDATE django_ray_execution SET state = 'READY' WHERE needs IS NOT NULL")
     # Those that may start are held, for the moment between two batches.
-    done = repaired()
+    done = repaired("default")
     assert (done.upstreams, done.edges, done.freed, done.locked) == (20, 10, 10, 0)
     assert set(state(*read)) == {"READY"}
     assert state(merged) == ["WAITING"]
-    assert repaired().changed == 0
+    assert repaired("default").changed == 0
 
 
 def test_what_somebody_has_locked_is_left_and_told(behind_the_back, connect):

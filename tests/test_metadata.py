@@ -198,11 +198,11 @@ def test_a_row_that_somebody_else_has_locked_is_waited_for_and_named(running, co
     with connect(autocommit=False) as other:
         other.execute(LOCK)
         with pytest.raises(Locked, match=r"locked the row for longer than 0\.2 s"):
-            save_metadata(running, {"a": 1})
-    save_metadata(running, {"a": 2})
+            save_metadata("default", running, {"a": 1})
+    save_metadata("default", running, {"a": 2})
     assert RayTaskExecution.objects.get().carrier == {"metadata": {"a": 2}}
     with pytest.raises(TaskSuperseded):
-        save_metadata(replace(running, attempt_number=2), {"a": 3})
+        save_metadata("default", replace(running, attempt_number=2), {"a": 3})
 
 
 def test_a_database_that_does_not_answer_holds_the_body_up_for_a_while_and_no_more(running, connect, monkeypatch):
@@ -211,11 +211,11 @@ def test_a_database_that_does_not_answer_holds_the_body_up_for_a_while_and_no_mo
     with connect(autocommit=False) as other:
         other.execute(LOCK)
         with pytest.raises(TimeoutError, match=r"has not answered for 0\.2 s: the metadata may not be saved"):
-            save_metadata(running, {"a": 1})
+            save_metadata("default", running, {"a": 1})
         assert reporting._writer() is not writer  # what comes next does not wait behind it
     until(lambda: not connection_is_waiting(), what="the first one through")
     monkeypatch.setattr(reporting, "SAVE_SECONDS", 10)
-    save_metadata(running, {"a": 2})
+    save_metadata("default", running, {"a": 2})
     assert RayTaskExecution.objects.get().carrier == {"metadata": {"a": 2}}
 
 

@@ -65,7 +65,7 @@ def test_a_message_that_cannot_be_stored_is_cleaned_and_cut():
 
 @pytest.mark.django_db
 def test_what_is_said_while_the_value_before_is_written_is_not_lost():
-    reporter = Reporter(Fence(str(uuid4()), 1, 1), Output("a task"))
+    reporter = Reporter("default", Fence(str(uuid4()), 1, 1), Output("a task"))
     with (
         connection.execute_wrapper(lambda execute, *asked: (reporter.report(0.9), execute(*asked))[1]),
         in_this_thread(),
@@ -83,7 +83,7 @@ def test_the_thread_that_writes_goes_on_after_a_pause(monkeypatch):
     monkeypatch.setattr(Reporter, "write", lambda reporter: setattr(reporter, "_written", reporter._latest))
     reporting._writer.cache_clear()
     for _ in range(200):
-        reporter = Reporter(Fence(str(uuid4()), 1, 1), Output("a task"))
+        reporter = Reporter("default", Fence(str(uuid4()), 1, 1), Output("a task"))
         reporter.report(0.5)
         reporter.close()
         assert reporter._has_ended.is_set()

@@ -60,7 +60,7 @@ def said():
 
 
 def begin(fence, output=None):
-    reporter = Reporter(fence, output or Output("a task"))
+    reporter = Reporter("default", fence, output or Output("a task"))
     reporter.report(0.1, "begun")
     until(lambda: "begun" in said().values(), what="the first value")
     return reporter
@@ -72,7 +72,7 @@ def test_a_row_that_is_locked_holds_up_no_other_attempt(attempt, connect, monkey
     stranger = connect(autocommit=False)
     stranger.execute("SELECT FROM django_ray_progress FOR UPDATE")
     locked.report(0.2, "locked")
-    other = Reporter(attempt(), Output("a task"))
+    other = Reporter("default", attempt(), Output("a task"))
     until(lambda: "could not be written" in caplog.text, what="the warning")
     locked.report(0.2, "locked still")
     other.report(0.3, "other")

@@ -490,7 +490,7 @@ def test_an_operators_live_page_hears_of_what_is_enqueued(acting, monkeypatch):
     acting("operator")
 
     async def look():
-        shown = streaming._pages(lambda: "a page")
+        shown = streaming._pages(lambda: "a page", ["default"])
         assert "a page" in await anext(shown)
         await tasks.add.aenqueue(1, 2)
         assert "a page" in await anext(shown)
@@ -867,7 +867,7 @@ def use_as_web():
     with Flow("all of it") as flow:
         upstream = tasks.add.enqueue(1, 2)
         downstream = tasks.add.enqueue(upstream, 3)
-    assert [one.id for one in upstreams_of(downstream.id)] == [upstream.id]
+    assert [one.id for one in upstreams_of("default", downstream.id)] == [upstream.id]
     assert downstream.why().startswith(f"It waits for tests.tasks.add {upstream.id} to succeed")
     assert Flow.get(flow.id).cancel() == 2
     # It fails at once: what it waits for is cancelled.
@@ -907,13 +907,13 @@ def use_as_operator():
     gate = RayGate.objects.create(name=f"gate-{uuid4()}", backend="default", limit=1)
     gate.save()
     gate.delete()
-    assert gates()
+    assert gates()[0]
     status()
     tasks.add.using(after=tasks.add.enqueue(1, 2)).enqueue(1, 2)
     assert "Nothing had to be changed." in command("flows", "--repair")
 
     async def watch():
-        async with streaming._bell() as bell:
+        async with streaming._bells(["default"]) as (bell,):
             await bell.announce()
             await bell.leave()
 
@@ -921,7 +921,7 @@ def use_as_operator():
 
 
 def use_as_supervisor():
-    find_database()
+    find_database(task_backends["default"])
     first = tasks.add.enqueue(1, 2)
     # What waits for the one that is recorded, and a flow of which nothing is left.
     tasks.add.enqueue(first, 2), tasks.add.enqueue(1, 2), tasks.add.enqueue(1, 2)
@@ -939,8 +939,8 @@ def use_as_supervisor():
     with in_this_thread():
         fence = Fence.of(json.loads(returned.payload))
         RayTaskExecution.objects.filter(pk=fence.task_id).update(awaited=True)  # somebody watches
-        Reporter(fence, output).report(0.5)
-        save_metadata(Fence.of(json.loads(returned.payload)), {"a": 1})
+        Reporter("default", fence, output).report(0.5)
+        save_metadata("default", Fence.of(json.loads(returned.payload)), {"a": 1})
     _write([(returned.payload, {"kind": "returned", "result": "1", "output": "said"})], [unstarted.payload])
 
 

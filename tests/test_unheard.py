@@ -89,7 +89,7 @@ def test_without_a_pulse_nobody_looks(  # noqa: PLR0917
     pulse(0)
     looks = []
     is_over = ears.is_over
-    monkeypatch.setattr(ears, "is_over", lambda result_id: looks.append(result_id) or is_over(result_id))
+    monkeypatch.setattr(ears, "is_over", lambda *where: looks.append(where) or is_over(*where))
     result = tasks.add.enqueue(3, 4)
     elsewhere(finish_when_awaited(connect, result))
     assert wait(result, how, timeout=2).return_value == 7
@@ -102,7 +102,7 @@ def test_who_waits_looks_once_per_pulse_and_leaves_the_row_as_it_is(how, pulse, 
     pulse(0.1)
     looked = threading.Semaphore(0)
     is_over = ears.is_over
-    monkeypatch.setattr(ears, "is_over", lambda result_id: (looked.release(), is_over(result_id))[1])
+    monkeypatch.setattr(ears, "is_over", lambda *where: (looked.release(), is_over(*where))[1])
     result = tasks.add.enqueue(3, 4)
     session, seen = connect(), []
 
@@ -138,8 +138,8 @@ def test_a_waiter_whose_row_is_locked_hears_of_its_end_all_the_same(how, connect
     met = threading.Event()
     mark = ears.mark_awaited
 
-    def note(result_id):
-        found = mark(result_id)
+    def note(*where):
+        found = mark(*where)
         if found is ears.Mark.LOCKED:
             met.set()
         return found

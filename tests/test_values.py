@@ -241,7 +241,8 @@ JSON = st.recursive(
 def claimed(options):
     return {
         "task_id": "019a8e5c-52f1-7d10-8c3e-3f1d2a4b5c6d", "attempt_number": 1, "claimed_by_id": 1,
-        "queue_name": "default", "callable_path": "a.b", "options": options, "failures": 0, "losses": 0,
+        "backend": "default", "queue_name": "default", "callable_path": "a.b", "options": options, "failures": 0,
+        "losses": 0,
         "missing_for": None, "waited": None, "payload": None, "released": 0,
     }  # fmt: skip
 
@@ -655,7 +656,7 @@ def test_every_page_shows_whatever_stands_in_the_rows(odd_rows, client, settings
 @pytest.mark.django_db(transaction=True)
 def test_the_status_is_shown_whatever_stands_in_the_rows(odd_rows, capsys):
     """J9."""
-    json.loads(json.dumps([queue.wait for queue in status.queues()], allow_nan=False))
+    json.loads(json.dumps([queue.wait for queue in status.queues("default")], allow_nan=False))
     call_command("django_ray_status")
     call_command("django_ray_status", "--json")
     text = capsys.readouterr().out

@@ -131,14 +131,14 @@ def test_an_end_that_is_written_before_the_mark_is_not_missed(elsewhere, monkeyp
     result = tasks.add.enqueue(3, 4)
     mark = ears.mark_awaited
 
-    def end_first(result_id):
+    def end_first(*where):
         finish(result)
-        return mark(result_id)
+        return mark(*where)
 
     monkeypatch.setattr(ears, "mark_awaited", end_first)
     assert result.wait(timeout=60).return_value == 7
     again = tasks.add.enqueue(3, 4)
-    monkeypatch.setattr(ears, "mark_awaited", lambda result_id: (finish(again), mark(result_id))[1])
+    monkeypatch.setattr(ears, "mark_awaited", lambda *where: (finish(again), mark(*where))[1])
     assert async_to_sync(again.await_result)(timeout=20).return_value == 7
 
 

@@ -177,7 +177,7 @@ def test_a_waiter_hears_of_its_own_projects_results(session, connect):
     assert notifications(there, monitor) == []
     session.execute(f"UPDATE {NEIGHBOUR}.django_ray_execution SET state = 'SUCCESSFUL', finished_at = now()")
     assert len(notifications(there, monitor)) == 1
-    wait_for_end(task_id, 60, 0)
+    wait_for_end("default", task_id, 60, 0)
 
 
 @pytest.fixture

@@ -28,9 +28,10 @@ from django_ray import again
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
 from django_ray.admin.flow_page import neighbours
 from django_ray.admin.history import history
-from django_ray.admin.lists import ReadOnly, rows_of, shows
+from django_ray.admin.lists import ReadOnly, found, link_to, rows_of, shows
 from django_ray.again import Again
 from django_ray.bounds import shown
+from django_ray.databases import database_of_row, databases
 from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
 from django_ray.models import FINISHED, RayFlow, RayProgress, RaySchedule, RayTaskExecution, State
@@ -152,8 +153,8 @@ class ExecutionAdmin(ReadOnly):
     @override
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         try:
-            return rows_of(RayTaskExecution).get(pk=UUID(object_id))
-        except (ValueError, RayTaskExecution.DoesNotExist):
+            return found(RayTaskExecution, UUID(object_id), request)
+        except ValueError:
             return None
 
     @override
@@ -222,7 +223,10 @@ class ExecutionAdmin(ReadOnly):
         verb = verbs.get(request.POST.get("verb", ""))
         if verb is None:
             raise Http404
-        verb(request, rows_of(RayTaskExecution).filter(pk=task_id))
+        row = found(RayTaskExecution, task_id, request)
+        if row is None:
+            raise Http404
+        verb(request, rows_of(RayTaskExecution, database_of_row(row)).filter(pk=task_id))
         page = "admin:django_ray_raytaskexecution_change"
         return HttpResponseRedirect(reverse(page, args=[task_id], current_app=self.admin_site.name))
 
@@ -238,15 +242,17 @@ class ExecutionAdmin(ReadOnly):
             raise PermissionDenied
         if request.method != "GET":
             raise PermissionDenied
+        database = database_of_row(row)
+        schedule = self._schedule(request, row)
         context = {
             **self.admin_site.each_context(request),
             "title": row.callable_path,
             "opts": self.opts,
             "original": row,
             "row": row,
-            "why": None if row.state in FINISHED else why(row.pk),
+            "why": None if row.state in FINISHED else why(row.pk, first=database),
             "events": history(row),
-            "progress": rows_of(RayProgress).filter(pk=row.pk).first(),
+            "progress": rows_of(RayProgress, database).filter(pk=row.pk).first(),
             "output": clean_text(row.output, MOST_SHOWN) if row.output else "",
             "payloads": [
                 (name, _pretty(value))
@@ -263,11 +269,14 @@ class ExecutionAdmin(ReadOnly):
             if row.finished_at and row.last_attempted_at
             else None,
             "is_finished": row.state in FINISHED,
-            **neighbours(row.pk),
+            **neighbours(database, row.pk),
+            "database": database if len(databases()) > 1 else None,
             "flow": self._flow(request, row),
             "tick": tick_of(row.carrier),
             "schedule_name": schedule_of(row.carrier),
-            "schedule": self._schedule(request, row),
+            "schedule": schedule,
+            "schedule_link": schedule
+            and link_to("admin:django_ray_rayschedule_change", schedule, self.admin_site.name),
             "can_retry": row.state in {State.FAILED, State.CANCELLED},
             "has_change_permission": self.has_change_permission(request, row),
             "has_delete_permission": self.has_delete_permission(request, row),
@@ -278,15 +287,15 @@ class ExecutionAdmin(ReadOnly):
         """Return the flow that it belongs to, if it is there and this site has a page of it for whoever asks."""
         if row.flow_id is None or not shows(self.admin_site, RayFlow, request):
             return None
-        found: RayFlow | None = rows_of(RayFlow).filter(pk=row.flow_id).first()
-        return found
+        flow: RayFlow | None = rows_of(RayFlow, database_of_row(row)).filter(pk=row.flow_id).first()
+        return flow
 
     def _schedule(self, request: HttpRequest, row: Any) -> RaySchedule | None:
         """Return the schedule that has enqueued it, if it is there and this site has a page of it for whoever asks."""
         if row.schedule_id is None or not shows(self.admin_site, RaySchedule, request):
             return None
-        found: RaySchedule | None = rows_of(RaySchedule).filter(pk=row.schedule_id).first()
-        return found
+        schedule: RaySchedule | None = rows_of(RaySchedule, database_of_row(row)).filter(pk=row.schedule_id).first()
+        return schedule
 
 
 def _pretty(value: Any) -> str:
@@ -300,4 +309,4 @@ def _pretty(value: Any) -> str:
 
 def _every(queryset: Any) -> Any:
     """Return a queryset of the same rows that can be updated: without columns left out, an order or DISTINCT."""
-    return rows_of(RayTaskExecution).filter(pk__in=queryset.order_by().values("pk"))
+    return rows_of(RayTaskExecution, queryset.db).filter(pk__in=queryset.order_by().values("pk"))

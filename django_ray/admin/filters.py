@@ -19,9 +19,10 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from django_ray.admin.lists import rows_of, shows
+from django_ray.admin.lists import chosen_database, rows_of, shows
 from django_ray.census import flows_with
 from django_ray.models import RayFlow, RayTaskExecution, State
+from django_ray.templatetags.django_ray_databases import DATABASE
 
 __all__ = [
     "FILTERS", "FLOW_FILTERS", "NEWEST", "NEWEST_FLOWS", "ExecutionFilter", "Index", "ScheduleFilter", "bounded",
@@ -33,7 +34,8 @@ _MOST_FLOWS = 1000  # That a filter by what they hold finds.
 _RECENT = 2000  # Executions whose queues, tasks and errors are offered as filters.
 _MOST_NAMED = 20  # Flows.
 _MOST_OFFERED = 100  # Values of a filter: there may be a gate for each customer.
-_OF_THE_PAGE = {*IGNORED_PARAMS, PAGE_VAR, ERROR_FLAG} - {SEARCH_VAR}  # Parameters that ask for no other rows.
+# Parameters that ask for no other rows.
+_OF_THE_PAGE = {*IGNORED_PARAMS, PAGE_VAR, ERROR_FLAG, DATABASE} - {SEARCH_VAR}
 
 
 class Index(Enum):
@@ -80,7 +82,7 @@ class _RecentFilter(ExecutionFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = rows_of(RayTaskExecution).order_by("-task_id").values_list(self.parameter_name, flat=True)
+        newest = _newest(request).values_list(self.parameter_name, flat=True)
         values = set(sorted(set(newest[:_RECENT]) - {None})[:_MOST_OFFERED])
         if self.value():
             values.add(self.value())
@@ -89,6 +91,10 @@ class _RecentFilter(ExecutionFilter):
     @override
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(**{self.parameter_name: self.value()}) if self.value() else queryset
+
+
+def _newest(request: HttpRequest) -> Any:
+    return rows_of(RayTaskExecution, chosen_database(request)).order_by("-task_id")
 
 
 class QueueFilter(_RecentFilter):
@@ -125,12 +131,12 @@ class FlowFilter(_RecentFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = rows_of(RayTaskExecution).order_by("-task_id").values_list("flow_id", flat=True)
+        newest = _newest(request).values_list("flow_id", flat=True)
         ids = sorted(set(newest[:_RECENT]) - {None}, reverse=True)[:_MOST_NAMED]
         if (chosen := _uuid(self.value())) is not None and chosen not in ids:
             ids.insert(0, chosen)
         sees_names = shows(model_admin.admin_site, RayFlow, request)
-        flows = rows_of(RayFlow).in_bulk(ids) if ids and sees_names else {}
+        flows = rows_of(RayFlow, chosen_database(request)).in_bulk(ids) if ids and sees_names else {}
         return [(str(one), str(flows.get(one, one))) for one in ids]
 
     @override
@@ -213,7 +219,7 @@ class HeldFilter(ExecutionFilter):
         if self.value() == "cancelled":
             return queryset.filter(cancelled_at__isnull=False)
         for states in (states for value, _label, states in self._CHOICES if value == self.value()):
-            return queryset.filter(pk__in=flows_with(states, NEWEST_FLOWS, _MOST_FLOWS))
+            return queryset.filter(pk__in=flows_with(queryset.db, states, NEWEST_FLOWS, _MOST_FLOWS))
         return queryset
 
 
@@ -238,7 +244,7 @@ def bounded(
     indexes = {index_of.get(name, ExecutionFilter.index)(value) for name, value in asked}
     if Index.NONE not in indexes or Index.OWN in indexes:
         return queryset
-    newest = rows_of(queryset.model).order_by("-pk").values_list("pk", flat=True)
+    newest = rows_of(queryset.model, queryset.db).order_by("-pk").values_list("pk", flat=True)
     too_old = newest[number : number + 1].first()
     return queryset.filter(pk__gt=too_old) if too_old else queryset
 

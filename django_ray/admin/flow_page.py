@@ -13,10 +13,12 @@ from django.utils.translation import gettext, ngettext
 
 from django_ray import census
 from django_ray.admin.lists import rows_of
+from django_ray.databases import database_of_row
 from django_ray.folding import Graph, Link, Member, Stack, folded
 from django_ray.layout import HEIGHT, WIDTH, arranged
 from django_ray.models import RayFlow, RayTaskExecution, State
 from django_ray.templatetags.django_ray import count_all
+from django_ray.templatetags.django_ray_databases import of_list
 from django_ray.templatetags.django_ray_flows import Share, shares_of, states_of
 
 __all__ = ["MOST_LISTED", "Neighbour", "neighbours", "page_of"]
@@ -116,9 +118,11 @@ class Neighbour:
 
 def page_of(flow: RayFlow, site_name: str, *, sees_executions: bool) -> dict[str, Any]:
     """Return what the page of a flow shows."""
-    progress = census.progress_of([flow.pk])[flow.pk]
+    database = database_of_row(flow)
+    progress = census.progress_of(database, [flow.pk])[flow.pk]
     context: dict[str, Any] = {
         "flow": flow,
+        "database": database,
         "progress": progress,
         "is_cut": census.is_cut(progress),
         "shares": shares_of(states_of(progress)),
@@ -128,18 +132,18 @@ def page_of(flow: RayFlow, site_name: str, *, sees_executions: bool) -> dict[str
     if not sees_executions or not progress.total:
         return context
     is_small = progress.total <= MOST_READ
-    members = census.members_of(flow.pk, MOST_READ if is_small else FEW)
+    members = census.members_of(database, flow.pk, MOST_READ if is_small else FEW)
     listed = sorted(members, key=lambda one: one.id) if len(members) <= MOST_LISTED and is_small else members[:FEW]
-    context["members"] = _rows(listed)
+    context["members"] = _rows(database, listed)
     context["left"] = progress.total - len(listed)
-    picture, problem = _picture(flow, members, site_name) if is_small else (None, _too_many())
+    picture, problem = _picture(database, flow, members, site_name) if is_small else (None, _too_many())
     return {**context, "picture": picture, "no_picture": problem}
 
 
-def _rows(members: Sequence[Member]) -> list[Any]:
+def _rows(database: str, members: Sequence[Member]) -> list[Any]:
     """Return the rows of the table, in the order of these."""
-    found = rows_of(RayTaskExecution).defer("args", "kwargs", "options", "carrier", "result", "errors", "output")
-    rows = found.in_bulk([UUID(member.id) for member in members])
+    heavy = ("args", "kwargs", "options", "carrier", "result", "errors", "output")
+    rows = rows_of(RayTaskExecution, database).defer(*heavy).in_bulk([UUID(member.id) for member in members])
     return [rows[UUID(member.id)] for member in members if UUID(member.id) in rows]
 
 
@@ -147,14 +151,14 @@ def _too_many() -> str:
     return gettext("The graph is drawn of flows with up to %(number)s executions.") % {"number": count_all(MOST_READ)}
 
 
-def _picture(flow: RayFlow, members: Sequence[Member], site_name: str) -> tuple[Picture | None, str]:
+def _picture(database: str, flow: RayFlow, members: Sequence[Member], site_name: str) -> tuple[Picture | None, str]:
     """Return the graph, or why there is none."""
-    edges = census.edges_of([member.id for member in members if member.needs is not None], MOST_EDGES + 1)
+    edges = census.edges_of(database, [member.id for member in members if member.needs is not None], MOST_EDGES + 1)
     if len(edges) > MOST_EDGES:
         text = gettext("The graph is not drawn: its executions wait for others more than %(number)s times.")
         return None, text % {"number": count_all(MOST_EDGES)}
     inside = {member.id for member in members}
-    outside = census.strangers({upstream for upstream, _, _ in edges} - inside)
+    outside = census.strangers(database, {upstream for upstream, _, _ in edges} - inside)
     graph = folded([*members, *outside], edges)
     if len(graph.stacks) > MOST_BOXES or len(graph.links) > MOST_LINES:
         text = gettext("The graph is not drawn: with %(boxes)s boxes and %(lines)s lines, nobody could read it.")
@@ -186,7 +190,8 @@ def _link(flow: RayFlow, stack: Stack, site_name: str) -> str:
         return reverse(page, args=[stack.first.id], current_app=site_name)
     listing = reverse("admin:django_ray_raytaskexecution_changelist", current_app=site_name)
     query = {"callable_path": stack.first.path}
-    return f"{listing}?{urlencode(query if stack.first.is_outside else {'flow': str(flow.pk), **query})}"
+    asked = urlencode(query if stack.first.is_outside else {"flow": str(flow.pk), **query})
+    return f"{listing}?{asked}{of_list(database_of_row(flow))}"
 
 
 def _title(stack: Stack) -> str:
@@ -223,10 +228,10 @@ def _said(link: Link, graph: Graph) -> str:
     return text % {**names, "met": count_all(link.met), "number": count_all(link.number)}
 
 
-def neighbours(task_id: UUID) -> dict[str, Any]:
+def neighbours(database: str, task_id: UUID) -> dict[str, Any]:
     """Return what an execution waits for, and what waits for it, for its page."""
     context: dict[str, Any] = {}
-    found = census.neighbours_of(task_id, MOST_NEIGHBOURS)
+    found = census.neighbours_of(database, task_id, MOST_NEIGHBOURS)
     for name, rows in zip(("upstreams", "downstreams"), found, strict=True):
         context[name] = [Neighbour(**row) for row in rows[:MOST_NEIGHBOURS]]
         context[f"more_{name}"] = len(rows) > MOST_NEIGHBOURS

@@ -27,7 +27,8 @@ from django.views.decorators.http import require_POST
 from django_ray import census, dashboard
 from django_ray.admin.filters import FLOW_FILTERS, NEWEST_FLOWS, bounded
 from django_ray.admin.flow_page import page_of
-from django_ray.admin.lists import ReadOnly, rows_of, shows
+from django_ray.admin.lists import ReadOnly, chosen_database, found, rows_of, shows
+from django_ray.databases import database_of_row
 from django_ray.flows import Flow, FlowProgress
 from django_ray.locking import Locked
 from django_ray.models import RayFlow, RayTaskExecution
@@ -112,9 +113,10 @@ class FlowAdmin(ReadOnly):
         """Return the list, whose rows know how far they are: one statement for all of a page."""
         page: Any = super().get_changelist_instance(request)
         page.result_list = list(page.result_list)
-        found = census.progress_of([row.pk for row in page.result_list], census.MOST_IN_LISTS)
+        flows = [row.pk for row in page.result_list]
+        progress = census.progress_of(chosen_database(request), flows, census.MOST_IN_LISTS)
         for row in page.result_list:
-            row.progress = found[row.pk]
+            row.progress = progress[row.pk]
         return page
 
     @override
@@ -183,12 +185,19 @@ class FlowAdmin(ReadOnly):
         if not self.has_change_permission(request):
             raise PermissionDenied
         verb = {"retry": self.retry, "cancel": self.cancel}.get(request.POST.get("verb", ""))
-        rows = rows_of(RayFlow).filter(pk=flow_id)
-        if verb is None or not rows.exists():
+        row = found(RayFlow, flow_id, request)
+        if verb is None or row is None:
             raise Http404
-        verb(request, rows)
+        verb(request, rows_of(RayFlow, database_of_row(row)).filter(pk=flow_id))
         page = "admin:django_ray_rayflow_change"
         return HttpResponseRedirect(reverse(page, args=[flow_id], current_app=self.admin_site.name))
+
+    @override
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        try:
+            return found(RayFlow, UUID(object_id), request)
+        except ValueError:
+            return None
 
     @override
     def change_view(
@@ -215,7 +224,7 @@ class FlowAdmin(ReadOnly):
         return TemplateResponse(request, "admin/django_ray/rayflow/live.html", self._shown(request, flow_id))
 
     def _stream(self, request: HttpRequest, flow_id: UUID) -> HttpResponseBase:
-        self._row(request, flow_id)
+        database = database_of_row(self._row(request, flow_id))
         if not dashboard.can_listen():
             raise Http404
         from django_ray.streaming import stream  # which needs psycopg 3
@@ -227,13 +236,13 @@ class FlowAdmin(ReadOnly):
                 shown = {"flow": None}
             return render_to_string("admin/django_ray/rayflow/live.html", shown, request)
 
-        return stream(render)
+        return stream(render, [database])
 
     def _row(self, request: HttpRequest, flow_id: UUID) -> RayFlow:
         request.current_app = self.admin_site.name
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
-        row: RayFlow | None = rows_of(RayFlow).filter(pk=flow_id).first()
+        row = found(RayFlow, flow_id, request)
         if row is None:
             raise Http404
         return row

@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from django_ray.admin.lists import rows_of
 from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST, MOST
+from django_ray.databases import database_of, database_of_row
 from django_ray.gates import MOST_GATE, RayGate
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class GateForm(_Form):
     @override
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or self.cleaned_data
+        backend, is_new = data.get("backend"), self.instance.pk is None
+        if backend and not is_new and database_of(backend) != database_of_row(self.instance):
+            raise ValidationError(gettext("This backend lives in another database: make a new override there."))
         if not self.errors and data.get("limit") is None and data.get("rate_count") is None:
             raise ValidationError(gettext("Say a limit or a rate. To have what the code says, delete the override."))
         self._take_over(data)
@@ -72,6 +76,6 @@ class GateForm(_Form):
 
     def _take_over(self, data: dict[str, Any]) -> None:
         """Have a row that only remembers a start become the override: it is none, and in nobody's way."""
-        if self.instance.pk is None and data.get("name"):
+        if self.instance.pk is None and data.get("name") and data.get("backend"):
             idle = Q(limit=None, rate_count=None, backend=data.get("backend"), name=data["name"])
-            self.instance = rows_of(RayGate).filter(idle).first() or self.instance
+            self.instance = rows_of(RayGate, database_of(data["backend"])).filter(idle).first() or self.instance

@@ -13,7 +13,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from django_ray.admin.gate_form import GateForm
-from django_ray.admin.lists import Bounded, shows
+from django_ray.admin.lists import Bounded, link_to, shows
+from django_ray.databases import database_of, database_of_row
 from django_ray.locking import Locked, waiting_briefly
 from django_ray.models import RayGate, RayTaskExecution
 from django_ray.status import gates
@@ -45,11 +46,14 @@ class GateAdmin(Bounded):
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
         prefix = request.GET.get("q", "").replace("\0", "")
+        found, unreachable = gates(prefix)
+        name, page = self.admin_site.name, "admin:django_ray_raygate_change"
         context = {
             **self.admin_site.each_context(request),
             "title": _("Gates"),
             "opts": self.opts,
-            "gates": gates(prefix),
+            "gates": [(gate, gate.override and link_to(page, gate.override, name)) for gate in found],
+            "unreachable": unreachable,
             "prefix": prefix,
             "has_add_permission": self.has_add_permission(request),
             "has_change_permission": self.has_change_permission(request),
@@ -64,13 +68,14 @@ class GateAdmin(Bounded):
 
     @override
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        with waiting_briefly(self.get_queryset(request).db):
-            obj.save(update_fields=None if obj.pk is None else _WRITTEN)
+        using = database_of(obj.backend) if obj.pk is None else database_of_row(obj)
+        with waiting_briefly(using):
+            obj.save(using=using, update_fields=None if obj.pk is None else _WRITTEN)
 
     @override
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        with waiting_briefly(self.get_queryset(request).db):
-            super().delete_model(request, obj)
+        with waiting_briefly(database_of_row(obj)):
+            obj.delete(using=database_of_row(obj))
 
     @override
     def changeform_view(

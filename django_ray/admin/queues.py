@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST
 
 from django_ray import dashboard
 from django_ray.admin.lists import Admin, shows
+from django_ray.databases import databases
 from django_ray.locking import Locked
 from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
 
@@ -73,7 +74,7 @@ class QueueAdmin(Admin):
         def render() -> str:
             return render_to_string("admin/django_ray/rayqueue/live.html", self._context(request), request)
 
-        return stream(render)
+        return stream(render, databases())
 
     def _pause(self, request: HttpRequest) -> HttpResponse:
         if not self.has_change_permission(request):

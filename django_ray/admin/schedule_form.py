@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ray.admin.lists import rows_of
 from django_ray.backends import RayTaskBackend
+from django_ray.databases import database_of, database_of_row
 from django_ray.declaring import declared, reason_of
 from django_ray.models import RaySchedule
 from django_ray.results import import_task
@@ -149,7 +150,11 @@ class ScheduleForm(_Form):
         if said["task"] != self._key:
             self.instance.backend, self.instance.callable_path = said["task"].split(" ")
             self.instance.follow()
-        others = rows_of(RaySchedule).filter(backend=self.instance.backend, name=said["name"])
+        database = database_of(self.instance.backend)
+        if self.instance.pk is not None and database != database_of_row(self.instance):
+            self.add_error("task", gettext("Its backend lives in another database: make a new schedule there."))
+            return said
+        others = rows_of(RaySchedule, database).filter(backend=self.instance.backend, name=said["name"])
         if others.exclude(pk=self.instance.pk).exists():
             self.add_error("name", gettext("There is a schedule of this name already."))
         problem = contained(partial(self._take_arguments, said["args"], said["kwargs"]), reason_of)

@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from django_ray.admin.lists import rows_of
 from django_ray.admin.schedule_form import PeriodField
 from django_ray.agenda import aware
+from django_ray.databases import database_of_row
 from django_ray.models import RaySchedule, RayTaskExecution
 from django_ray.rules import zone_of
 
@@ -52,7 +53,7 @@ def preview(cron: str, every: str, time_zone: str) -> Preview:
 
 def runs_of(schedule: RaySchedule) -> list[Run]:
     """Return its last executions, the latest tick first."""
-    rows = rows_of(RayTaskExecution).filter(schedule=schedule.pk).order_by("-tick")
+    rows = rows_of(RayTaskExecution, database_of_row(schedule)).filter(schedule=schedule.pk).order_by("-tick")
     zone = _zone(schedule)
     return [
         Run(row, None if row.tick is None else aware(row.tick).astimezone(zone))

@@ -11,11 +11,10 @@ from zoneinfo import available_timezones
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import router
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext_lazy
@@ -23,10 +22,11 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
 
 from django_ray.admin.filters import ScheduleFilter, bounded
-from django_ray.admin.lists import Bounded, rows_of, shows
+from django_ray.admin.lists import Bounded, chosen_database, link_to, rows_of, shows
 from django_ray.admin.schedule_form import ScheduleForm
 from django_ray.admin.schedule_page import Preview, moment_of, preview, runs_of
 from django_ray.agenda import lag_of, next_of, next_times, overdue_of, with_last, with_now
+from django_ray.databases import database_of, database_of_row, databases
 from django_ray.locking import Locked, waiting_briefly
 from django_ray.models import RaySchedule, RayTaskExecution, State
 from django_ray.moments import for_machines
@@ -223,12 +223,12 @@ class ScheduleAdmin(Bounded):
             raise PermissionDenied
         verbs = {"pause": self.pause, "resume": self.resume, "run_now": self.run_now, "backfill": self._backfill}
         verb = verbs.get(request.POST.get("verb", ""))
-        rows = rows_of(RaySchedule).filter(pk=pk)
-        if verb is None or not rows.exists():
+        rows = rows_of(RaySchedule, chosen_database(request)).filter(pk=pk)
+        row = rows.first()
+        if verb is None or row is None:
             raise Http404
         verb(request, rows)
-        page = "admin:django_ray_rayschedule_change"
-        return HttpResponseRedirect(reverse(page, args=[pk], current_app=self.admin_site.name))
+        return HttpResponseRedirect(link_to("admin:django_ray_rayschedule_change", row, self.admin_site.name))
 
     def _preview(self, request: HttpRequest) -> HttpResponse:
         """Say when a rule that somebody is typing would be due."""
@@ -241,9 +241,13 @@ class ScheduleAdmin(Bounded):
 
     @override
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        using = router.db_for_write(RaySchedule)
+        using = database_of_row(obj) if change else database_of(obj.backend)
         with waiting_briefly(using):
             obj.save(using=using, update_fields=_WRITTEN if change else None)
+
+    @override
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        obj.delete(using=database_of_row(obj))
 
     @override
     def changeform_view(
@@ -275,6 +279,7 @@ class ScheduleAdmin(Bounded):
         can_see_executions = shows(self.admin_site, RayTaskExecution, request)
         context |= {
             "row": obj,
+            "database": None if obj is None or len(databases()) == 1 else database_of_row(obj),
             "preview": said,
             "can_edit": can_edit,
             "can_do": obj is not None and self.has_change_permission(request),
@@ -295,4 +300,4 @@ def _is_of_code(row: RaySchedule) -> bool:
 
 def _every(queryset: Any) -> Any:
     """Return a queryset of the same rows that can be updated."""
-    return rows_of(RaySchedule).filter(pk__in=queryset.order_by().values("pk"))
+    return rows_of(RaySchedule, queryset.db).filter(pk__in=queryset.order_by().values("pk"))

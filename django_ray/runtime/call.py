@@ -23,7 +23,7 @@ from operator import or_
 from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
-from django.db import connections, router
+from django.db import connections
 from django.db.models import Case, DateTimeField, F, Func, JSONField, Q, Value, When
 from django.db.models.functions import Least, Now
 
@@ -32,7 +32,7 @@ from django_ray.deadline import answered
 from django_ray.exceptions import Unprepared
 from django_ray.retry import MOST_RELEASED, pause
 from django_ray.rows import Fence
-from django_ray.runtime.claimed import fenced
+from django_ray.runtime.claimed import database_of_claim, fenced
 from django_ray.runtime.completion import succeeded
 from django_ray.runtime.entrypoint import Envelope, ReturnedEnvelope, envelope_of, invoke
 from django_ray.runtime.interrupt import interruptible, overran, protected, was_interrupted
@@ -194,7 +194,8 @@ def _write(returned: Sequence[tuple[str, ReturnedEnvelope]], unstarted: Sequence
     """Write what nobody else has locked; return which of the rows are written, or are not ours any more."""
     from django_ray.models import RayTaskExecution, State
 
-    alias = router.db_for_write(RayTaskExecution)
+    # A call has claims of one supervisor, and so of one backend.
+    alias = database_of_claim(json.loads(unstarted[0] if unstarted else returned[0][0]))
     connection: Any = connections[alias]
     connection.ensure_connection()
     rows: Any = RayTaskExecution.objects.using(alias)

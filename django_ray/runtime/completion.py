@@ -15,12 +15,12 @@ from django.db import connections, transaction
 from django.db.models import BooleanField, Func
 from django.db.models.functions import Now
 
+from django_ray.databases import database_of
 from django_ray.deadline import answered
 from django_ray.exceptions import TaskSuperseded
 from django_ray.rows import ClaimedRow, Fence
 from django_ray.runtime.claimed import fenced
 from django_ray.runtime.output import Output
-from django_ray.tables import Tables
 
 if TYPE_CHECKING:
     from django_ray.context import Done
@@ -77,7 +77,7 @@ class Completion:
             nonlocal result
             result = self._checked(value)
 
-        alias, has_written = Tables().alias, False
+        alias, has_written = database_of(self._row.backend), False
         connection: Any = connections[alias]
         is_ours = not connection.in_atomic_block  # And not that of a TestCase, which goes on.
         try:

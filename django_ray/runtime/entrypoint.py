@@ -25,6 +25,7 @@ from django.utils import timezone
 from django_ray.batching import columns, results_of, wants_batch, worker_of
 from django_ray.carrying import carried
 from django_ray.context import RayTaskContext, running
+from django_ray.databases import database_of
 from django_ray.exceptions import InvalidResult, TaskSuperseded, Unprepared
 from django_ray.hearing import is_heard
 from django_ray.membership import Membership, membership
@@ -111,7 +112,7 @@ class Found:
             carried(row.carrier, () if self.options is None else self.options.context) if row.carrier else None
         )
         self.keeps_rows: bool = getattr(backend, "keeps_rows", False)
-        self.membership = Membership.of_row(row.task_id, row.carrier) if row.carrier else None
+        self.membership = self._membership() if row.carrier else None
         # What the executions before it have returned: to read that may fail, which is no fault of the body.
         self.given: Given | Passed | None = given(row) if row.carrier and self.keeps_rows else passed
         self.is_start_heard = is_heard(task_started)
@@ -124,11 +125,21 @@ class Found:
         raise Unprepared(f"Its worker cannot be built: {found.class_path}: {found.message}") from error
 
     @property
+    def database(self) -> str:
+        """The one in which its row is."""
+        return database_of(self.row.backend)
+
+    @property
     def result(self) -> TaskResult[..., Any]:
         """For the context and for receivers of signals. Made when it is wanted: most bodies can do without."""
         if self._result is None:
             self._result = task_result(self.task, self.row)
         return self._result
+
+    def _membership(self) -> Membership | None:
+        """Return the flow that what the body enqueues belongs to."""
+        row = self.row
+        return Membership.of_row(row.task_id, row.carrier, self.database if self.keeps_rows else None)
 
     @property
     def completion(self) -> Completion:
@@ -155,7 +166,8 @@ class Found:
     def context(self) -> RayTaskContext:
         """Return what the body can ask."""
         if self._context is None:
-            self._reporter = Reporter(Fence.of_row(self.row) if self.keeps_rows else None, self.output)
+            fence = Fence.of_row(self.row) if self.keeps_rows else None
+            self._reporter = Reporter(self.database, fence, self.output)
             self._context = RayTaskContext(
                 task_result=self.result,
                 _completing=self.completion.block,
@@ -170,18 +182,18 @@ class Found:
     def carriers(self, most: int) -> list[Any]:
         """Return what travels with its upstreams, for a trace."""
         has_upstreams = self.keeps_rows and "needs" in (self.row.options or {})
-        return carriers_of(self.row.task_id, most) if has_upstreams else []
+        return carriers_of(self.database, self.row.task_id, most) if has_upstreams else []
 
     def _upstreams(self) -> list[Any]:
         if self.keeps_rows:
-            return upstreams_of(self.row.task_id)
+            return upstreams_of(self.database, self.row.task_id)
         return [] if self.passed is None else [*self.passed.results]
 
     def save(self, metadata: Any) -> None:
         """Store the metadata."""
         plain = checked_metadata(metadata, "save_metadata()")
         if self.keeps_rows:
-            save_metadata(Fence.of_row(self.row), plain)
+            save_metadata(self.database, Fence.of_row(self.row), plain)
         self.row.carrier = with_metadata(self.row.carrier, plain)
         object.__setattr__(self.result, "_carrier", self.row.carrier)  # for receivers of task_finished
 

@@ -31,7 +31,6 @@ from django_ray.progress import TOLD, checked
 from django_ray.rows import Fence
 from django_ray.runtime.output import MOST_LINES, Output
 from django_ray.serialization import encode
-from django_ray.tables import Tables
 
 __all__ = ["Reporter", "in_this_thread", "save_metadata"]
 
@@ -97,7 +96,8 @@ def in_this_thread() -> Generator[None]:
 class Reporter:
     """Of one attempt."""
 
-    def __init__(self, fence: Fence | None, output: Output) -> None:
+    def __init__(self, database: str, fence: Fence | None, output: Output) -> None:
+        self._database = database
         self._fence = fence  # None where nobody keeps rows.
         self._output = output
         self._shown = 0  # Lines that were told.
@@ -141,11 +141,11 @@ class Reporter:
         self._written, self._looked = latest, lines
         is_watched: int = True  # as far as it is known
         if is_new and latest is not None:
-            _execute(_WRITE, [*latest, *attempt], LAST_SECONDS)
-            is_watched = _execute(_TELL, [self._fence.task_id])
+            _execute(self._database, _WRITE, [*latest, *attempt], LAST_SECONDS)
+            is_watched = _execute(self._database, _TELL, [self._fence.task_id])
         if is_watched and lines > self._shown:
             text, pieces = "\n".join(self._output.lines(0, lines)), _pieces(self._output, self._shown, lines)
-            if _execute(_SHOW, [text, lines, *attempt, pieces], LAST_SECONDS):
+            if _execute(self._database, _SHOW, [text, lines, *attempt, pieces], LAST_SECONDS):
                 self._shown = lines
 
     def end(self) -> None:
@@ -162,9 +162,8 @@ class Reporter:
         self.is_over = True
 
 
-def _execute(statement: str, parameters: Sequence[Any], lock_seconds: float | None = None) -> int:
+def _execute(alias: str, statement: str, parameters: Sequence[Any], lock_seconds: float | None = None) -> int:
     """Commit it; return how many rows it has. A row that somebody else has locked is not waited for any longer."""
-    alias = Tables().alias
     connection: Any = connections[alias]
     connection.ensure_connection()
     brief = nullcontext() if lock_seconds is None else locking.waiting_briefly(alias, lock_seconds)
@@ -192,9 +191,9 @@ def _pieces(output: Output, first: int, end: int) -> list[str]:
     return [json.dumps({"first": number, "lines": lines}, ensure_ascii=False) for number, lines in pieces]
 
 
-def save_metadata(fence: Fence, metadata: dict[str, Any]) -> None:
+def save_metadata(database: str, fence: Fence, metadata: dict[str, Any]) -> None:
     """Write the metadata of an attempt, and wait for that. TaskSuperseded, TimeoutError or one of the database."""
-    save = _Save(fence, metadata)
+    save = _Save(database, fence, metadata)
     if _is_in_place:
         save.write()
         return
@@ -210,7 +209,8 @@ def save_metadata(fence: Fence, metadata: dict[str, Any]) -> None:
 class _Save:
     """Metadata to be written."""
 
-    def __init__(self, fence: Fence, metadata: dict[str, Any]) -> None:
+    def __init__(self, database: str, fence: Fence, metadata: dict[str, Any]) -> None:
+        self._database = database
         self._fence = fence
         self._metadata = encode(metadata)
         self.has_ended = threading.Event()
@@ -221,7 +221,7 @@ class _Save:
         """Write it."""
         fence = self._fence
         parameters = [self._metadata, fence.task_id, fence.attempt_number, fence.worker]
-        if not _execute(_SAVE, parameters, SAVE_LOCK_SECONDS):
+        if not _execute(self._database, _SAVE, parameters, SAVE_LOCK_SECONDS):
             raise TaskSuperseded(
                 f"Attempt {fence.attempt_number} of {fence.task_id} has ended, or is not this process's any more: its "
                 "metadata is not saved."

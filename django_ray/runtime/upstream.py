@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
-from django.db import router
-
+from django_ray.databases import database_of
 from django_ray.exceptions import UpstreamFailed
 from django_ray.results import RayTaskResult, import_task, missing_task, task_result
 from django_ray.rows import ClaimedRow, Row
@@ -60,36 +59,36 @@ def given(row: ClaimedRow) -> Given | None:
     if not places:
         return None
     wants_results = (row.options or {}).get("needs") == "end"
-    rows = _rows({task_id for _, task_id in places}, () if wants_results else ("task_id", "state", "result"))
+    columns = () if wants_results else ("task_id", "state", "result")
+    rows = _rows(database_of(row.backend), {task_id for _, task_id in places}, columns)
     return Given(row, places, rows, wants_results)
 
 
-def upstreams_of(task_id: str) -> list[RayTaskResult[..., Any]]:
+def upstreams_of(database: str, task_id: str) -> list[RayTaskResult[..., Any]]:
     """Return the results of what an execution has waited for, in the order of its enqueue; some may be gone."""
     from django_ray.models import RayEdge
 
-    alias = router.db_for_write(RayEdge)  # a replica may not have them yet
-    edges = RayEdge._base_manager.using(alias).filter(downstream=UUID(task_id)).order_by("place")  # noqa: SLF001
+    edges = RayEdge._base_manager.using(database).filter(downstream=UUID(task_id)).order_by("place")  # noqa: SLF001
     ids = [str(upstream) for upstream in edges.values_list("upstream_id", flat=True)]
-    rows = _rows(ids, ())
+    rows = _rows(database, ids, ())
     return [_result(rows[one]) for one in ids if one in rows]
 
 
-def carriers_of(task_id: str, most: int) -> list[Any]:
+def carriers_of(database: str, task_id: str, most: int) -> list[Any]:
     """Return what travels with the executions that one has waited for: of the first ones, in the order of its enqueue.
 
     In one statement, since it is asked before each such body, where somebody traces.
     """
     from django_ray.models import RayEdge
 
-    edges = RayEdge._base_manager.using(router.db_for_write(RayEdge)).filter(downstream=UUID(task_id))  # noqa: SLF001
+    edges = RayEdge._base_manager.using(database).filter(downstream=UUID(task_id))  # noqa: SLF001
     return list(edges.order_by("place").values_list("upstream__carrier", flat=True)[:most])
 
 
-def _rows(ids: Iterable[str], columns: tuple[str, ...]) -> dict[str, Row]:
+def _rows(database: str, ids: Iterable[str], columns: tuple[str, ...]) -> dict[str, Row]:
     from django_ray.models import RayTaskExecution
 
-    rows = RayTaskExecution._base_manager.using(router.db_for_write(RayTaskExecution))  # noqa: SLF001
+    rows = RayTaskExecution._base_manager.using(database)  # noqa: SLF001
     found = (rows.only(*columns) if columns else rows).in_bulk([UUID(one) for one in ids])
     return {str(pk): cast("Row", row) for pk, row in found.items()}
 

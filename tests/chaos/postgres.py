@@ -6,7 +6,9 @@ the machine, which buys speed.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -109,6 +111,20 @@ class Postgres:
             number: int = session.execute("SELECT count(*) FROM django_ray_worker").fetchall()[0][0]
             session.execute("TRUNCATE django_ray_worker RESTART IDENTITY")
         return number
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Have all its processes stand still meanwhile: connections stay open, and nothing is answered."""
+        with psycopg.connect(self.url, autocommit=True) as session:
+            pids = [pid for (pid,) in session.execute("SELECT pid FROM pg_stat_activity").fetchall()]
+            pids.insert(0, int((self._data / "postmaster.pid").read_text().split()[0]))
+            try:
+                for pid in pids:
+                    os.kill(pid, signal.SIGSTOP)
+                yield
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def statements(self, application: str) -> Iterator[Callable[[], list[str]]]:

@@ -315,7 +315,9 @@ def verbs(client):
     identify()
     assert [one.is_here for one in status().supervisors] == [True]
     with transaction.atomic():
-        assert [queue.waiting for queue in queues() if (queue.backend, queue.name) == ("default", "default")] == [1]
+        assert [
+            queue.waiting for queue in queues("default") if (queue.backend, queue.name) == ("default", "default")
+        ] == [1]
     rows = RayTaskExecution.objects.filter(backend="default")
     assert rows.filter(state=State.FAILED).retry() == 1
     assert rows.filter(state=State.READY).cancel() == 3 - 1
@@ -357,7 +359,7 @@ def bodies(client):
     result.refresh()
     assert (result.status, result.progress.fraction) == (TaskResultStatus.SUCCESSFUL, 0.5)
     running = STORED.get(state=State.RUNNING)
-    reporter = Reporter(Fence(str(running.pk), 1, SUPERVISOR), Output("a task"))
+    reporter = Reporter("default", Fence(str(running.pk), 1, SUPERVISOR), Output("a task"))
     reporter.report(0.75, "three quarters")
     reporter.close()
     running = tasks.add.get_result(str(running.pk))
@@ -438,7 +440,7 @@ def metrics(client):
         (sample.name.removeprefix("django_ray_queue_"), sample.labels["queue"]): sample.value
         for family in text_string_to_metric_families(answer.content.decode())
         for sample in family.samples
-        if sample.labels["backend"] == "default" and "queue" in sample.labels
+        if sample.labels.get("backend") == "default" and "queue" in sample.labels
     }
     assert b'django_ray_schedule_skipped{backend="default",schedule="late"} 1234' in answer.content
     assert (samples["depth", "default"], samples["running", "default"]) == (1, 1)

@@ -126,7 +126,7 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
 
         from django_ray_worker import logs
         from django_ray_worker.core.exceptions import Misconfigured, Stuck
-        from django_ray_worker.preflight import find_database
+        from django_ray_worker.preflight import find_backend, find_database
     except ImproperlyConfigured as error:
         _refuse(str(error))
     except ModuleNotFoundError as error:
@@ -140,7 +140,7 @@ def run(options: argparse.Namespace, project: Path) -> NoReturn:
 
     try:
         config = _config(options, project)
-        database = find_database()
+        database = find_database(find_backend(options.backend))
         executor = _executor(config)
         anyio.run(partial(supervise, config, database, executor, _endpoint(options), on_ready=partial(_ready, config)))
     except* Misconfigured as errors:

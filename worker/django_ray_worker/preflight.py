@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, router
+from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DatabaseError, OperationalError
 from django.tasks import task_backends
 
 from django_ray.backends import RayTaskBackend
 from django_ray.checks import TRIGGERS, missing_triggers
+from django_ray.tables import missing_tables
 from django_ray_worker.core.exceptions import Misconfigured
 from django_ray_worker.database.connections import CONNECT_SECONDS, MOST_CONNECTIONS, Database
 
@@ -67,17 +69,15 @@ def find_queues(backend: RayTaskBackend, wanted: Sequence[str]) -> tuple[str, ..
     return tuple(dict.fromkeys(wanted)) or tuple(sorted(configured)) or None
 
 
-def find_database() -> Database:
-    """Return the database that the executions live in, after a look at it."""
-    try:
-        from django_ray.models import RayTaskExecution
-    except RuntimeError:
-        raise Misconfigured('Add "django_ray" to INSTALLED_APPS.') from None
-    connection = connections[router.db_for_write(RayTaskExecution)]
+def find_database(backend: RayTaskBackend) -> Database:
+    """Return the database that the executions of a backend live in, after a look at it."""
+    if not apps.is_installed("django_ray"):
+        raise Misconfigured('Add "django_ray" to INSTALLED_APPS.')
+    connection = connections[backend.database]
     if connection.vendor != "postgresql":
         raise Misconfigured(
             f"The database {connection.alias!r} is {connection.display_name}; django-ray needs PostgreSQL. Point "
-            "DATABASES at it, or route the app django_ray to a PostgreSQL database."
+            "DATABASES at it, or name one in OPTIONS['DATABASE'] of the backend, or by a router."
         )
     options = connection.settings_dict["OPTIONS"]
     # For each host, or a silent one would be waited for; and not the project's pool: a supervisor has its own.
@@ -118,9 +118,7 @@ def _look_at(connection: BaseDatabaseWrapper) -> None:
     executor = MigrationExecutor(connection)
     targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "django_ray"]
     if executor.migration_plan(targets):
-        raise Misconfigured(
-            f"The tables of django_ray are missing or old in the database {connection.alias!r}: run manage.py migrate."
-        )
+        raise Misconfigured(missing_tables(connection.alias))
     if missing := missing_triggers(connection):
         raise Misconfigured(
             f"The trigger {missing[0]} on {TRIGGERS[missing[0]]} is missing or disabled, so nobody would be woken: "

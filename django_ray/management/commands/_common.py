@@ -12,11 +12,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
-from django.db import router
 from django.tasks import Task, task_backends
 from django.utils.module_loading import import_string
 
 from django_ray.backends import RayTaskBackend
+from django_ray.databases import database_of, databases
 from django_ray.locking import Locked
 from django_ray.naming import near
 
@@ -29,7 +29,6 @@ __all__ = [
     "add_filters",
     "check_queues",
     "counted",
-    "database",
     "executions",
     "explaining_locks",
     "find_backend",
@@ -37,6 +36,7 @@ __all__ = [
     "piped",
     "refuse_unknown",
     "task_id",
+    "warn_of",
 ]
 
 
@@ -53,25 +53,26 @@ def add_filters(parser: CommandParser, verb: str, states: Sequence[str]) -> None
     parser.add_argument("--dry-run", action="store_true", help="say how many, and change nothing")
 
 
-def executions(options: dict[str, Any], states: Sequence[str]) -> ExecutionQuerySet:
-    """Return those that the filters choose, in the states that a verb is for."""
+def executions(options: dict[str, Any], states: Sequence[str]) -> list[ExecutionQuerySet]:
+    """Return those that the filters choose, in the states that a verb is for: a queryset for each database."""
     filters = ("ids", "queue", "task", "state", "exception", "backend")
     if not options["all"] and not any(options.get(name) for name in filters):
         given = ", ".join(f"--{name}" for name in filters[1:] if name in options)
         raise CommandError(f"This would be every execution there is: choose some by id, {given}, or say --all.")
     from django_ray.models import RayTaskExecution
 
-    rows: Any = RayTaskExecution.objects.using(database())
-    chosen: ExecutionQuerySet = rows.filter(state__in=find_states(options["state"], states))
+    chosen: dict[str, Any] = {"state__in": find_states(options["state"], states)}
     if options["ids"]:
-        chosen = chosen.filter(pk__in=[task_id(text) for text in options["ids"]])
+        chosen["pk__in"] = [task_id(text) for text in options["ids"]]
     if options["queue"]:
-        chosen = chosen.filter(queue_name__in=options["queue"])
+        chosen["queue_name__in"] = options["queue"]
     if options["task"]:
-        chosen = chosen.filter(callable_path__in=_paths(options["task"]))
+        chosen["callable_path__in"] = _paths(options["task"])
     if options["backend"]:
-        chosen = chosen.filter(backend=options["backend"])
-    return chosen
+        chosen["backend"] = options["backend"]
+    names = databases() if not options["backend"] else [database_of(options["backend"])]
+    objects: Any = RayTaskExecution.objects
+    return [objects.using(name).filter(**chosen) for name in names]
 
 
 @contextmanager
@@ -81,13 +82,6 @@ def explaining_locks() -> Generator[None]:
         yield
     except Locked as error:
         raise CommandError(str(error)) from error
-
-
-def database() -> str:
-    """Return the alias that executions are written to."""
-    from django_ray.models import RayTaskExecution
-
-    return router.db_for_write(RayTaskExecution)
 
 
 def find_states(given: Sequence[str] | None, allowed: Sequence[str]) -> list[str]:
@@ -111,6 +105,12 @@ def find_backend(alias: str) -> RayTaskBackend:
     if not isinstance(backend, RayTaskBackend):
         raise CommandError(f"--backend {alias}: it is a {type(backend).__qualname__}, and has no queues of ours.")
     return backend
+
+
+def warn_of(unreachable: Mapping[str, str], stderr: Any) -> None:
+    """Say which databases are not among what is shown."""
+    for database, reason in unreachable.items():
+        stderr.write(f"The database {database!r} cannot be reached, and what is there is not shown: {reason}")
 
 
 def check_queues(backend: RayTaskBackend, names: Sequence[str]) -> None:
@@ -150,8 +150,13 @@ def _recent(column: str) -> set[str]:
     """Return the values of a column among the newest executions."""
     from django_ray.models import RayTaskExecution
 
-    rows: Any = RayTaskExecution.objects.using(database()).order_by("-task_id")
-    return {value for value in rows.values_list(column, flat=True)[:_RECENT] if value}
+    objects: Any = RayTaskExecution.objects
+    return {
+        value
+        for name in databases()
+        for value in objects.using(name).order_by("-task_id").values_list(column, flat=True)[:_RECENT]
+        if value
+    }
 
 
 def _is_class(name: str) -> bool:

@@ -12,7 +12,7 @@ STATES = ("WAITING", "READY", "RUNNING")
 
 
 class Command(BaseCommand):
-    """Has the database do it in one statement; supervisors stop what runs."""
+    """Has each database do it in one statement; supervisors stop what runs."""
 
     help = (
         "Cancel executions: those that wait at once, those that run as soon as their supervisor has stopped them. "
@@ -25,9 +25,10 @@ class Command(BaseCommand):
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
-        chosen = executions(options, STATES)
         with explaining_locks():
-            number = chosen.count() if options["dry_run"] else chosen.cancel()
+            number = sum(
+                chosen.count() if options["dry_run"] else chosen.cancel() for chosen in executions(options, STATES)
+            )
         refuse_unknown(options, number)
         self.stdout.write(
             f"{counted(number)} would be cancelled." if options["dry_run"] else f"Cancelled {counted(number)}."

@@ -13,11 +13,13 @@ from django.db import OperationalError
 from django.utils import translation
 
 from django_ray import census
+from django_ray.databases import databases
 from django_ray.flows import Flow, FlowProgress
-from django_ray.management.commands._common import database, explaining_locks, find_backend, piped
+from django_ray.management.commands._common import explaining_locks, find_backend, piped
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.repairing import Repair, repaired
+from django_ray.tables import find
 from django_ray.templatetags.django_ray import ago, count_all
 
 __all__ = ["Command"]
@@ -66,11 +68,15 @@ class Command(BaseCommand):
 
         if not 0 < options["number"] <= _MOST_SHOWN:
             raise CommandError(f"--number {options['number']}: it must be a number of 1 to {_MOST_SHOWN:,}.")
-        rows: Any = RayFlow.objects.using(database())
-        if options["backend"] is not None:
-            rows = rows.filter(backend=find_backend(options["backend"]).alias)
-        found = list(rows.order_by("-id")[: options["number"]])
-        progress = census.progress_of([row.pk for row in found])
+        objects: Any = RayFlow.objects
+        if (alias := options["backend"]) is None:
+            chosen = [objects.using(database) for database in databases()]
+        else:
+            chosen = [objects.using(find_backend(alias).database).filter(backend=alias)]
+        newest = [list(rows.order_by("-id")[: options["number"]]) for rows in chosen]
+        progress = {pk: one for rows in newest if rows for pk, one in _progress_of(rows).items()}
+        found = sorted((row for rows in newest for row in rows), key=lambda row: row.pk.int, reverse=True)
+        found = found[: options["number"]]
         with piped(self.stdout):
             if options["json"]:
                 self.stdout.write(json.dumps({"flows": [_plain(row, progress[row.pk]) for row in found]}))
@@ -92,9 +98,11 @@ class Command(BaseCommand):
             what = "cancelled" if options["cancel"] else "tried again"
             self.stdout.write(f"{count_all(number)} execution{'' if number == 1 else 's'} {what}.")
             return
-        row: Any = RayFlow.objects.using(database()).get(pk=flow.id)
-        progress = census.progress_of([row.pk])[row.pk]
-        members = census.members_of(row.pk, _MEMBERS)
+        row: Any = find(RayFlow, UUID(flow.id))
+        if row is None:
+            raise CommandError(f"There is no flow {flow.id} any more.")
+        progress = _progress_of([row])[row.pk]
+        members = census.members_of(row._state.db, row.pk, _MEMBERS)  # noqa: SLF001
         with piped(self.stdout):
             if options["json"]:
                 said = [{"task_id": one.id, "task": one.path, "state": one.state} for one in members]
@@ -116,13 +124,20 @@ class Command(BaseCommand):
 
     def _repair(self, *, as_json: bool) -> None:
         try:
-            done = repaired()
+            done = Repair()
+            for database in databases():
+                done.add(repaired(database))
         except OperationalError as error:
             raise CommandError(f"The repair has not come to its end, and may be run again: {error}") from error
         if as_json:
             self.stdout.write(json.dumps(asdict(done)))
             return
         self.stdout.write("\n".join(_said(done)))
+
+
+def _progress_of(rows: Sequence[Any]) -> dict[UUID, FlowProgress]:
+    """Return how far flows of one database are."""
+    return census.progress_of(rows[0]._state.db, [row.pk for row in rows])  # noqa: SLF001
 
 
 def _section(rows: Sequence[Any], progress: dict[UUID, FlowProgress]) -> Section:

@@ -10,10 +10,11 @@ from typing import Any, override
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import translation
 
+from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, is_number
 from django_ray.gates import MOST_GATE
 from django_ray.locking import waiting_briefly
-from django_ray.management.commands._common import database, explaining_locks, find_backend, piped
+from django_ray.management.commands._common import explaining_locks, find_backend, piped, warn_of
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.naming import near
 from django_ray.standing import Standing
@@ -54,13 +55,15 @@ class Command(BaseCommand):
                 if options[name] is not None:
                     raise CommandError(f"--{name} says what --set NAME sets: say which gate.")
         if options["set"] is not None:
-            self._set(options["set"], _values(options), find_backend(options["backend"] or "default").alias)
+            self._set(options["set"], _values(options), find_backend(options["backend"] or "default"))
         elif options["clear"] is not None:
-            self._clear(options["clear"], find_backend(options["backend"] or "default").alias)
+            self._clear(options["clear"], find_backend(options["backend"] or "default"))
         else:
             backends = None if options["backend"] is None else [find_backend(options["backend"]).alias]
+            found, unreachable = gates(options["prefix"], backends)
+            warn_of(unreachable, self.stderr)
             with piped(self.stdout):
-                self._list(gates(options["prefix"], backends), as_json=options["json"])
+                self._list(found, as_json=options["json"])
 
     def _list(self, found: Sequence[Standing], *, as_json: bool) -> None:
         if as_json:
@@ -69,24 +72,24 @@ class Command(BaseCommand):
         with translation.override("en"):
             show(self.stdout, _section(found))
 
-    def _set(self, name: str, values: dict[str, Any], backend: str) -> None:
+    def _set(self, name: str, values: dict[str, Any], backend: RayTaskBackend) -> None:
         from django_ray.models import RayGate
 
         if not 0 < len(name) <= MOST_GATE or "\0" in name:
             raise CommandError(f"--set: the name of a gate has 1 to {MOST_GATE} characters.")
-        rows = RayGate.objects.using(database())
-        with explaining_locks(), waiting_briefly(database()):
-            row, _ = rows.get_or_create(name=name, backend=backend, defaults=values)
+        rows = RayGate.objects.using(backend.database)
+        with explaining_locks(), waiting_briefly(backend.database):
+            row, _ = rows.get_or_create(name=name, backend=backend.alias, defaults=values)
             rows.filter(pk=row.pk).update(**values)
             row = rows.get(pk=row.pk)  # where it is written
         with translation.override("en"):
             self.stdout.write(f"{line(name)}: {override_in_words(row)}.")
 
-    def _clear(self, name: str, backend: str) -> None:
+    def _clear(self, name: str, backend: RayTaskBackend) -> None:
         from django_ray.models import RayGate
 
-        rows = RayGate.objects.using(database()).filter(backend=backend)
-        with explaining_locks(), waiting_briefly(database()):
+        rows = RayGate.objects.using(backend.database).filter(backend=backend.alias)
+        with explaining_locks(), waiting_briefly(backend.database):
             # What remembers when the next start is due goes on to do so.
             number = rows.filter(name=name, next_at__isnull=False).update(**_NOTHING)
             number += rows.filter(name=name, next_at=None).delete()[0]

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, override
@@ -20,7 +20,8 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from django_ray.bounds import MOST, is_whole
-from django_ray.management.commands._common import counted, database, find_states, refuse_unknown
+from django_ray.databases import databases
+from django_ray.management.commands._common import counted, find_states, refuse_unknown
 
 if TYPE_CHECKING:
     from django_ray.models import ExecutionQuerySet
@@ -55,14 +56,15 @@ class Command(BaseCommand):
                 raise CommandError(
                     f"--{name.replace('_', '-')} is {options[name]}: it must be at least 1 and at most {MOST:,}."
                 )
-        rows: Any = RayTaskExecution.objects.using(database())
-        chosen: ExecutionQuerySet = rows.filter(
-            state__in=find_states(options["state"], STATES), finished_at__lt=Now() - _age(options["older_than"])
-        )
+        states, before = find_states(options["state"], STATES), Now() - _age(options["older_than"])
+        objects: Any = RayTaskExecution.objects
+        chosen: list[ExecutionQuerySet] = [
+            objects.using(name).filter(state__in=states, finished_at__lt=before) for name in databases()
+        ]
         if options["queue"]:
-            chosen = chosen.filter(queue_name__in=options["queue"])
+            chosen = [rows.filter(queue_name__in=options["queue"]) for rows in chosen]
         if options["dry_run"]:
-            number = chosen[: options["max"]].count()
+            number = _count(chosen, options["max"])
             refuse_unknown(options, number)
             self.stdout.write(f"{counted(number)} would be deleted.")
             return
@@ -75,7 +77,9 @@ class Command(BaseCommand):
         self.stdout.write(f"Deleted {counted(gone)}.")
 
     @contextmanager
-    def _progress(self, chosen: ExecutionQuerySet, options: dict[str, Any]) -> Generator[Callable[[int], object]]:
+    def _progress(
+        self, chosen: Sequence[ExecutionQuerySet], options: dict[str, Any]
+    ) -> Generator[Callable[[int], object]]:
         """Show people how far it is; who reads a file wants the end only."""
         if options["verbosity"] == 0 or not self.stdout.isatty():
             yield lambda _: None
@@ -87,26 +91,32 @@ class Command(BaseCommand):
             yield lambda gone: self.stdout.write(f"{counted(gone)} ...")
             return
         with Progress(console=Console(), transient=True) as progress:
-            bar = progress.add_task("Deleting", total=chosen[: options["max"]].count())
+            bar = progress.add_task("Deleting", total=_count(chosen, options["max"]))
             yield lambda gone: progress.update(bar, completed=gone)
 
 
+def _count(chosen: Sequence[ExecutionQuerySet], most: int | None) -> int:
+    number = sum(rows[:most].count() for rows in chosen)
+    return number if most is None else min(number, most)
+
+
 def _prune(
-    chosen: ExecutionQuerySet,
+    chosen: Sequence[ExecutionQuerySet],
     batch_size: int,
     most: int | None,
     show: Callable[[int], object],
     is_interrupted: Callable[[], bool],
 ) -> int:
-    """Delete batch by batch; return how many."""
+    """Delete batch by batch, in one database after the other; return how many."""
     gone = 0
-    while not is_interrupted() and (most is None or gone < most):
-        with transaction.atomic(using=chosen.db):
-            deleted = chosen.prune(batch_size if most is None else min(batch_size, most - gone))
-        if not deleted:
-            break
-        gone += deleted
-        show(gone)
+    for rows in chosen:
+        while not is_interrupted() and (most is None or gone < most):
+            with transaction.atomic(using=rows.db):
+                deleted = rows.prune(batch_size if most is None else min(batch_size, most - gone))
+            if not deleted:
+                break
+            gone += deleted
+            show(gone)
     return gone
 
 

@@ -6,7 +6,7 @@ from typing import Any, override
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_ray.management.commands._common import check_queues, database, explaining_locks, find_backend
+from django_ray.management.commands._common import check_queues, explaining_locks, find_backend
 
 
 class Command(BaseCommand):
@@ -27,5 +27,5 @@ class Command(BaseCommand):
         check_queues(backend, options["queues"])
         for name in options["queues"]:
             with explaining_locks():
-                has_changed = RayQueue.objects.db_manager(database()).resume(name, backend.alias)
+                has_changed = RayQueue.objects.resume(name, backend.alias)
             self.stdout.write(f"{name} {'is resumed' if has_changed else 'was not paused'}.")

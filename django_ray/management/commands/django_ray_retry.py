@@ -13,7 +13,7 @@ STATES = ("FAILED", "CANCELLED")
 
 
 class Command(BaseCommand):
-    """Has the database do it in one statement."""
+    """Has each database do it in one statement."""
 
     help = "Run failed and cancelled executions again, with all their attempts. Several filters narrow each other."
 
@@ -31,14 +31,15 @@ class Command(BaseCommand):
         chosen = executions(options, STATES)
         if (name := options["exception"]) is not None:
             lookup = {"exception_type": name} if "." in name else {"exception_type__endswith": f".{name}"}
-            chosen = chosen.filter(**lookup)
+            chosen = [rows.filter(**lookup) for rows in chosen]
         if options["dry_run"]:
-            number = chosen.count()
+            number = sum(rows.count() for rows in chosen)
             refuse_unknown(options, number)
             self.stdout.write(f"{counted(number)} would be retried.")
             return
         with explaining_locks():
-            number, left = again.retry(chosen)
+            done = [again.retry(rows) for rows in chosen]
+        number, left = (sum(numbers) for numbers in zip(*done, strict=True))
         refuse_unknown(options, number + left)
         self.stdout.write(f"Retried {counted(number)}.{_left(left)}")
 

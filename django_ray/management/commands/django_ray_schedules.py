@@ -12,7 +12,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import translation
 
 from django_ray.agenda import lag_of, next_of, next_times, overdue_of, with_last, with_now
-from django_ray.management.commands._common import counted, database, explaining_locks, find_backend, piped
+from django_ray.databases import databases
+from django_ray.management.commands._common import counted, explaining_locks, find_backend, piped
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.naming import near
@@ -83,15 +84,17 @@ class Command(BaseCommand):
 def _chosen(names: Sequence[str], alias: str | None) -> list[Any]:
     from django_ray.models import RaySchedule
 
-    rows: Any = with_last(with_now(RaySchedule.objects.using(database())))
+    objects: Any = RaySchedule.objects
+    places = databases() if alias is None else [find_backend(alias).database]
+    found = [with_last(with_now(objects.using(place))) for place in places]
     if alias is not None:
-        rows = rows.filter(backend=find_backend(alias).alias)
-    known = set(rows.values_list("name", flat=True))
+        found = [rows.filter(backend=alias) for rows in found]
+    known = {name for rows in found for name in rows.values_list("name", flat=True)}
     for name in names:
         if name not in known:
             raise CommandError(f"{name}: there is no such schedule{near(name, known)}")
-    chosen = rows.filter(name__in=names) if names else rows
-    return list(chosen.order_by("backend", "name"))
+    chosen = [rows.filter(name__in=names) if names else rows for rows in found]
+    return [row for rows in chosen for row in rows.order_by("backend", "name")]
 
 
 def _run_now(row: Any) -> str:

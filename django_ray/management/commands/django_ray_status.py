@@ -7,21 +7,20 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, override
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
-from django.tasks import task_backends
 from django.utils import translation
 
 from django_ray.agenda import Upcoming
-from django_ray.backends import RayTaskBackend
+from django_ray.databases import backends_in, databases
 from django_ray.driver import need_psycopg
-from django_ray.management.commands._common import piped
+from django_ray.management.commands._common import piped, warn_of
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.status import Status, status
@@ -67,25 +66,35 @@ class Command(BaseCommand):
 
         from django_ray.ears import MARK_REPORTING, connection_parameters
 
-        aliases = [alias for alias in task_backends if isinstance(task_backends[alias], RayTaskBackend)]
         try:
-            with psycopg.connect(**connection_parameters(), autocommit=True) as session:
-                for bell in ("progress", *(f"activity:{alias}" for alias in aliases)):
-                    cursor = session.execute("SELECT quote_ident(django_ray_channel(%s))", [bell])
-                    (channel,) = cursor.fetchone() or ("",)
-                    session.execute(f"LISTEN {channel}".encode())
+            with ExitStack() as stack:
+                sessions: list[Any] = []
+                for database in (names := databases()):
+                    try:
+                        session = psycopg.connect(**connection_parameters(database), autocommit=True)
+                    except psycopg.OperationalError:
+                        if database == names[-1] and not sessions:
+                            raise
+                        continue  # the others are shown
+                    sessions.append(stack.enter_context(session))
+                    for bell in ("progress", *(f"activity:{alias}" for alias in backends_in(database))):
+                        cursor = session.execute("SELECT quote_ident(django_ray_channel(%s))", [bell])
+                        (channel,) = cursor.fetchone() or ("",)
+                        session.execute(f"LISTEN {channel}".encode())
                 while True:
-                    session.execute(MARK_REPORTING)
+                    for session in sessions:
+                        session.execute(MARK_REPORTING)
                     if not as_json and self.stdout.isatty():
                         self.stdout.write("\x1b[2J\x1b[H", ending="")
                     self._show(status(), as_json=as_json)
                     self.stdout.flush()
-                    _hear(session)
+                    _hear(sessions)
                     time.sleep(PAUSE_SECONDS)
         except psycopg.OperationalError as error:
             raise OperationalError(*error.args) from error
 
     def _show(self, shown: Status, *, as_json: bool) -> None:
+        warn_of(shown.unreachable, self.stderr)
         if as_json:
             self.stdout.write(json.dumps(_plain(shown)))
             return
@@ -110,14 +119,16 @@ def _stoppable() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _hear(session: Any) -> None:
+def _hear(sessions: Sequence[Any]) -> None:
     """Return at a notification, or after a while. Not psycopg's notifies(), which answers a Ctrl-C only after that."""
     with selectors.DefaultSelector() as selector:
-        selector.register(session.fileno(), selectors.EVENT_READ)
+        for session in sessions:
+            selector.register(session.fileno(), selectors.EVENT_READ)
         selector.select(REFRESH_SECONDS)
-    session.pgconn.consume_input()
-    while session.pgconn.notifies():
-        pass
+    for session in sessions:
+        session.pgconn.consume_input()
+        while session.pgconn.notifies():
+            pass
 
 
 def _sections(shown: Status) -> list[Section]:
@@ -211,6 +222,7 @@ def _plain(shown: Status) -> dict[str, Any]:
     """Return it as JSON can hold it."""
     return {
         "at": for_machines(shown.at),
+        "unreachable": dict(shown.unreachable),
         "queues": [
             {
                 **{name: value for name, value in asdict(queue).items() if name not in {"minutes", "paused_at"}},

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_ray.management.commands._common import database, piped, task_id
+from django_ray.management.commands._common import piped, task_id
+from django_ray.tables import find
 from django_ray.why import why
 
 __all__ = ["Command"]
@@ -39,9 +40,8 @@ class Command(BaseCommand):
 def _plain(one: UUID) -> dict[str, Any]:
     from django_ray.models import RayTaskExecution
 
-    rows: Any = RayTaskExecution.objects.using(database())
-    state = rows.filter(pk=one).values_list("state", flat=True).first()
-    return {"task_id": str(one), "state": state, "why": why(one)}
+    row = find(RayTaskExecution, one)
+    return {"task_id": str(one), "state": None if row is None else row.state, "why": why(one)}
 
 
 def _printable(text: str) -> str:

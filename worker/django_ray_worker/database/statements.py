@@ -138,6 +138,7 @@ def _name(row: Mapping[str, Any]) -> str:
     return json.dumps(
         {
             "task_id": str(row["task_id"]),
+            "backend": row["backend"],
             "attempt_number": row["attempt_number"],
             "worker_ids": [str(row["claimed_by_id"])],
         }

@@ -72,6 +72,6 @@ SELECT
     has_skipped, next_due, next_later, place, gates, next_expiry,
     task_id, attempt_number, claimed_by_id, queue_name, callable_path, failures, losses, released, waited, missing_for,
     CASE WHEN octet_length(options) > 65536 THEN '' ELSE options END AS options,
-    CASE WHEN octet_length(payload) <= most_bytes THEN payload END AS payload
+    CASE WHEN octet_length(payload) <= most_bytes THEN payload END AS payload, %(backend)s::text AS backend
 FROM facts LEFT JOIN claimed ON true
 ORDER BY claimed.priority DESC, claimed.task_id
