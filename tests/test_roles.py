@@ -933,6 +933,7 @@ def use_as_supervisor():
     enqueue_admitted(gate=gate, rule={"count": 1, "per": 0.001})
     enqueue_admitted(gate=f"gate-{uuid4()}", rule={"limit": 0, "full": "cancel_new"})
     enqueue_admitted(expires="-1 hours")
+    tasks.add.using(num_gpus=1).enqueue(1, 2)  # in a lane
     returned, unstarted = async_to_sync(use_as_store)(Database(connection))
     output = Output("a task")
     output.add("a line\n")
@@ -959,6 +960,7 @@ async def use_as_store(database):
         assert await work.expire() == 1
         assert (await work.make_way()).refused == 1
         first, *others = sorted((await work.claim(worker, 9)).claims, key=lambda claim: claim.task_id)[:3]
+        assert len((await work.claim_lanes(worker, 9, {})).claims) == 1
         assert not await work.settle_late()
         await work.tell_resources(worker, {"CPU": 2}, 2)
         await work.waiting(10)
