@@ -106,6 +106,13 @@ def test_a_lane_is_in_several_queues_and_its_room_is_one(take):
     assert {row["queue_name"] for row in take('{"!tests.tasks.add": [4, 1]}', queues=["other"])[0]} == {"other"}
 
 
+def test_no_slot_is_asked_for_what_waits_in_lanes(worker, connect):
+    enqueue(gpu, 3)
+    enqueue(tasks.add, 2)
+    asked = {"backend": "default", "queues": None, "limit": 100}
+    assert connect().execute(SQL["waiting"], asked).fetchone()["number"] == 2
+
+
 def test_a_paused_queue_is_left_alone(take):
     enqueue(gpu, 1)
     RayQueue.objects.create(backend="default", name="default", paused_at="2026-01-01T00:00Z")

@@ -25,7 +25,7 @@ WITH queue AS MATERIALIZED (
 ), gated AS MATERIALIZED (
     SELECT count(*) AS number FROM (
         SELECT FROM django_ray_execution
-        WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL
+        WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND gate > '"' COLLATE "C"  -- and no lane
             AND (%(queues)s::text[] IS NULL OR queue_name = ANY (%(queues)s::text[]))
         ORDER BY backend, priority DESC, queue_name, gate, task_id
         LIMIT %(limit)s
