@@ -7,7 +7,8 @@ alone looks in databases(), one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, cast, override
 
 from django.apps import apps
@@ -15,6 +16,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, OperationalError, connections, models, router
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
+from django.tasks.exceptions import InvalidTaskBackend
 
 from django_ray.deadline import answered
 
@@ -50,9 +52,15 @@ def database_of(backend: str) -> str:
 
 def databases(first: str | None = None) -> list[str]:
     """Return the databases in which executions of this project live, in the order of TASKS, but first that one."""
-    backends: Sequence[Any] = task_backends.all()
-    found = [backend.database for backend in backends if getattr(backend, "keeps_rows", False)] or [routed()]
+    found = [backend.database for backend in _backends() if getattr(backend, "keeps_rows", False)] or [routed()]
     return [*dict.fromkeys(found if first is None else [first, *found])]
+
+
+def _backends() -> Iterator[Any]:
+    """Yield those that can be made: another one says what is wrong with it when it is used."""
+    for alias in task_backends:
+        with suppress(InvalidTaskBackend):
+            yield task_backends[alias]
 
 
 def database_of_row(row: models.Model) -> str:
@@ -62,7 +70,7 @@ def database_of_row(row: models.Model) -> str:
 
 def backends_in(database: str) -> list[str]:
     """Return the aliases of our backends whose executions live in a database."""
-    return [alias for alias in task_backends if getattr(task_backends[alias], "database", None) == database]
+    return [backend.alias for backend in _backends() if getattr(backend, "database", None) == database]
 
 
 def asked_for(given: Sequence[str] | None) -> list[str]:
