@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from anyio import Event, Lock, fail_after, sleep
 
 from django_ray_worker.claiming.claimer import Claimer, Wakeup
-from django_ray_worker.core.identity import Identity
 from tests.supervisors import Instant, living
 
 INSERT = "INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add')"
@@ -31,7 +30,7 @@ async def test_a_due_time_without_a_session_does_not_spin():
 
     claimer = Claimer(
         SimpleNamespace(),
-        identity=Identity(1),
+        SimpleNamespace(),
         may_claim=may_not_claim,
         doorbell=SimpleNamespace(),
         gate_bell=SimpleNamespace(),
