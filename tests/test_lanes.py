@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from django_ray.models import RayQueue, RayTaskExecution, RayWorker
 from django_ray.requirements import TaskOptions
 from django_ray.testing import run_tasks
 from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.outcome import Unstarted
 from django_ray_worker.database.statements import SQL, claim_parameters, lane_parameters
+from django_ray_worker.running.together import Together
 from tests import tasks, warming
 from tests.supervisors import Instant, living
 
@@ -332,6 +335,18 @@ def test_the_migration_back_makes_all_of_it_claimable(transactional_db):
             assert cursor.fetchall() == [("READY", None)] * 2
     finally:
         call_command("migrate", "django_ray", verbosity=0)
+
+
+async def test_without_ray_a_call_gives_its_claims_back():
+    """It went away between the claim and the call: nobody is charged."""
+    reported = []
+    executor = Instant()
+    executor.is_usable = False
+    claims = [SimpleNamespace(task_id=number, unfit="") for number in range(3)]
+    call = Together(claims, executor, None, lambda claim, outcome, output="": reported.append(outcome))
+    await call.run()
+    assert reported == [Unstarted()] * 3
+    assert executor.ran == []
 
 
 def test_options_say_what_has_a_lane():

@@ -97,6 +97,7 @@ def test_a_batch_has_one_tenant(folder, warm):
     assert len(lines(folder, "tenants")) < 10
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_built_is_waited_for(tmp_path, listen):
     (tmp_path / "broken").touch()
     supervisor = listen("--local", "--backend", "any", DJANGO_RAY_WARMING=str(tmp_path))

@@ -87,12 +87,12 @@ class Together:
             self._end(claim, missing(claim.unfit))
         if not self._left:
             return
-        answer: Answer | NoAnswer = NoAnswer(Unstarted() if self._is_taken_back else Interrupted())
-        with CancelScope() as scope:
-            self._scope = scope
-            if self._is_taken_back or all(one.task_id in self._unwanted for one in self._left):
-                scope.cancel()
-            answer = await self._executor.run(tuple(self._left))
+        answer: Answer | NoAnswer = NoAnswer(Interrupted())
+        if self._is_taken_back or not self._executor.is_usable:
+            answer = NoAnswer(Unstarted())
+        elif not all(one.task_id in self._unwanted for one in self._left):
+            with CancelScope() as self._scope:
+                answer = await self._executor.run(tuple(self._left))
         if isinstance(answer, Answer):
             self._take(answer)
             self._report_left(Interrupted())
