@@ -33,7 +33,7 @@ class Admission:
     when_full: WhenFull = "wait"
     expires: float | None = None  # Seconds.
     batch_by: By | None = None
-    has_lane: bool = False  # It runs in other places than slots, as TaskOptions has it.
+    lane: str | None = None  # It runs in other places than slots: of which shape, as TaskOptions has it.
 
     @classmethod
     def read(cls, said: Mapping[str, Any], where: str) -> Self | None:

@@ -62,9 +62,10 @@ def admitted(
         if admission.when_full != "wait":
             rule["full"] = admission.when_full
         row["rule"] = rule
-    elif admission.has_lane:
+    elif admission.lane is not None:
         # Nobody is let through there but for the lane: supervisors that know of none leave it alone.
-        row["gate"], row["rule"] = f"!{task.module_path[-200:]}", {"limit": 0, "lane": True}
+        row["gate"] = f"!{task.module_path[-200:]} {admission.lane}".rstrip()
+        row["rule"] = {"limit": 0, "lane": True}
         if admission.batch_by is not None:
             row["gate"] += f":{_text(_value(task, admission.batch_by, args, kwargs, 'batch_by'))}"
     if admission.expires is not None:

@@ -161,8 +161,8 @@ def admission_of(task: Task[..., Any], settings: Options, queue_name: str) -> Ad
     admission, options = (task.admission, task.row_options()) if isinstance(task, RayTask) else (None, None)
     if (queue := settings.queue_admission.get(queue_name)) is not None:
         admission = (admission or Admission()).over(queue, queue_name)
-    if settings.of(queue_name, options).has_lane:
-        admission = replace(admission or Admission(), has_lane=True)
+    if (required := settings.of(queue_name, options)).has_lane:
+        admission = replace(admission or Admission(), lane=required.shape)
     return admission
 
 

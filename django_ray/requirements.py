@@ -7,10 +7,12 @@ Requirements, from which the arguments, their types, the fields of a RayTask and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from hashlib import sha256
 from typing import Annotated, Any, Literal, Self, TypedDict, cast, get_type_hints
 
 from django_ray import readers
@@ -23,6 +25,7 @@ from django_ray.serialization import encode, jsonable
 __all__ = ["MOST_OPTIONS", "REQUIREMENTS", "ExceptionClass", "Place", "Requirements", "TaskOptions", "stored", "whole"]
 
 MOST_BATCH = 10_000  # Executions: the claims of a call travel together.
+MOST_SHAPE = 100  # Characters of what an execution asks Ray for; more is a hash of it.
 MOST_OPTIONS = 65_536  # Bytes of a row's options: each supervisor reads them with each claim.
 
 type ExceptionClass = type[BaseException] | str
@@ -105,6 +108,7 @@ _BESIDE = _stored_in("")
 # What a row may say to Ray: its other options change what a call returns, or how often it is made.
 _OF_RAY = _stored_in("ray")
 _KEYS = ("retry", *_BESIDE, "ray")
+_AS_SHAPE = str.maketrans({'"': None, ":": "=", " ": None})
 # Of these there is not one for each CPU.
 _OF_LANES = ("num_gpus", "resources", "accelerator_type", "label_selector")
 
@@ -128,6 +132,12 @@ class TaskOptions:
     def has_lane(self) -> bool:
         """Whether it runs in other places than the slots, which are CPUs."""
         return self.worker is not None or self.batch is not None or any(self.ray.get(name) for name in _OF_LANES)
+
+    @property
+    def shape(self) -> str:
+        """What it asks Ray for, as a text for people that is another one for each; empty for nothing."""
+        text = json.dumps(self.ray, sort_keys=True).translate(_AS_SHAPE)[1:-1]
+        return text if len(text) <= MOST_SHAPE else sha256(text.encode()).hexdigest()[:16]
 
     def changed(self, row: Any) -> Self:
         """Put the options of a row (a JSON object or None) over these; ValueError if they do not fit."""

@@ -73,31 +73,31 @@ def test_what_asks_for_more_than_a_cpu_waits_in_a_lane(take, worker, connect):
     gpu.enqueue(1, 1)
     plain = tasks.add.enqueue(1, 1)
     row = RayTaskExecution.objects.get(state="WAITING")
-    assert (row.gate, row.gate_rule) == ("!tests.tasks.add", {"limit": 0, "lane": True})
+    assert (row.gate, row.gate_rule) == ("!tests.tasks.add num_gpus=1", {"limit": 0, "lane": True})
     scope = {"backend": "default", "queues": None}
     claimed = connect().execute(SQL["claim"], scope | claim_parameters(worker.pk, 10)).fetchall()
     assert [str(row["task_id"]) for row in claimed] == [plain.id]
     taken, said = take()
-    assert [taken_row["lane"] for taken_row in taken] == ["!tests.tasks.add"]
-    assert said["more"] == '["!tests.tasks.add"]'
+    assert [taken_row["lane"] for taken_row in taken] == ["!tests.tasks.add num_gpus=1"]
+    assert said["more"] == '["!tests.tasks.add num_gpus=1"]'
     assert take()[1]["more"] == "[]"
 
 
 def test_of_each_lane_as_many_are_taken_as_it_has_room_for(take):
     enqueue(gpu, 10)
     enqueue(warming.double_all, 100)
-    taken, said = take('{"!tests.tasks.add": [2, 1], "!tests.warming.double_all": [1, 64]}')
+    taken, said = take('{"!tests.tasks.add num_gpus=1": [2, 1], "!tests.warming.double_all": [1, 64]}')
     assert len(taken) == 66
-    assert said["more"] == '["!tests.tasks.add","!tests.warming.double_all"]'
-    taken, said = take('{"!tests.tasks.add": [0, 1], "!tests.warming.double_all": [1, 64]}')
+    assert said["more"] == '["!tests.tasks.add num_gpus=1","!tests.warming.double_all"]'
+    taken, said = take('{"!tests.tasks.add num_gpus=1": [0, 1], "!tests.warming.double_all": [1, 64]}')
     assert len(taken) == 36
-    assert said["more"] == '["!tests.tasks.add"]'
+    assert said["more"] == '["!tests.tasks.add num_gpus=1"]'
 
 
 def test_priority_and_age_decide_in_a_lane(take):
     first, second = enqueue(gpu, 2)
     urgent = gpu.using(priority=5).enqueue(1, 1)
-    taken, _ = take('{"!tests.tasks.add": [2, 1]}')
+    taken, _ = take('{"!tests.tasks.add num_gpus=1": [2, 1]}')
     assert [str(row["task_id"]) for row in taken] == [urgent.id, first.id]
     assert [str(row["task_id"]) for row in take()[0]] == [second.id]
 
@@ -105,8 +105,10 @@ def test_priority_and_age_decide_in_a_lane(take):
 def test_a_lane_is_in_several_queues_and_its_room_is_one(take):
     enqueue(gpu, 3)
     enqueue(gpu.using(queue_name="other"), 3)
-    assert len(take('{"!tests.tasks.add": [4, 1]}')[0]) == 4
-    assert {row["queue_name"] for row in take('{"!tests.tasks.add": [4, 1]}', queues=["other"])[0]} == {"other"}
+    assert len(take('{"!tests.tasks.add num_gpus=1": [4, 1]}')[0]) == 4
+    assert {row["queue_name"] for row in take('{"!tests.tasks.add num_gpus=1": [4, 1]}', queues=["other"])[0]} == {
+        "other"
+    }
 
 
 def test_no_slot_is_asked_for_what_waits_in_lanes(worker, connect):
@@ -174,7 +176,7 @@ def test_what_somebody_has_locked_is_told(take, connect):
     first, second = enqueue(gpu, 2)
     other = connect(autocommit=False)
     other.execute("SELECT FROM django_ray_execution WHERE task_id = %s FOR UPDATE", [first.id])
-    taken, said = take('{"!tests.tasks.add": [2, 1]}')
+    taken, said = take('{"!tests.tasks.add num_gpus=1": [2, 1]}')
     assert [str(row["task_id"]) for row in taken] == [second.id]
     assert said["has_skipped"]
 
@@ -203,7 +205,10 @@ def test_no_backlog_makes_a_claim_walk(worker, connect):
     enqueue(gpu, 3000)
     scope = {"backend": "default", "queues": None}
     assert pages(SQL["claim"], scope | claim_parameters(worker.pk, 2)) < 400
-    assert pages(SQL["claim_lanes"], scope | lane_parameters(worker.pk, 1000, '{"!tests.tasks.add": [2, 1]}')) < 400
+    assert (
+        pages(SQL["claim_lanes"], scope | lane_parameters(worker.pk, 1000, '{"!tests.tasks.add num_gpus=1": [2, 1]}'))
+        < 400
+    )
 
 
 def _bare(statement):
@@ -322,7 +327,7 @@ def test_why(task, sentence, alive):
 
 def test_why_counts_what_runs_in_the_lane(take, alive):
     enqueue(gpu, 2)
-    take('{"!tests.tasks.add": [2, 1]}')
+    take('{"!tests.tasks.add num_gpus=1": [2, 1]}')
     assert "2 running, none before it" in gpu.enqueue(1, 1).why()
 
 
@@ -347,6 +352,22 @@ async def test_without_ray_a_call_gives_its_claims_back():
     await call.run()
     assert reported == [Unstarted()] * 3
     assert executor.ran == []
+
+
+def test_what_asks_ray_for_something_else_has_another_lane(take):
+    for options in (
+        {"num_gpus": 1},
+        {"num_gpus": 0.5},
+        {"resources": {"unicorn": 1}},
+        {"label_selector": {"a": "b" * 99}},
+    ):
+        enqueue(tasks.add.using(**options), 2)
+    enqueue(warming.double, 1, 1)
+    lanes = sorted({row["lane"] for row in take('{"!tests.tasks.add num_gpus=1": [0, 1]}')[0]})
+    assert lanes[1:] == [
+        "!tests.tasks.add num_gpus=0.5", "!tests.tasks.add resources={unicorn=1}", "!tests.warming.double"
+    ]  # fmt: skip
+    assert len(lanes[0]) < 60  # a hash of what is long
 
 
 def test_options_say_what_has_a_lane():
