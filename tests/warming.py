@@ -78,7 +78,7 @@ def stuck(doubler):
     time.sleep(60)
 
 
-@task(num_gpus=1, num_cpus=0)
+@task(num_gpus=1, num_cpus=0, fresh_process=False)  # Ray would end the process of a GPU with each call
 def on_gpu(seconds):
     note("gpu", f"+{time.time()}")
     time.sleep(seconds)
