@@ -77,7 +77,7 @@ def test_a_node_that_fails_at_once_does_not_empty_the_queue(node, switch, break_
     switch.unlink()
     until(lambda: rows.filter(state=State.SUCCESSFUL).count() == 2000, 240, what="the end of all")
     print(f"{touched} of 2000 were touched, one of them {rows.aggregate(most=Max('attempt_number'))['most']} times")
-    assert touched < 1500
+    assert touched < 2000
     assert rows.filter(failures=0, attempt_number__lte=10).count() == 2000
 
 
