@@ -5,7 +5,6 @@ It remembers every life: when it was ready, frozen and ended. Its supervisors wr
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
 import time
@@ -147,11 +146,8 @@ class Crew:
 
     def _wait_until_ready(self, life: Life) -> None:
         while life.listen.process.poll() is None:
-            with suppress(queue.Empty):
-                try:
-                    life.listen.wait_for("is ready", timeout=5)
-                except AssertionError:
-                    return  # it has ended before
+            with suppress(AssertionError):  # not yet, or it has ended before
+                life.listen.wait_for("is ready", timeout=5)
                 with self._someone_is_ready:
                     life.ready_at = time.time()
                     self._someone_is_ready.notify_all()
