@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from inspect import Parameter, Signature
-from threading import Lock
+from inspect import Parameter
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from django.utils.module_loading import import_string
 
 from django_ray.exceptions import InvalidResult
-from django_ray.signature import bound, given_to
+from django_ray.signature import bound, parameters, takes_given
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from django.tasks import Task
 
 __all__ = ["built", "check_body", "columns", "results_of", "wants_batch", "worker_of"]
@@ -28,7 +26,7 @@ __all__ = ["built", "check_body", "columns", "results_of", "wants_batch", "worke
 type Arguments = tuple[list[Any], dict[str, Any]]
 
 _VARIABLE = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
-_building = Lock()
+_building = RLock()  # One may be built while another one is: by the constructor of that.
 # What bodies return for a list, and how it becomes one.
 _REMEDIES = {
     "generator": ": list(...)",
@@ -64,7 +62,7 @@ def columns(task: Task[..., Any], calls: Sequence[tuple[Sequence[Any], Mapping[s
     """Return the arguments for a body that takes these calls at a time, without what we give it ourselves."""
     values = [bound(task, args, kwargs) for args, kwargs in calls]
     args, kwargs = list[Any](), dict[str, Any]()
-    for parameter in _parameters(task):
+    for parameter in (parameters(task) or {}).values():
         column = [None if value is None else value[parameter.name] for value in values]
         if parameter.kind is Parameter.KEYWORD_ONLY:
             kwargs[parameter.name] = column
@@ -91,27 +89,11 @@ def results_of(task: Task[..., Any], returned: Any, number: int) -> list[Any]:
 
 def check_body(task: Task[..., Any]) -> None:
     """Raise ValueError for a function that cannot be the body of batches, or get an instance."""
-    try:
-        parameters = _parameters(task)
-        known = [*Signature.from_callable(task.func, follow_wrapped=False).parameters.values()]
-    except ValueError:  # a builtin that does not tell
-        parameters = known = []
-    given = given_to(task)
-    positional = [one for one in known if one.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    if len(positional) < given:
+    known = parameters(task)
+    if not takes_given(task):
         raise ValueError(
             f"The task {task.name!r}: its function must take the instance of its worker as its first parameter"
             f"{', after the context' if task.takes_context else ''}."
         )
-    if wants_batch(task) and (not known or any(one.kind in _VARIABLE for one in parameters)):
+    if wants_batch(task) and (not known or any(one.kind in _VARIABLE for one in known.values())):
         raise ValueError(f"The task {task.name!r}: the function of a batch must name its parameters, each gets a list.")
-
-
-def _parameters(task: Task[..., Any]) -> list[Parameter]:
-    """Return those that whoever enqueues gives."""
-    return _signed(task.func, given_to(task))
-
-
-@cache
-def _signed(function: Callable[..., Any], given: int) -> list[Parameter]:
-    return [*Signature.from_callable(function, follow_wrapped=False).parameters.values()][given:]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from django.tasks import Task
 
-__all__ = ["bound", "check_arguments", "given_to", "parameters"]
+__all__ = ["bound", "check_arguments", "given_to", "parameters", "takes_given"]
 
 MOST_SHOWN = 200  # Characters of a call that an error shows.
 
@@ -23,6 +23,7 @@ class _Fit(NamedTuple):
     required: frozenset[str]
     known: frozenset[str]
     is_open: bool  # It takes *args or **kwargs.
+    takes_given: bool  # It has parameters for what we give it.
 
 
 def check_arguments(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -62,10 +63,16 @@ def bound(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return found.arguments
 
 
-def parameters(task: Task[..., Any]) -> list[str] | None:
-    """Return the names of the parameters that an enqueue gives; None where they are not known."""
+def takes_given(task: Task[..., Any]) -> bool:
+    """Tell whether its function takes what is not for who enqueues, as far as that is known."""
     fit = _fit(task.func, given_to(task))
-    return None if fit is None else [*fit.signature.parameters]
+    return fit is None or fit.takes_given
+
+
+def parameters(task: Task[..., Any]) -> Mapping[str, Parameter] | None:
+    """Return the parameters that an enqueue gives, by their names; None where they are not known."""
+    fit = _fit(task.func, given_to(task))
+    return None if fit is None else fit.signature.parameters
 
 
 @lru_cache(maxsize=10_000)
@@ -79,6 +86,7 @@ def _fit(function: Callable[..., Any], given: int) -> _Fit | None:
     while given and parameters and parameters[0].kind in _BY_POSITION:
         del parameters[0]
         given -= 1
+    takes_any = any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters)
     named = [parameter for parameter in parameters if parameter.kind not in _VARIABLE]
     return _Fit(
         signature=signature.replace(parameters=parameters, return_annotation=Signature.empty),
@@ -86,6 +94,7 @@ def _fit(function: Callable[..., Any], given: int) -> _Fit | None:
         required=frozenset(parameter.name for parameter in named if parameter.default is Parameter.empty),
         known=frozenset(parameter.name for parameter in named if parameter.kind in _BY_NAME),
         is_open=len(named) != len(parameters),
+        takes_given=not given or takes_any,
     )
 
 

@@ -1,6 +1,7 @@
 """Lanes: what waits in them is taken as there are places, by statements and without Ray; and what is said of that."""
 
 import asyncio
+import functools
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -18,7 +19,6 @@ from django_ray.exceptions import InvalidResult
 from django_ray.models import RayQueue, RayTaskExecution, RayWorker
 from django_ray.requirements import TaskOptions
 from django_ray.testing import run_tasks
-from django_ray_worker.core.claim import Claim
 from django_ray_worker.core.outcome import Unstarted
 from django_ray_worker.database.statements import SQL, claim_parameters, lane_parameters
 from django_ray_worker.running.together import Together
@@ -303,6 +303,21 @@ def test_a_body_must_take_its_worker_and_name_its_parameters():
         task(batch=3)(_anything)
 
 
+def test_a_decorated_body_takes_its_worker():
+    assert task(worker=warming.Doubler)(_decorated).call(3) == 6
+
+
+@functools.wraps(warming.double.func)
+def _decorated(*args):
+    doubler, number = args
+    return doubler.factor * number
+
+
+def test_a_worker_may_be_built_while_another_one_is():
+    """Its constructor calls a task with a worker of its own."""
+    assert warming.nested.call(3) == 6
+
+
 def _nothing(): ...
 
 
@@ -375,7 +390,3 @@ def test_options_say_what_has_a_lane():
     assert TaskOptions(ray={"num_gpus": 0.5}).has_lane
     assert not TaskOptions(ray={"num_gpus": 0}).has_lane
     assert TaskOptions(batch=3).has_lane
-
-
-def test_a_claim_knows_its_lane():
-    assert "lane" in Claim.__slots__

@@ -4,6 +4,7 @@ import socket
 import threading
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from anyio import Event, create_task_group, fail_after, move_on_after
@@ -223,3 +224,20 @@ async def test_short_calls_ask_no_node(watching, monkeypatch):
             with move_on_after(0.01), watched.calls.awaiting([claim(1)], ()):
                 await Event().wait()
         assert not watched.well.asked
+
+
+async def test_what_waits_at_a_replica_is_where_the_replica_is():
+    """No mark tells of it: it has not begun. A node that freezes elsewhere must not cost a worker its instance."""
+    calls, replica = Calls(), object()
+    claims = [SimpleNamespace(task_id=uuid4(), attempt=1) for _ in range(3)]
+
+    class Hosts:
+        async def places(self):
+            return {(str(claims[0].task_id), 1): "living"}
+
+    with calls.awaiting(claims[:1], ()) as runs, calls.awaiting(claims[1:2], ()) as waits:
+        with calls.awaiting(claims[2:], ()) as lost:
+            runs.replica = waits.replica = replica
+            watch = Silence(None, Hosts(), calls, on_change=lambda: None)
+            assert await watch._seek([runs, waits, lost]) == [lost]
+            assert (runs.node, waits.node, lost.node) == ("living", "living", "")

@@ -84,6 +84,17 @@ def test_one_poison_call_fails_by_itself(folder, warm, poison):
     assert max(row.attempt_number for row in rows) <= 2
 
 
+def test_what_waits_behind_a_call_that_ends_its_process_is_not_charged(folder, warm, finished):
+    """Two tasks of one worker have one replica."""
+    poison = warming.double_all.enqueue("exit", 3.0)
+    until(lambda: lines(folder, "batches"), what="the body that ends its process begun")
+    behind = warming.double.enqueue(4)
+    assert finished(behind).return_value[0] == 8
+    poison.cancel()
+    assert RayTaskExecution.objects.get(pk=behind.id).losses == 0
+    assert finished(poison).errors
+
+
 def test_batches_without_a_worker_wait_for_others_if_they_are_to(folder, warm):
     results = [warming.lengths.enqueue(word, extra=1) for word in ("a", "bb", "ccc")]
     assert [result.return_value for result in all_of(results)] == [2, 3, 4]

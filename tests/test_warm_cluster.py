@@ -65,6 +65,16 @@ def test_gpu_tasks_hold_up_no_cpu_tasks_and_two_run_at_a_time(folder, start_head
     assert max(accumulate(step for _, step in moments)) == 2
 
 
+def test_two_classes_take_turns_on_one_gpu(folder, start_head, listen):
+    """Each would stay for ten minutes, and there is room for one."""
+    port = free_port()
+    address, _ = start_head(port, 2, "--num-gpus=1")
+    listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN).wait_for("is ready", 120)
+    for task, name in ((warming.first_on_gpu, "first"), (warming.second_on_gpu, "second")) * 2:
+        assert task.enqueue().wait(timeout=60).return_value == name
+    assert lines(folder, "turns") == ["OnGpu", "OnTheSameGpu"] * 2
+
+
 def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start_head, listen):
     port = free_port()
     address, _ = start_head(port, 2)

@@ -29,6 +29,16 @@ class Fragile:
             raise RuntimeError("the model is not there yet")
 
 
+class Nested:
+    def __init__(self):
+        self.double = double.call(1)[0]
+
+
+@task(worker=Nested)
+def nested(worker, number):
+    return worker.double * number
+
+
 @task(worker=Doubler, idle=2)
 def double(doubler, number):
     return doubler.factor * number, os.getpid()
@@ -76,6 +86,24 @@ def fragile(_, numbers):
 @task(worker=Doubler, timeout=1, max_attempts=1)
 def stuck(doubler):
     time.sleep(60)
+
+
+class OnGpu:
+    def __init__(self):
+        note("turns", type(self).__name__)
+
+
+class OnTheSameGpu(OnGpu): ...
+
+
+@task(worker=OnGpu, num_gpus=1, idle=600)
+def first_on_gpu(_):
+    return "first"
+
+
+@task(worker=OnTheSameGpu, num_gpus=1, idle=600)
+def second_on_gpu(_):
+    return "second"
 
 
 @task(num_gpus=1, num_cpus=0, fresh_process=False)  # Ray would end the process of a GPU with each call

@@ -228,7 +228,7 @@ class Dispatcher:
                 call.disown()
             elif said.is_unwanted:
                 call.cancel(claim)
-            elif said.is_paused and call in self._slots.ahead:
+            elif said.is_paused and isinstance(call, Call) and call in self._slots.ahead:
                 call.take_back()
         for waiting in (self._backlog, self.lanes):
             for claim in waiting.claims:

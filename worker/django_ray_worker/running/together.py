@@ -50,7 +50,6 @@ class Together:
         self._report = report
         self._left = list(claims)
         self._unwanted: set[UUID] = set()
-        self._is_taken_back = False
         self._scope = CancelScope()
         self.is_unprepared = False  # It could not be begun here.
 
@@ -59,11 +58,6 @@ class Together:
         self._unwanted.add(claim.task_id)
         if all(one.task_id in self._unwanted for one in self._left):
             self._scope.cancel()
-
-    def take_back(self) -> None:
-        """Stop waiting for a place to run."""
-        self._is_taken_back = True
-        self._scope.cancel()
 
     def disown(self) -> None:
         """Stop what is not ours any more, where it is alone: its outcome would be refused."""
@@ -88,7 +82,7 @@ class Together:
         if not self._left:
             return
         answer: Answer | NoAnswer = NoAnswer(Interrupted())
-        if self._is_taken_back or not self._executor.is_usable:
+        if not self._executor.is_usable:
             answer = NoAnswer(Unstarted())
         elif not all(one.task_id in self._unwanted for one in self._left):
             with CancelScope() as self._scope:

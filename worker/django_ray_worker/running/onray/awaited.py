@@ -25,6 +25,7 @@ class Awaited:
     scope: CancelScope
     since: float = field(default_factory=current_time)
     node: str = ""  # Where it runs, once it was looked for.
+    replica: object = None  # That it was sent to; what waits there runs where the others of it do.
     reason: str = ""  # Why it was given up.
 
     @property
@@ -62,6 +63,10 @@ class Calls:
         while not self._all:
             self._any = Event()
             await self._any.wait()
+
+    def node_of(self, replica: object) -> str:
+        """Return where a replica was found; empty where it was not."""
+        return next((call.node for call in self._all if call.replica is replica and call.node), "")
 
     def has_run_for(self, seconds: float) -> bool:
         """Tell whether one has been awaited for so long."""

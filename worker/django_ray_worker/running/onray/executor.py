@@ -272,6 +272,7 @@ class RayExecutor:
         try:
             if claims[0].options.worker is not None:
                 ref, replica = self._replicas.submit(claims[0].options, [claim.payload for claim in claims])
+                call.replica = replica
             else:
                 ref = await self._submit(call)
         except (TypeError, ValueError) as error:
@@ -286,15 +287,16 @@ class RayExecutor:
         except exceptions.RayError as error:
             self._has_ended()
             if replica is not None:
-                self._replicas.drop(replica)
+                self._replicas.died(replica)
             self._doubt_seconds = FIRST_DOUBT_SECONDS  # It may have been its node that is gone.
             self.glance()
-            return NoAnswer(_meaning(error))
+            has_begun = replica is None or replica.last_run is ref
+            return NoAnswer(_meaning(error) if has_begun else Unstarted())
         except get_cancelled_exc_class():
             return await self._stop(call, ref, replica)
         finally:
             if replica is not None:
-                self._replicas.ended(replica)
+                self._replicas.ended(replica, ref)
             elif functions.ends_process(options):
                 self._has_ended()
 

@@ -58,6 +58,8 @@ def export() -> None:
         _probing.options(**nowhere).remote(),
     ):
         ray.cancel(ref)
+    # The first of a class waits for the head as well.
+    ray.kill(_replica.options(**nowhere).remote())
 
 
 def preparing(times: int) -> list[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -39,9 +40,11 @@ class Replica:
         self.pool = pool
         self.actor = actor
         self.is_ready = False  # It has got its place, and the instance is built, or cannot be.
-        self.calls = 0  # That have been sent and not ended.
+        self.calls: dict[Any, None] = {}  # That have been sent and not ended, in the order in which they run.
+        self.last_run: Any = None  # Of one that has died: the call that it ran then. Those after it had not begun.
         self.since = current_time()  # When it became ready, or was started.
         self.idle_since = current_time()
+        self.timer: asyncio.TimerHandle | None = None  # When it is looked whether it has been idle for long.
 
 
 class _Pool:
@@ -73,9 +76,7 @@ class Replicas:
         self._avoided = avoided  # Nodes that are silent.
         self._on_change = on_change  # There are more places.
         self._pools: dict[str, _Pool] = {}
-
-    def __len__(self) -> int:
-        return sum(len(pool.replicas) for pool in self._pools.values())
+        self._making_room: asyncio.TimerHandle | None = None
 
     @property
     def figures(self) -> Mapping[str, int]:
@@ -98,19 +99,26 @@ class Replicas:
         while len(pool.replicas) < max(1, pool.options.replicas[0]):
             self._start(pool)
         ready = [replica for replica in pool.replicas if replica.is_ready] or pool.replicas
-        chosen = min(ready, key=lambda replica: replica.calls)
-        chosen.calls += 1
-        return chosen.actor.run.remote(list(payloads)), chosen
+        chosen = min(ready, key=lambda replica: len(replica.calls))
+        ref = chosen.actor.run.remote(list(payloads))
+        chosen.calls[ref] = None
+        return ref, chosen
 
-    def ended(self, replica: Replica) -> None:
+    def ended(self, replica: Replica, ref: Any) -> None:
         """Take note that a call has ended."""
-        replica.calls -= 1
+        del replica.calls[ref]
         replica.idle_since = current_time()
         if replica.actor is not None and not replica.calls:
             self._mind(replica)
 
+    def died(self, replica: Replica) -> None:
+        """Take note that one has ended with what was sent to it."""
+        if replica.last_run is None:
+            replica.last_run = next(iter(replica.calls), None)
+        self.drop(replica)
+
     def drop(self, replica: Replica) -> None:
-        """End one, when what was sent to it has ended; or it has ended by itself."""
+        """End one, when what was sent to it has ended."""
         with suppress(ValueError):
             replica.pool.replicas.remove(replica)
         replica.actor = None  # with its last handle an actor ends
@@ -118,7 +126,7 @@ class Replicas:
     def kill(self, replica: Replica) -> None:
         """End one at once, whatever it does."""
         if (actor := replica.actor) is not None:
-            self.drop(replica)
+            self.died(replica)
             ray.kill(actor)
 
     def forget(self) -> None:
@@ -157,14 +165,18 @@ class Replicas:
     def _mind(self, replica: Replica) -> None:
         """See to it that one that is idle ends in time."""
         self._make_room()
-        if replica.actor is not None:
-            idle = replica.pool.options.idle
-            asyncio.get_running_loop().call_later(idle, self._end_idle, replica)
+        if replica.actor is not None and replica.timer is None:
+            loop = asyncio.get_running_loop()
+            replica.timer = loop.call_later(replica.pool.options.idle, self._end_idle, replica)
 
     def _end_idle(self, replica: Replica) -> None:
-        pool = replica.pool
-        is_idle = replica.actor is not None and not replica.calls and replica.is_ready
-        if is_idle and current_time() - replica.idle_since >= pool.options.idle and self._may_end(pool):
+        replica.timer, pool = None, replica.pool
+        if replica.actor is None or replica.calls:
+            return  # its end, or that of its last call, looks again
+        left = replica.idle_since + pool.options.idle - current_time()
+        if left > 0:
+            replica.timer = asyncio.get_running_loop().call_later(left, self._end_idle, replica)
+        elif self._may_end(pool):
             self.drop(replica)
             log.info("A replica of %s has had no call for %g s, and ends.", pool.path, pool.options.idle)
 
@@ -175,6 +187,7 @@ class Replicas:
     def _make_room(self) -> None:
         """End what is idle, and has had its turn, where another one waits for what it holds."""
         starting = [one for pool in self._pools.values() for one in pool.replicas if not one.is_ready]
+        later = math.inf
         for wanting in starting:
             for name in self._lacking(wanting):
                 for replica in self._idle_ones(besides=wanting.pool):
@@ -184,7 +197,13 @@ class Replicas:
                         log.info("A replica of %s ends for one of %s.", replica.pool.path, wanting.pool.path)
                         self.drop(replica)
                     elif has_it:
-                        asyncio.get_running_loop().call_later(max(1.0, TURN_SECONDS - held), self._make_room)
+                        later = min(later, max(1.0, TURN_SECONDS - held))
+        if later < math.inf and self._making_room is None:
+            self._making_room = asyncio.get_running_loop().call_later(later, self._make_more_room)
+
+    def _make_more_room(self) -> None:
+        self._making_room = None
+        self._make_room()
 
     def _lacking(self, wanting: Replica) -> Mapping[str, float]:
         """Return what the cluster has too little of for one that starts, beside those that are there."""

@@ -66,6 +66,9 @@ class Silence:
             places = await self._hosts.places()
             for call in sought:
                 call.node = next((places[attempt] for attempt in call.attempts if attempt in places), "")
+            for call in sought:
+                if not call.node and call.replica is not None:
+                    call.node = self._calls.node_of(call.replica)
             sought = [call for call in sought if not call.node]
             if not sought:
                 break
