@@ -235,9 +235,12 @@ async def test_what_waits_at_a_replica_is_where_the_replica_is():
         async def places(self):
             return {(str(claims[0].task_id), 1): "living"}
 
-    with calls.awaiting(claims[:1], ()) as runs, calls.awaiting(claims[1:2], ()) as waits:
-        with calls.awaiting(claims[2:], ()) as lost:
-            runs.replica = waits.replica = replica
-            watch = Silence(None, Hosts(), calls, on_change=lambda: None)
-            assert await watch._seek([runs, waits, lost]) == [lost]
-            assert (runs.node, waits.node, lost.node) == ("living", "living", "")
+    with (
+        calls.awaiting(claims[:1], ()) as runs,
+        calls.awaiting(claims[1:2], ()) as waits,
+        calls.awaiting(claims[2:], ()) as lost,
+    ):
+        runs.replica = waits.replica = replica
+        watch = Silence(None, Hosts(), calls, on_change=lambda: None)
+        assert await watch._seek([runs, waits, lost]) == [lost]
+        assert (runs.node, waits.node, lost.node) == ("living", "living", "")
