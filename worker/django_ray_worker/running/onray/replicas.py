@@ -165,9 +165,15 @@ class Replicas:
     def _mind(self, replica: Replica) -> None:
         """See to it that one that is idle ends in time."""
         self._make_room()
-        if replica.actor is not None and replica.timer is None:
-            loop = asyncio.get_running_loop()
-            replica.timer = loop.call_later(replica.pool.options.idle, self._end_idle, replica)
+        if replica.actor is None:
+            return
+        loop, idle = asyncio.get_running_loop(), replica.pool.options.idle
+        # Several tasks may have one worker: what was said last counts, also where it is sooner.
+        if replica.timer is not None and replica.timer.when() > loop.time() + idle:
+            replica.timer.cancel()
+            replica.timer = None
+        if replica.timer is None:
+            replica.timer = loop.call_later(idle, self._end_idle, replica)
 
     def _end_idle(self, replica: Replica) -> None:
         replica.timer, pool = None, replica.pool
