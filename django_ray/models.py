@@ -64,6 +64,8 @@ class RayWorker(models.Model):
     concurrency = models.IntegerField()
     ray_address = models.TextField()
     resources = json_field(null=True)  # What its cluster has in all, by Ray's names; null is not known.
+    replicas = json_field(null=True)  # How many of each worker stay, by its path.
+    wanted = models.IntegerField(db_default=0)  # Slots that its cluster was asked for, and has not given yet.
     version = models.TextField()
     started_at = moment_field(db_default=Now())
     pulse = models.FloatField(db_default=0)  # Seconds between two signs of life; 0 is none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, cast
 
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from django.tasks.base import DEFAULT_TASK_PRIORITY
@@ -15,7 +15,10 @@ from django_ray.bounds import shown
 from django_ray.moments import parsed
 from django_ray.serialization import MAX_TRACEBACK, clean_text
 
-__all__ = ["ClaimedRow", "Fence", "Row", "StoredError", "queues_of", "supervisors_of"]
+__all__ = ["ClaimedRow", "Fence", "Row", "StoredError", "numbers_of", "queues_of", "supervisors_of"]
+
+
+_MOST_OF_ANYTHING = 2**62  # A JSON number may be larger than a float.
 
 
 class Row(Protocol):
@@ -82,6 +85,18 @@ def supervisors_of(worker_ids: Any) -> list[str]:
 def queues_of(queues: Any) -> list[str]:
     """Return the names in a supervisor's queues."""
     return _texts(queues)
+
+
+def numbers_of(amounts: Any) -> dict[str, float] | None:
+    """Return the numbers in what a supervisor says that it has, by their names; None when it says nothing."""
+    if not isinstance(amounts, dict):
+        return None
+    said = cast("dict[str, Any]", amounts)
+    return {
+        _text(name): max(-_MOST_OF_ANYTHING, min(number, _MOST_OF_ANYTHING))
+        for name, number in said.items()
+        if isinstance(number, int | float)
+    }
 
 
 def _texts(value: Any) -> list[str]:

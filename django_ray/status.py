@@ -22,7 +22,7 @@ from django_ray.databases import Unreachable, backends_in, database_of, database
 from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.moments import held_sql
 from django_ray.probing import planned_by_index, select
-from django_ray.rows import queues_of
+from django_ray.rows import numbers_of, queues_of
 from django_ray.standing import Standing, gates_standing, oldest_behind_gates
 
 __all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "queues", "status"]
@@ -102,7 +102,10 @@ class Supervisor:
     pid: int
     queues: Sequence[str] | None  # None is any queue.
     slots: int
+    wanted: int  # Slots that its cluster was asked for, and has not given yet.
     running: int
+    resources: Mapping[str, float] | None  # Of its cluster in all, by Ray's names; None is not known.
+    replicas: Mapping[str, float]  # Of each worker that stays, by its path.
     started_at: datetime
     pulse_at: datetime
     ray_address: str
@@ -289,7 +292,8 @@ GROUP BY 1, 2
 
 _SUPERVISORS = f"""
 SELECT
-    worker.id, backend, hostname, pid, queues, concurrency AS slots, {held_sql("started_at")} AS started_at,
+    worker.id, backend, hostname, pid, queues, concurrency AS slots, wanted, resources, replicas,
+    {held_sql("started_at")} AS started_at,
     {held_sql("pulse_at")} AS pulse_at, ray_address, version,
     (SELECT count(*) FROM django_ray_execution WHERE state = 'RUNNING' AND claimed_by_id = worker.id) AS running,
     django_ray_session(worker.id::int) IS NOT NULL AS is_here
@@ -321,6 +325,10 @@ def _supervisors(database: str) -> list[Supervisor]:
     rows = select(database, _SUPERVISORS)
     field: Any = RayWorker._meta.get_field("queues")  # noqa: SLF001
     for row in rows:
-        queues = field.from_db_value(row["queues"], None, None)  # Django's connections leave jsonb as text.
+        # Django's connections leave jsonb as text.
+        queues, resources, replicas = [
+            field.from_db_value(row[name], None, None) for name in ("queues", "resources", "replicas")
+        ]
         row["queues"] = None if queues is None else queues_of(queues)
+        row["resources"], row["replicas"] = numbers_of(resources), numbers_of(replicas) or {}
     return [Supervisor(**row, database=database) for row in rows]

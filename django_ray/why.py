@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from django.db.models.fields.json import KT
@@ -21,7 +21,7 @@ from django_ray.databases import databases
 from django_ray.probes import MOST, MOST_RUNNING, Sight
 from django_ray.probing import planned_by_index
 from django_ray.retry import FREE_RELEASES
-from django_ray.rows import queues_of
+from django_ray.rows import numbers_of, queues_of
 from django_ray.tables import Tables, execution_model
 
 __all__ = ["UNKNOWN", "span", "why"]
@@ -347,7 +347,7 @@ class _Case:
         ray = options.ray
         wanted = {"CPU": ray.get("num_cpus", 1), "GPU": ray.get("num_gpus", 0), "memory": ray.get("memory", 0)}
         wanted |= ray.get("resources", {})
-        clusters = [_numbers(one.resources) for one in supervisors]
+        clusters = [numbers_of(one.resources) for one in supervisors]
         if not all(cluster is not None and _lacks(cluster, wanted) for cluster in clusters):
             return ""
         whose = "its cluster has" if len(clusters) == 1 else f"the {len(clusters):,} clusters that serve its queue have"
@@ -362,14 +362,6 @@ class _Case:
 
 def _lacks(cluster: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
     return any(cluster.get(name, 0) < number for name, number in wanted.items())
-
-
-def _numbers(resources: Any) -> dict[str, float] | None:
-    """Return what a cluster has; whoever writes SQL may have put anything there."""
-    if not isinstance(resources, dict):
-        return None
-    said = cast("dict[str, Any]", resources)
-    return {name: number for name, number in said.items() if isinstance(number, int | float)}
 
 
 def _quantity(name: str, number: float) -> str:

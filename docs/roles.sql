@@ -166,8 +166,8 @@ GRANT SELECT -- who is paused; only an operator pauses
 ON django_ray_queue TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- its peers; PRUNE_AFTER
-    , INSERT (hostname, pid, backend, queues, concurrency, ray_address, resources, version, pulse)
-    , UPDATE (pulse_at, stopped_at, lost_at, resources, concurrency)
+    , INSERT (hostname, pid, backend, queues, ray_address, version, pulse, concurrency, resources, replicas, wanted)
+    , UPDATE (pulse_at, stopped_at, lost_at, concurrency, resources, replicas, wanted)
 ON django_ray_worker TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- what is older than a day

@@ -61,6 +61,7 @@ def connect(transactional_db):
 @pytest.fixture
 async def open_store(database):
     """Open stores, each with a RayWorker."""
+    from django_ray_worker.core.stock import Stock
     from django_ray_worker.database.store import Store
 
     pools = []
@@ -69,7 +70,7 @@ async def open_store(database):
         manager = database.pool()
         store = Store(await manager.__aenter__(), backend=backend, queues=queues, options=Options())
         pools.append(manager)
-        worker = await store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0", pulse=0)
+        worker = await store.register(Stock(slots=1), hostname="h", pid=1, ray_address="x", version="0", pulse=0)
         return store, worker
 
     yield _open

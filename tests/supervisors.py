@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -27,7 +28,7 @@ from django_ray_worker.database.store import Store
 from django_ray_worker.running.answer import Answer
 from django_ray_worker.showing.monitor import Monitor
 from django_ray_worker.stop import Stop
-from django_ray_worker.supervisor import Supervisor
+from django_ray_worker.supervisor import Supervisor, stock_of
 from django_ray_worker.waking.registration import register
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,8 +264,7 @@ async def _living(settings, database, executor, stop, monitor):
     async with database.pool() as pool:
         store = Store(pool, backend=settings.backend, queues=settings.queues, options=settings.options)
         registration = await register(
-            store, slots=executor.cpus, ray_address=executor.address, pulse=settings.pulse,
-            resources=lambda: executor.resources,
+            store, stock=partial(stock_of, settings, executor), ray_address=executor.address, pulse=settings.pulse
         )  # fmt: skip
         life = Supervisor(registration, settings, executor, database=database, store=store, stop=stop, monitor=monitor)
         async with create_task_group() as tasks:

@@ -87,7 +87,7 @@ async def test_what_a_silent_node_has_does_not_count_until_it_answers(raylet, ca
     caplog.set_level("INFO")
     well, frozen = raylet(), raylet()
     well.answer()
-    all_of_them = Nodes()
+    all_of_them = Nodes(lambda: None)
     all_of_them.take([listed("well", well), listed("frozen", frozen, 3)])
     for _ in range(MOST_MISSED - 1):
         await all_of_them.pulse()
@@ -104,7 +104,7 @@ async def test_what_a_silent_node_has_does_not_count_until_it_answers(raylet, ca
 
 async def test_a_list_that_comes_during_a_pulse_forgets_none_that_was_missed(raylet):
     frozen = raylet()
-    there = Nodes()
+    there = Nodes(lambda: None)
     there.take([listed("frozen", frozen)])
     for _ in range(MOST_MISSED):
         async with create_task_group() as both:
@@ -116,7 +116,7 @@ async def test_a_list_that_comes_during_a_pulse_forgets_none_that_was_missed(ray
 async def test_a_node_that_leaves_is_forgotten_unless_it_says_nothing(raylet, monkeypatch):
     well, frozen = raylet(), raylet()
     well.answer()
-    there = Nodes()
+    there = Nodes(lambda: None)
     there.take([listed("well", well), listed("frozen", frozen)])
     await there.pulse()
     there.take([])
@@ -140,7 +140,7 @@ class Watched:
     def __init__(self, raylet):
         self.well, self.frozen = raylet(), raylet()
         self.well.answer()
-        self.nodes, self.looks = Nodes(), 0
+        self.nodes, self.looks = Nodes(lambda: None), 0
         self.running = {}
         self.nodes.take([listed("well", self.well), listed("frozen", self.frozen)])
         self.calls = Calls()

@@ -7,6 +7,7 @@ from anyio import Event, fail_after, sleep
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from django_ray_worker.core.stock import Stock
 from tests.supervisors import Instant, living
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -222,8 +223,8 @@ async def test_an_id_that_somebody_has_restored_is_passed_over(open_store, conne
         " SELECT %s + n, 'h', 1, 'default', '[]', 1, '', '' FROM generate_series(1, 3) AS n",
         [worker],
     )
-    columns = {"hostname": "h", "pid": 1, "concurrency": 1, "ray_address": "", "version": "", "pulse": 0}
-    assert await store.register(**columns) == worker + 4
+    columns = {"hostname": "h", "pid": 1, "ray_address": "", "version": "", "pulse": 0}
+    assert await store.register(Stock(slots=1), **columns) == worker + 4
 
 
 @pytest.mark.parametrize("peers", [1, 2])

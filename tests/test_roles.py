@@ -41,6 +41,7 @@ from django_ray.why import why
 from django_ray_worker.core.judge import abandoned
 from django_ray_worker.core.policy import Succeed
 from django_ray_worker.core.schedule import Decision
+from django_ray_worker.core.stock import Stock
 from django_ray_worker.database import store
 from django_ray_worker.database.connections import Database
 from django_ray_worker.database.statements import Record
@@ -949,8 +950,8 @@ async def use_as_store(database):
     """Send every statement of a supervisor once; return two claims."""
     async with database.pool() as pool, database.session() as session:
         work = Store(pool, backend="default", queues=None, options=Options())
-        columns = {"hostname": "h", "pid": 1, "concurrency": 1, "ray_address": "", "version": "0", "pulse": 60}
-        worker, peer = await work.register(**columns), await work.register(**columns)
+        columns = {"hostname": "h", "pid": 1, "ray_address": "", "version": "0", "pulse": 60}
+        worker, peer = [await work.register(Stock(slots=1), **columns) for _ in range(2)]
         await store.identify(session, worker)
         await store.listen(session, [BELL])
         await store.announce(session, [BELL])
@@ -962,7 +963,7 @@ async def use_as_store(database):
         first, *others = sorted((await work.claim(worker, 9)).claims, key=lambda claim: claim.task_id)[:3]
         assert len((await work.claim_lanes(worker, 9, {})).claims) == 1
         assert not await work.settle_late()
-        await work.tell_resources(worker, {"CPU": 2}, 2)
+        await work.tell_stock(worker, Stock(slots=2, resources={"CPU": 2}))
         await work.waiting(10)
         await store.leave(session, [BELL])
         assert await work.record([Record(first, Succeed(result="1"))]) == {first.task_id}

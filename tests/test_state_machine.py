@@ -28,6 +28,7 @@ from django_ray_worker.core.claim import Reconciled, Rescued
 from django_ray_worker.core.judge import abandoned, released
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import Cancel, Fail, Release, Retry, Succeed
+from django_ray_worker.core.stock import Stock
 from django_ray_worker.database import statements
 from django_ray_worker.database.statements import Record
 from django_ray_worker.database.store import Store
@@ -73,7 +74,7 @@ class Arena:
             for pool in self.pools
         ]
         self.workers = [
-            self.run(store.register(hostname="h", pid=1, concurrency=1, ray_address="x", version="0", pulse=0))
+            self.run(store.register(Stock(slots=1), hostname="h", pid=1, ray_address="x", version="0", pulse=0))
             for store in self.stores
         ]
 

@@ -85,6 +85,30 @@ def test_a_supervisor_without_a_session_is_told_from_one_that_has_it(connect):
     assert [one.is_here for one in status().supervisors] == [True]
 
 
+def test_what_a_supervisor_has():
+    worker = fill()
+    RayWorker.objects.filter(pk=worker.pk).update(
+        wanted=3,
+        resources={"GPU": 2.0, "memory": 8e9, "accelerator_type:H200": 1, "CPU": 1000.5, "licence": 1},
+        replicas={"shop.models.Classifier": 2},
+    )
+    (one,) = status().supervisors
+    assert (one.wanted, one.replicas, one.resources["memory"]) == (3, {"shop.models.Classifier": 2}, 8e9)
+    text = shown()
+    assert "3 more wanted" in text
+    assert "1,000.5 CPU, 2 GPU, 1 licence  2 shop.models.Classifier" in text
+    assert json.loads(shown("--json"))["supervisors"][0]["replicas"] == {"shop.models.Classifier": 2}
+
+
+@pytest.mark.parametrize("written", [[1], "much", {"a\x1b[31m": 10**400, "b": "many", "c": None}])
+def test_what_somebody_has_written_into_the_row_of_a_supervisor_hurts_no_page(written):
+    worker = fill()
+    RayWorker.objects.filter(pk=worker.pk).update(replicas=written, resources=written)
+    (one,) = status().supervisors
+    assert set(one.replicas) <= {"a\x1b[31m"}
+    assert "\x1b" not in shown()
+
+
 def test_plain_text_where_it_is_no_terminal():
     worker = fill()
     text = shown()

@@ -12,8 +12,8 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ray.admin.lists import ReadOnly
 from django_ray.models import RayTaskExecution, RayWorker, State
-from django_ray.rows import queues_of
-from django_ray.templatetags.django_ray import ago
+from django_ray.rows import numbers_of, queues_of
+from django_ray.templatetags.django_ray import ago, amounts
 
 __all__ = ["SupervisorAdmin"]
 
@@ -34,10 +34,11 @@ class SupervisorAdmin(ReadOnly):
         "shown_end",
     )
     fields = (
-        *("hostname", "shown_pid", "backend", "shown_queues", "concurrency", "ray_address", "version"),
+        *("hostname", "shown_pid", "backend", "shown_queues", "concurrency", "wanted"),
+        *("shown_replicas", "ray_address", "shown_resources", "version"),
         *("started_at", "pulse", "pulse_at", "stopped_at", "lost_at"),
     )
-    readonly_fields = ("shown_pid", "shown_queues")
+    readonly_fields = ("shown_pid", "shown_queues", "shown_replicas", "shown_resources")
     ordering = ("-id",)
 
     @override
@@ -62,6 +63,16 @@ class SupervisorAdmin(ReadOnly):
     def shown_queues(self, row: RayWorker) -> str:
         """Return the names, or any."""
         return gettext("any") if row.queues is None else ", ".join(queues_of(row.queues))
+
+    @admin.display(description=_("workers that stay"))
+    def shown_replicas(self, row: RayWorker) -> str:
+        """Return how many replicas of each worker it has."""
+        return amounts(numbers_of(row.replicas)) or "\N{EN DASH}"
+
+    @admin.display(description=_("resources"))
+    def shown_resources(self, row: RayWorker) -> str:
+        """Return what its cluster has in all."""
+        return amounts(numbers_of(row.resources)) or "\N{EN DASH}"
 
     @admin.display(description=_("running"))
     def running(self, row: Any) -> int:

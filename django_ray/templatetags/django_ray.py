@@ -7,7 +7,7 @@ it comes from here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from django.utils.translation import gettext
 from django_ray.moments import for_machines
 from django_ray.status import MOST, Minute, Queue
 
-__all__ = ["ago", "bars", "count", "count_all", "duration", "held", "machine_time", "percent"]
+__all__ = ["ago", "amounts", "bars", "count", "count_all", "duration", "held", "machine_time", "percent"]
 
 register = template.Library()
 
@@ -88,6 +88,18 @@ def held(queue: Queue) -> str:
 def count_all(number: int) -> str:
     """Return a count that does not stop."""
     return number_format(number, force_grouping=True)
+
+
+@register.filter
+def amounts(numbers: Mapping[str, float] | None) -> str:
+    """Return how many there are of each: 8 CPU, 2 GPU. Without memory, and without what only names a kind of GPU."""
+    shown = {
+        name: number
+        for name, number in (numbers or {}).items()
+        if name != "memory" and not name.startswith("accelerator_type:")
+    }
+    ordered = sorted(shown, key=lambda name: (name != "CPU", name != "GPU", name))
+    return ", ".join(f"{number_format(f'{shown[name]:g}', force_grouping=True)} {name}" for name in ordered)
 
 
 @register.filter

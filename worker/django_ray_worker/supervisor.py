@@ -23,6 +23,7 @@ from django_ray_worker.claiming.scheduler import Scheduler
 from django_ray_worker.claiming.sources import LaneSource, QueueSource
 from django_ray_worker.core.exceptions import Stuck
 from django_ray_worker.core.metrics import Metrics
+from django_ray_worker.core.stock import Stock
 from django_ray_worker.database.store import Store
 from django_ray_worker.recording.pruning import Pruning
 from django_ray_worker.recording.recorder import Recorder
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from django_ray_worker.showing.endpoint import Endpoint
     from django_ray_worker.waking.registration import Registration
 
-__all__ = ["Supervisor", "slots_of", "supervise"]
+__all__ = ["Supervisor", "slots_of", "stock_of", "supervise"]
 
 log = logging.getLogger("django_ray.supervisor")
 
@@ -109,10 +110,9 @@ async def _live(
     with stop.intake:
         registration = await register(
             store,
-            slots=slots_of(config, executor),
+            stock=partial(stock_of, config, executor),
             ray_address=executor.address,
             pulse=config.pulse,
-            resources=lambda: executor.resources,
         )
     if registration is not None:
         supervisor = Supervisor(
@@ -133,6 +133,16 @@ def ahead_of(config: Config, executor: Executor) -> int:
     slots = slots_of(config, executor)
     is_limited = slots < executor.cpus or (config.concurrency is not None and config.cluster is not None)
     return 0 if config.sync or is_limited else slots
+
+
+def stock_of(config: Config, executor: Executor) -> Stock:
+    """Return what there is to run things on."""
+    return Stock(
+        slots=slots_of(config, executor),
+        resources=executor.resources,
+        replicas=executor.replicas,
+        wanted=executor.wanted,
+    )
 
 
 class Supervisor:
@@ -156,7 +166,7 @@ class Supervisor:
         self._wakeup, self._lane_wakeup = Wakeup(), Wakeup()
         self._tally = Tally(store, monitor.observer)
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
-        self._inventory = Inventory(store, self._identity, lambda: executor.resources, lambda: registration.slots)
+        self._inventory = Inventory(store, self._identity, partial(stock_of, config, executor))
         slots = slots_of(config, executor)
         self._dispatcher = Dispatcher(
             executor,
@@ -165,7 +175,6 @@ class Supervisor:
             record=self._recorder.put,
             on_free=self._has_freed,
             on_room=self._lane_wakeup.look,
-            on_look=self._inventory.look,
             is_stopping=lambda: stop.intake.cancel_called,
             ahead=ahead_of(config, executor),
         )
@@ -264,6 +273,7 @@ class Supervisor:
         waits.start_soon(self._gatekeeper.run)
         waits.start_soon(self._inventory.run)
         waits.start_soon(self._tend_executor)
+        waits.start_soon(self._follow_executor)
         if self._config.is_elastic:
             waits.start_soon(self._demand.run)
         waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
@@ -339,8 +349,7 @@ class Supervisor:
 
     def _resize(self) -> None:
         """Have as many slots as the cluster has CPUs, or as may be."""
-        self._registration.slots = slots_of(self._config, self._executor)
-        self._dispatcher.resize(self._registration.slots, ahead_of(self._config, self._executor))
+        self._dispatcher.resize(slots_of(self._config, self._executor), ahead_of(self._config, self._executor))
         self._look_for_work()
 
     def _heed(self, pulse: Pulse) -> None:
@@ -362,8 +371,13 @@ class Supervisor:
             await restart_when_gone(self._executor, self._stop.guard, on_gone=self._has_lost_executor)
             if self._config.is_elastic:
                 self._resize()  # what came back may be smaller or larger
-            self._inventory.look()
             self._look_for_work()
+
+    async def _follow_executor(self) -> None:
+        while True:
+            await self._executor.until_changed()
+            self._dispatcher.lanes.move()
+            self._inventory.look()
 
     def _has_lost_executor(self) -> None:
         self.metrics.clusters_lost += 1

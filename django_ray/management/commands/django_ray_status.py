@@ -24,7 +24,7 @@ from django_ray.management.commands._common import piped, warn_of
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.status import Status, status
-from django_ray.templatetags.django_ray import ago, count, duration, held, percent
+from django_ray.templatetags.django_ray import ago, amounts, count, duration, held, percent
 from django_ray.templatetags.django_ray_times import rule, until, wall
 
 if TYPE_CHECKING:
@@ -189,11 +189,13 @@ def _sections(shown: Status) -> list[Section]:
         ),
         (
             "Supervisors",
-            ("id", "", "host", "queues", "running", "since", "last sign of life", "Ray"),
+            ("id", "", "host", "queues", "running", "has", "workers", "since", "last sign of life", "Ray"),
             [
                 (
                     str(one.id), "" if one.is_here else "no session", f"{one.hostname} ({one.pid})",
-                    "any" if one.queues is None else line(", ".join(one.queues)), f"{one.running} of {one.slots}",
+                    "any" if one.queues is None else line(", ".join(one.queues)),
+                    f"{one.running} of {one.slots}{f', {one.wanted} more wanted' if one.wanted else ''}",
+                    line(amounts(one.resources)), line(amounts(one.replicas)),
                     ago(one.started_at), ago(one.pulse_at), one.ray_address,
                 )
                 for one in shown.supervisors

@@ -51,8 +51,8 @@ SQL: Mapping[str, bytes] = {
         "announce", "await_in_flight", "channels", "claim", "claim_lanes", "count", "dead_workers", "declare", "due",
         "expire", "fire", "hang_up", "identify", "is_registered", "leave", "lock", "make_way", "mark_lost", "neighbour",
         "notify", "promote", "prune", "prune_flows", "prune_gates", "prune_workers", "pulse", "record",
-        "register", "resources", "revive", "running", "session_settings", "settle_late", "sign_off", "unsettled",
-        "waiting", "watch",
+        "register", "revive", "running", "session_settings", "settle_late", "sign_off", "stock", "unsettled", "waiting",
+        "watch",
     )
 }  # fmt: skip
 

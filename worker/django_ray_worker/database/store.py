@@ -37,6 +37,7 @@ from django_ray_worker.core.claim import (
 )
 from django_ray_worker.core.policy import Verdict
 from django_ray_worker.core.schedule import Decision, Fired, Waiting
+from django_ray_worker.core.stock import Stock
 from django_ray_worker.database.deadline import ANSWER_SECONDS, Connection
 from django_ray_worker.database.errors import DatabaseError
 from django_ray_worker.database.statements import (
@@ -115,11 +116,10 @@ class Store:
         for connection in list(self._busy):
             connection.hang_up()
 
-    async def register(self, **columns: Any) -> int:
+    async def register(self, stock: Stock, **columns: Any) -> int:
         """Insert our RayWorker and return its id."""
-        columns = {"resources": None, **columns, **self._scope}
+        columns |= {**_columns(stock), **self._scope}
         columns["queues"] = Jsonb(columns["queues"])
-        columns["resources"] = None if columns["resources"] is None else Jsonb(columns["resources"])
         row = None
         while row is None:  # a row with the next id of the sequence is there already: somebody has restored it
             async with self._transaction() as connection:
@@ -132,14 +132,10 @@ class Store:
             parameters = {**self._scope, "worker": worker, "hostname": hostname, "pid": pid}
             return await (await connection.execute(SQL["is_registered"], parameters)).fetchone() is not None
 
-    async def tell_resources(self, worker: int, resources: Mapping[str, float], slots: int) -> bool:
-        """Write what our cluster has into our row, and how many slots follow from it.
-
-        Tell whether somebody has locked it, so that it could not be.
-        """
+    async def tell_stock(self, worker: int, stock: Stock) -> bool:
+        """Write what we have to run things on into our row; tell whether somebody has locked it, so that it was not."""
         async with self._connection() as connection:
-            parameters = {"worker": worker, "resources": Jsonb(dict(resources)), "concurrency": slots}
-            row = await (await connection.execute(SQL["resources"], parameters)).fetchone()
+            row = await (await connection.execute(SQL["stock"], {"worker": worker, **_columns(stock)})).fetchone()
         return row is not None and cast("bool", row["is_locked"])
 
     async def sign_off(self, worker: int) -> None:
@@ -401,6 +397,15 @@ class Store:
         async with self._connection(IN_FLIGHT_SECONDS + ANSWER_SECONDS) as connection:
             parameters = {"bell": bell, "patience": f"{IN_FLIGHT_SECONDS * 1000:.0f}"}
             await _cancellable(connection.execute(SQL["await_in_flight"], parameters))
+
+
+def _columns(stock: Stock) -> dict[str, Any]:
+    return {
+        "concurrency": stock.slots,
+        "resources": None if stock.resources is None else Jsonb(dict(stock.resources)),
+        "replicas": Jsonb(dict(stock.replicas)),
+        "wanted": stock.wanted,
+    }
 
 
 def _gates(said: str | None) -> Gates:

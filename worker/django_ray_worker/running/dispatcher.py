@@ -46,7 +46,6 @@ class Dispatcher:
         record: Callable[[Record], None],
         on_free: Callable[[], None],
         on_room: Callable[[], None] = lambda: None,
-        on_look: Callable[[], None] = lambda: None,
         is_stopping: Callable[[], bool] = bool,
         ahead: int = 0,
     ) -> None:
@@ -54,7 +53,6 @@ class Dispatcher:
         self._tally = tally
         self._record = record
         self._on_free = on_free
-        self._on_look = on_look  # It was looked what the cluster has.
         self._is_stopping = is_stopping
         self._pace = Pace()
         self._slots: Slots[Call] = Slots(total, ahead)
@@ -88,13 +86,11 @@ class Dispatcher:
 
     def resize(self, total: int, ahead: int) -> None:
         """Have so many slots, and so many calls that may wait behind them."""
-        self.lanes.move()
         if total != self._slots.total:
             self._slots.resize(total, ahead)
             self._backlog.move()
             self.dispatch()
             self._on_free()
-            self._on_look()
 
     @property
     def busy(self) -> int:
@@ -148,7 +144,6 @@ class Dispatcher:
         try:
             if self._executor.lacks(call.claims[0]):
                 await self._executor.look()
-                self._on_look()
                 if lacking := self._executor.lacks(call.claims[0]):
                     self._warn(call.claims[0], lacking)
             await call.run()
@@ -168,7 +163,6 @@ class Dispatcher:
         try:
             if self._executor.lacks(call.claims[0]):
                 await self._executor.look()
-                self._on_look()
                 lacking = self._executor.lacks(call.claims[0])
             if not lacking:
                 await self._run(call)

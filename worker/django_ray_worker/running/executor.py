@@ -91,9 +91,13 @@ class Executor(Protocol):
         """Return when it can run another number of executions at a time."""
         ...
 
+    async def until_changed(self) -> None:
+        """Return when it has other resources or replicas than before, or is asked for other room."""
+        ...
+
     @property
     def wanted(self) -> int:
-        """How many of these it has no room for yet."""
+        """How many executions it was asked to have room for, and has none yet."""
         ...
 
     def want(self, places: int) -> None:

@@ -62,6 +62,10 @@ class InProcessExecutor:
         """Never return."""
         await sleep_forever()
 
+    async def until_changed(self) -> None:
+        """Never return."""
+        await sleep_forever()
+
     def want(self, places: int) -> None:
         """There is never more."""
 

@@ -1,6 +1,6 @@
-"""What our cluster has in all, and our slots, as our row says it to whoever asks why something does not run.
+"""What we have to run things on, as our row says it to the pages, and to whoever asks why something does not run.
 
-Written when it registers, and when a look at the cluster has found something else: one UPDATE for each change.
+Written when it registers, and when it is something else by now: one UPDATE for what changes within a second.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django_ray_worker.core.identity import Identity
+    from django_ray_worker.core.stock import Stock
     from django_ray_worker.database.store import Store
-    from django_ray_worker.waking.registration import Resources
 
 __all__ = ["Inventory"]
+
+PAUSE_SECONDS = 1.0  # Between two UPDATEs.
 
 
 class Inventory:
     """Of one supervisor, whose row says already what there is."""
 
-    def __init__(self, work: Store, identity: Identity, resources: Resources, slots: Callable[[], int]) -> None:
+    def __init__(self, work: Store, identity: Identity, stock: Callable[[], Stock]) -> None:
         self._store = work
         self._identity = identity
-        self._resources = resources
-        self._slots = slots
-        self._told = resources(), slots()
+        self._stock = stock
+        self._told = stock()
         self._changed = Event()
 
     def look(self) -> None:
@@ -45,21 +46,20 @@ class Inventory:
                 await self._changed.wait()
                 self._changed = Event()
             tries = 0 if await self._tell() else tries + 1
-            if tries:
-                await sleep(backoff(tries))
+            await sleep(backoff(tries) if tries else PAUSE_SECONDS)
 
     async def _tell(self) -> bool:
         """Tell whether our row says what there is: it may be locked, or the database away."""
-        has, slots = self._resources(), self._slots()
-        if has is None or (has, slots) == self._told:
+        stock = self._stock()
+        if stock == self._told:
             return True
         try:
             with CancelScope(shield=True):  # the statement has its own deadline
-                if await self._store.tell_resources(self._identity.worker, has, slots):
+                if await self._store.tell_stock(self._identity.worker, stock):
                     return False
         except DatabaseError as error:
             if not is_transient(error):
                 raise
             return False
-        self._told = has, slots
+        self._told = stock
         return True

@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anyio import sleep
@@ -23,6 +23,7 @@ from django_ray_worker.database.errors import DatabaseError, is_transient, one_l
 
 if TYPE_CHECKING:
     from django_ray_worker.core.claim import Pulse
+    from django_ray_worker.core.stock import Stock
     from django_ray_worker.database.deadline import Connection
     from django_ray_worker.database.store import Store
 
@@ -34,23 +35,14 @@ log = logging.getLogger("django_ray.supervisor")
 MOST_REFUSALS = 5
 REFUSED_SECONDS = 0.05  # Until the second try; each one that follows waits longer by that.
 
-# What the cluster has in all, by Ray's names; None where there is no cluster.
-type Resources = Callable[[], Mapping[str, float] | None]
 
-
-def _nothing() -> None:
-    """There is no cluster."""
-
-
-async def register(
-    work: Store, *, slots: int, ray_address: str, pulse: float, resources: Resources = _nothing
-) -> Registration:
+async def register(work: Store, *, stock: Callable[[], Stock], ray_address: str, pulse: float) -> Registration:
     """Insert our row, however long that takes; one whose reply is lost is found dead by the next."""
     tries = 0
     while True:
         try:
-            worker = await _insert(work, slots, ray_address, pulse, resources())
-            return Registration(work, worker, slots=slots, ray_address=ray_address, pulse=pulse, resources=resources)
+            worker = await _insert(work, stock(), ray_address, pulse)
+            return Registration(work, worker, stock=stock, ray_address=ray_address, pulse=pulse)
         except DatabaseError as error:
             if not is_transient(error):
                 raise
@@ -60,37 +52,24 @@ async def register(
         tries += 1
 
 
-async def _insert(
-    work: Store, slots: int, ray_address: str, pulse: float, resources: Mapping[str, float] | None
-) -> int:
+async def _insert(work: Store, stock: Stock, ray_address: str, pulse: float) -> int:
     return await work.register(
+        stock,
         hostname=platform.node(),
         pid=os.getpid(),
-        concurrency=slots,
         ray_address=ray_address,
         version=django_ray.__version__,
         pulse=pulse,
-        resources=resources,
     )
 
 
 class Registration:
     """Of one supervisor that has a row, or had one."""
 
-    def __init__(
-        self,
-        work: Store,
-        worker: int,
-        *,
-        slots: int,
-        ray_address: str,
-        pulse: float,
-        resources: Resources = _nothing,
-    ) -> None:
+    def __init__(self, work: Store, worker: int, *, stock: Callable[[], Stock], ray_address: str, pulse: float) -> None:
         self.identity = Identity(worker)
-        self._resources = resources
         self._store = work
-        self.slots = slots  # As a new row would say it.
+        self._stock = stock
         self._ray_address, self._pulse = ray_address, pulse
         self._pids: deque[int] = deque(maxlen=8)  # Of the sessions that were ours lately.
 
@@ -121,7 +100,7 @@ class Registration:
         return await self._renew(worker, "Its row is gone, or somebody else's")
 
     async def _renew(self, worker: int, reason: str) -> int:
-        successor = await _insert(self._store, self.slots, self._ray_address, self._pulse, self._resources())
+        successor = await _insert(self._store, self._stock(), self._ray_address, self._pulse)
         log.warning("%s: supervisor %d goes on as supervisor %d.", reason, worker, successor)
         return successor
 

@@ -20,6 +20,8 @@ from django_ray_worker.running.onray.questions import Answering, ask
 from django_ray_worker.running.onray.sockets import Address, until_gone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django_ray_worker.running.onray.folder import Folder
 
 __all__ = ["Cluster", "Ray"]
@@ -75,8 +77,9 @@ class Ray(Protocol):
 class Cluster:
     """Of one driver."""
 
-    def __init__(self, found: Ray) -> None:
+    def __init__(self, found: Ray, *, on_change: Callable[[], None] = lambda: None) -> None:
         self._ray = found
+        self._on_change = on_change  # It has more, or less.
         self._starting: Answering[None] | None = None
         self._is_over = threading.Event()
         self._looking: Answering[list[Listed]] | None = None
@@ -85,7 +88,7 @@ class Cluster:
         self.is_stuck = False  # A thread hangs inside Ray for good.
         self._is_deaf = False  # The head has let that time pass.
         self.address = ""
-        self.nodes = Nodes()  # As they were when the head was asked last.
+        self.nodes = Nodes(on_change)  # As they were when the head was asked last.
 
     @property
     def is_here(self) -> bool:
@@ -113,7 +116,7 @@ class Cluster:
         await self._ray.find(gone)
         self._starting = Answering(self._start, stay=self._is_over.wait)
         await self._until_started(self._starting)
-        self.nodes = Nodes()
+        self.nodes = Nodes(self._on_change)
         self.nodes.take(await ask(listed))
 
     async def _until_started(self, starting: Answering[None]) -> None:

@@ -72,7 +72,8 @@ class RayExecutor:
 
     def __init__(self, config: Config, watcher: Watcher | None = None) -> None:
         self._config = config
-        self._cluster = Cluster(_found(config, watcher))
+        self._changed = Event()  # There are other resources or replicas, or other room was asked for.
+        self._cluster = Cluster(_found(config, watcher), on_change=self._has_changed)
         self._is_alone = watcher is None
         self._hosts = Hosts(self._cluster)
         self._ended = 0  # Processes of calls, since they were tidied up after.
@@ -85,9 +86,9 @@ class RayExecutor:
         # When to look again all the same: that a node is dead is known to a call before it is to the head.
         self._doubt_seconds = math.inf
         self._seen = 0  # How many CPUs it had when somebody was told of it last.
-        self._probes = Probes(on_placed=self.glance)
+        self._probes = Probes(on_placed=self.glance, on_change=self._has_changed)
         self._replicas = Replicas(
-            lambda: self._cluster.resources, lambda: self._cluster.nodes.silent, on_change=self.glance
+            lambda: self._cluster.resources, lambda: self._cluster.nodes.silent, on_change=self._has_changed
         )
 
     @property
@@ -250,6 +251,14 @@ class RayExecutor:
             if self.is_usable:
                 await self._cluster.look()
         self._seen = self.cpus
+
+    async def until_changed(self) -> None:
+        """Return when the cluster has other resources or replicas, or is asked for other room."""
+        await self._changed.wait()
+        self._changed = Event()
+
+    def _has_changed(self) -> None:
+        self._changed.set()
 
     @property
     def wanted(self) -> int:

@@ -10,7 +10,7 @@ sent there may hang all the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ class _Node:
 class Nodes:
     """Of one cluster."""
 
+    on_change: Callable[[], None]  # There is more, or less.
     resources: dict[str, float] = field(default_factory=dict)  # Of those that answer, by Ray's names.
     silent: tuple[str, ...] = ()
     _nodes: dict[str, _Node] = field(default_factory=dict)
@@ -94,10 +95,12 @@ class Nodes:
         for name in set(self.silent) - silent.keys():
             log.info("The node %s of the Ray cluster %s.", name, "answers again" if name in self._nodes else "is gone")
         self.silent = tuple(sorted(silent))
-        self.resources = {}
+        before, self.resources = self.resources, {}
         for name in self.answering:
             for resource, number in self._nodes[name].listed.resources.items():
                 self.resources[resource] = self.resources.get(resource, 0) + number
+        if self.resources != before:
+            self.on_change()
 
 
 async def _ask(node: _Node) -> None:

@@ -21,8 +21,9 @@ __all__ = ["Probes"]
 class Probes:
     """Of one driver."""
 
-    def __init__(self, *, on_placed: Callable[[], None]) -> None:
+    def __init__(self, *, on_placed: Callable[[], None], on_change: Callable[[], None]) -> None:
         self._on_placed = on_placed
+        self._on_change = on_change  # Another number of them waits.
         self._pending: dict[Any, None] = {}  # References, in the order of their submission.
         self._avoided: tuple[str, ...] = ()  # Nodes where they are not to go.
 
@@ -34,6 +35,8 @@ class Probes:
         if avoided != self._avoided:
             self.want(0, self._avoided)
             self._avoided = avoided
+        if len(self._pending) != number:
+            self._on_change()
         while len(self._pending) > number:
             ref, _ = self._pending.popitem()
             ray.cancel(ref)
@@ -49,6 +52,7 @@ class Probes:
     def _has_ended(self, ref: Any) -> None:
         """Take note that one has got a place: there may be room."""
         if self._pending.pop(ref, self) is None:
+            self._on_change()
             self._on_placed()
 
 

@@ -74,7 +74,7 @@ class Replicas:
     ) -> None:
         self._total = total  # What the cluster has in all.
         self._avoided = avoided  # Nodes that are silent.
-        self._on_change = on_change  # There are more places.
+        self._on_change = on_change  # There is another number of them, or one has become ready.
         self._pools: dict[str, _Pool] = {}
         self._making_room: asyncio.TimerHandle | None = None
 
@@ -119,8 +119,9 @@ class Replicas:
 
     def drop(self, replica: Replica) -> None:
         """End one, when what was sent to it has ended."""
-        with suppress(ValueError):
+        if replica in replica.pool.replicas:
             replica.pool.replicas.remove(replica)
+            self._on_change()
         replica.actor = None  # with its last handle an actor ends
 
     def kill(self, replica: Replica) -> None:
@@ -147,6 +148,7 @@ class Replicas:
     def _start(self, pool: _Pool) -> None:
         replica = Replica(pool, functions.replica(pool.ray, self._avoided()))
         pool.replicas.append(replica)
+        self._on_change()
         ready = replica.actor.prepare.remote(pool.path)
         ready.future().add_done_callback(partial(_in_loop, asyncio.get_running_loop(), self._has_prepared, replica))
         log.info("A replica of %s starts: %d of at most %d.", pool.path, len(pool.replicas), pool.most)
