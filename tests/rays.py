@@ -1,5 +1,6 @@
 """Ray heads and nodes for tests: `ray start` for real, outside the project's folder and without its environment."""
 
+import json
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ from tests import tasks
 from tests.supervisors import until
 
 TOKEN = "b" * 64
+HEAD = "f" * 51 + "00000"  # As Ray's provider for tests calls the node of the head.
 RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -90,15 +92,33 @@ class Rays:
         self._make_folder = make_folder
         self._started = []
 
-    def start_head(self, port, cpus=2, *more):
+    def start_head(self, port, cpus=2, *more, **environment):
         """Return its address and its process."""
         folder = self._make_folder("h")
         head = self._start(
             folder, "--head", f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
-            "--include-dashboard=false", *more,
+            "--include-dashboard=false", *more, **environment,
         )  # fmt: skip
         until(lambda: answers(port) or head.poll() is not None, 120, "the Ray head listening")
         return f"127.0.0.1:{port}", head
+
+    def start_autoscaler(self, port, *, most, idle_seconds):
+        """Start a head with Ray's own autoscaler, whose nodes have a CPU each and are processes of this host."""
+        config = self._make_folder("a") / "config"
+        config.write_text(json.dumps(_autoscaling(f"127.0.0.1:{port}", most, idle_seconds)))
+        return self.start_head(
+            port, 0, f"--autoscaling-config={config}",
+            RAY_FAKE_CLUSTER="1", AUTOSCALER_UPDATE_INTERVAL_S="1", RAY_enable_autoscaler_v2="1",
+            RAY_CLOUD_INSTANCE_ID=HEAD, RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD,
+        )  # fmt: skip
+
+    def demand(self, address):
+        """Return how many calls wait for a place, as the autoscaler sees it."""
+        said = subprocess.run(
+            [RAY, "status", f"--address={address}"],
+            env=_environment(), check=True, capture_output=True, text=True, timeout=120,
+        ).stdout  # fmt: skip
+        return sum(map(int, re.findall(r"(\d+)\+? pending tasks/actors", said)))
 
     def add_node(self, address, cpus):
         """Return the process of a node that has joined a head. Two that start at a time may want the same socket."""
@@ -126,7 +146,7 @@ class Rays:
                 kill(process)
             print(f"--- {' '.join(process.args[3:])}\n{output.read_text(errors='replace')}")
 
-    def _start(self, folder, *arguments):
+    def _start(self, folder, *arguments, **environment):
         output = folder / "output"
         command = [
             # As a service manager would: Ray gives its processes 30 s to start, and ends when they take longer.
@@ -135,9 +155,52 @@ class Rays:
             "--node-ip-address=127.0.0.1",
         ]  # fmt: skip
         with output.open("w") as file:
-            process = subprocess.Popen(command, cwd=folder, env=_environment(), stdout=file, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=folder, env=_environment() | environment, stdout=file, stderr=subprocess.STDOUT
+            )
         self._started.append((process, output))
         return process
+
+
+def raylets(head):
+    """Return how many raylets a head and its autoscaler run: that of the head is one."""
+    return sum("raylet/raylet" in " ".join(process.cmdline()[:1]) for process in living(head))
+
+
+def living(head):
+    for process in family(head):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+def _autoscaling(address, most, idle_seconds):
+    """Return what `ray up` would be told; an example of it is no part of Ray's package."""
+    nothing = ("auth", "docker", "file_mounts")
+    none = (
+        "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+        "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
+    )  # fmt: skip
+    return {
+        **{name: {} for name in nothing},
+        **{name: [] for name in none},
+        "file_mounts_sync_continuously": False,
+        "cluster_name": "test",
+        "max_workers": most,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": idle_seconds / 60,
+        "provider": {
+            "type": "fake_multinode", "gcs_address": address, "head_node_id": HEAD, "launch_multiple": True,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "small": {
+                "resources": {"CPU": 1, "object_store_memory": 80_000_000}, "node_config": {}, "min_workers": 0,
+                "max_workers": most,
+            },
+        },
+    }  # fmt: skip
 
 
 def _environment():

@@ -216,6 +216,9 @@ class Instant:
     async def until_resized(self) -> None:
         await sleep_forever()
 
+    async def until_changed(self) -> None:
+        await sleep_forever()
+
     async def run(self, claims):
         self.ran.extend(claim.task_id for claim in claims)
         self._progress.set()

@@ -19,7 +19,7 @@ from tests.chaos import order_of_flows
 from tests.chaos.customer import Customer, Order
 from tests.chaos.graphs import ancestors
 from tests.chaos.postgres import Postgres
-from tests.chaos.tasks import MOST_AT_A_GATE
+from tests.chaos.tasks import ANY_ATTEMPT, MOST_AT_A_GATE, is_poison
 
 __all__ = [
     "FINISHED", "MOST_UNBEGUN", "TICK", "Findings", "History", "audit", "install", "read_history", "read_ledger",
@@ -187,7 +187,8 @@ def _judge_end(
     is_cancelled: bool,
 ) -> None:
     key = order.key
-    attempt = len(row["worker_ids"])  # As the body sees it: claims that were given back unbegun are none.
+    # As the body sees it: claims that were given back unbegun are none.
+    attempt = ANY_ATTEMPT if order.kind == "batched" else len(row["worker_ids"])
     match row["state"]:
         case "SUCCESSFUL" if not ledger[key, attempt, "ended"]:
             findings.lost.append(f"{key}: SUCCESSFUL, but attempt {attempt} never ended")
@@ -209,7 +210,8 @@ def _judge_end(
 
 def _may_fail(order: Order, exception_type: str) -> bool:
     if order.member is None:
-        return order.kind == "failing" and exception_type.endswith(".Meant")
+        is_meant = order.kind == "failing" or (order.kind == "batched" and is_poison(order.key))
+        return is_meant and exception_type.endswith(".Meant")
     if exception_type == order_of_flows.UPSTREAM_FAILED:
         return True  # order_of_flows says whether it has to be
     return order.member.fate.startswith("fails") and exception_type.endswith(".Meant")
@@ -282,7 +284,8 @@ def _explain(findings: Findings, order: Order, row: Mapping[str, Any], ledger: C
             findings.ran_once_more += 1
             continue
         reason = _reason(errors.get(attempt))
-        findings.reasons[reason if attempt in started else f"{reason}, before the body started"] += 1
+        is_known = attempt in started or order.kind == "batched"
+        findings.reasons[reason if is_known else f"{reason}, before the body started"] += 1
 
 
 def _reason(error: Mapping[str, Any] | None) -> str:

@@ -31,6 +31,8 @@ KINDS = {
     "slow": 20,
     "atomic": 20,
     "gated": 15,
+    "warm": 12,
+    "batched": 15,
     "failing": 8,
     "flaky": 10,
     "cancelled": 5,
@@ -131,6 +133,8 @@ class Customer:
                     result = tasks.slow.enqueue(key, seconds)
                 case "atomic":
                     result = tasks.atomic.enqueue(key, seconds / 4)
+                case "warm":
+                    result = tasks.warm.enqueue(key, seconds / 4)
                 case "gated":
                     result = tasks.gated.enqueue(key, f"gate {self._chance.randrange(3)}", seconds / 4)
                 case "later":

@@ -15,10 +15,12 @@ from django.tasks import task
 from django_ray import task_options
 
 __all__ = [
-    "MOST_AT_A_GATE", "atomic", "callback", "cancelled", "failing", "flaky", "gated", "member", "quick", "slow",
+    "ANY_ATTEMPT", "MOST_AT_A_GATE", "atomic", "batched", "callback", "cancelled", "failing", "flaky", "gated",
+    "is_poison", "member", "quick", "slow", "warm",
 ]  # fmt: skip
 
 MOST_AT_A_GATE = 2
+ANY_ATTEMPT = 0  # In the ledger: a body that takes several executions is not told which attempt of each it is.
 
 MOST_SECONDS = 30  # That a task goes on which nobody cancels.
 
@@ -126,6 +128,38 @@ def cancelled(context, key):
         time.sleep(0.05)  # a body that Ray can interrupt
     note(key, context.attempt, "ended")
     return key
+
+
+class Ink:
+    """What stays in a process; idle for a moment, it ends."""
+
+    def write(self, key, attempt, event):
+        note(key, attempt, event)
+
+
+@task(takes_context=True)
+@task_options(worker=Ink, replicas=(0, 2), idle=3)
+def warm(context, ink, key, seconds):
+    ink.write(key, context.attempt, "started")
+    time.sleep(seconds)
+    ink.write(key, context.attempt, "ended")
+    return key
+
+
+@task
+@task_options(worker=Ink, replicas=(0, 2), idle=3, batch=8, max_attempts=1)
+def batched(ink, keys):
+    """Up to eight at a time; one in ten of them is poison to the others of its batch."""
+    if poison := [key for key in keys if is_poison(key)]:
+        raise Meant(poison[0])
+    time.sleep(0.1)
+    for key in keys:
+        ink.write(key, ANY_ATTEMPT, "ended")
+    return keys
+
+
+def is_poison(key):
+    return key.endswith("7")
 
 
 @task(takes_context=True)
