@@ -190,7 +190,10 @@ def _autoscaling(address, most, idle_seconds):
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": idle_seconds / 60,
         "provider": {
-            "type": "fake_multinode", "gcs_address": address, "head_node_id": HEAD, "launch_multiple": True,
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": address, "head_node_id": HEAD, "launch_multiple": True,
+            "disable_node_updaters": True, "disable_launch_config_check": True,
         },
         "head_node_type": "ray.head.default",
         "available_node_types": {

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import Counter
 
 import pytest
 from django.db.models import Sum
@@ -19,6 +20,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 def nodes(head):
     return raylets(head) - 1
+
+
+def states():
+    return Counter(RayTaskExecution.objects.values_list("state", flat=True))
 
 
 def wanted():
@@ -48,19 +53,21 @@ def test_many_bring_as_many_nodes_as_there_may_be_and_are_rows_until_then(rays, 
     paused = tasks.add.using(queue_name="other").enqueue(1, 1)
     supervisor = listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN)
     supervisor.wait_for("asks Ray for room")
-    assert set(RayTaskExecution.objects.values_list("state", flat=True)) == {"READY"}
+    assert set(states()) == {"READY"}
     assert results.pop().cancel()
     until(lambda: len(held.begun) == 3, 240, "as many bodies as there may be nodes")
     assert nodes(head) == 3
     assert finished(urgent).return_value == 2
-    assert RayTaskExecution.objects.filter(state="RUNNING").count() == 3
+    until(lambda: states()["RUNNING"] == 3, what="no more claimed than there is room for")
+    assert states()["READY"] == 20 + 79 + 1 - 3
     held.let_end(*held.results)
     for result in (*held.results.values(), *results):
         finished(result, 240)
     paused.refresh()
     assert paused.status == "READY"
     assert nodes(head) == 3
-    assert not RayTaskExecution.objects.exclude(failures=0, losses=0, errors=[]).exists()
+    assert states() == {"SUCCESSFUL": 20 + 79 + 1, "CANCELLED": 1, "READY": 1}
+    assert not RayTaskExecution.objects.filter(state="SUCCESSFUL").exclude(failures=0, losses=0, errors=[]).exists()
 
 
 def test_two_supervisors_ask_for_what_waits_once_and_the_demand_of_one_that_is_killed_goes_with_it(
@@ -70,14 +77,24 @@ def test_two_supervisors_ask_for_what_waits_once_and_the_demand_of_one_that_is_k
     supervisors = [listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN) for _ in range(2)]
     for supervisor in supervisors:
         supervisor.wait_for("is ready")
-    held = Held(tmp_path, map(str, range(9)))
+    held = Held(tmp_path, map(str, range(8)))
     until(lambda: len(held.begun) == 1, 240, "a body on the only node")
-    until(lambda: wanted() == rays.demand(address) == 8, 120, "both asking for what waits")
-    shares = sorted(RayWorker.objects.values_list("wanted", flat=True))
-    assert shares == [4, 4]
+
+    def is_asked_for():
+        """Of what waits, each asks for its part; of what a peer has claimed meanwhile, one may be in it."""
+        now, asked = states(), wanted()
+        has_asked = now["READY"] <= asked <= now["READY"] + 2
+        return has_asked and rays.demand(address) == asked + now["RUNNING"] - 1  # who has the CPU waits for none
+
+    until(is_asked_for, 120, "both asking for what waits")
+    assert states() == {"RUNNING": 2, "READY": 6}
+    late = Held(tmp_path, ["late", "later"])  # every slot is taken, and no body ends
+    until(is_asked_for, 120, "both asking for what came later")
     supervisors[1].signal(signal.SIGKILL)
-    until(lambda: rays.demand(address) <= 8 and wanted() == rays.demand(address), 120, "the demand of one")
-    held.let_end(*held.results)
+    until(lambda: states()["RUNNING"] == 1, 120, "what the dead one had claimed READY again")
+    until(is_asked_for, 120, "the other one asking for all of it")
+    assert states() == {"RUNNING": 1, "READY": 9}
+    held.let_end(*held.results, *late.results)
     until(lambda: not RayTaskExecution.objects.exclude(state="SUCCESSFUL").exists(), 240, "all of them done")
     until(lambda: wanted() == rays.demand(address) == 0, 120, "no demand")
     assert nodes(head) == 1

@@ -38,6 +38,10 @@ class Queue:
         return Backlogged(number=min(self.number, most), next_due=None)
 
 
+async def nobody():
+    """Listen to nothing."""
+
+
 def ask(demand, places):
     demand._ask_for(places)
 
@@ -70,7 +74,7 @@ async def test_what_is_overdue_and_what_is_behind_gates_waits_too(open_store, in
 
 def test_a_few_places_first_and_twice_as_many_as_long_as_they_are_not_there():
     places = Places()
-    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None)
+    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None, listen=nobody)
     for _ in range(6):
         ask(demand, 20)
     assert places.asked == [1, 2, 4, 8, 16, 20]
@@ -78,7 +82,7 @@ def test_a_few_places_first_and_twice_as_many_as_long_as_they_are_not_there():
 
 def test_what_gets_places_that_were_there_already_is_asked_for_more_seldom():
     places = Places(cpus=2)
-    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None)
+    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None, listen=nobody)
     for _ in range(10):
         ask(demand, 20)
         places.wanted = 0  # they ran between two bodies
@@ -90,16 +94,34 @@ def test_what_gets_places_that_were_there_already_is_asked_for_more_seldom():
 
 def test_a_cluster_that_has_grown_is_asked_for_more():
     places = Places()
-    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None)
+    demand = Demand(Queue(0), places, most=None, on_resized=lambda: None, listen=nobody)
     ask(demand, 20)
     places.wanted, places.cpus = 0, 1
     ask(demand, 20)
     assert places.asked == [1, 2]
 
 
+async def test_it_goes_on_asking_until_it_has_asked_for_all_of_it_and_is_told_of_more():
+    places, told = Places(), Event()
+
+    async def listen():
+        told.set()
+
+    demand = Demand(Queue(3), places, most=None, on_resized=lambda: None, listen=listen)
+    async with create_task_group() as tasks:
+        tasks.start_soon(demand.run)
+        demand.crowd()
+        with fail_after(60):
+            await told.wait()
+            while places.wanted < 3:  # noqa: ASYNC110 - it is in another task's hands
+                await sleep(0.005)
+        tasks.cancel_scope.cancel()
+    assert places.asked == [1, 2, 3]
+
+
 async def test_nothing_is_asked_for_when_nothing_waits():
     places, slots = Places(), []
-    demand = Demand(Queue(7), places, most=4, on_resized=lambda: slots.append(places.cpus))
+    demand = Demand(Queue(7), places, most=4, on_resized=lambda: slots.append(places.cpus), listen=nobody)
     async with create_task_group() as tasks:
         tasks.start_soon(demand.run)
         demand.crowd()

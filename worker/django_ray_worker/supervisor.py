@@ -178,7 +178,9 @@ class Supervisor:
             is_stopping=lambda: stop.intake.cancel_called,
             ahead=ahead_of(config, executor),
         )
-        self._demand = Demand(store, executor, most=config.options.max_concurrency, on_resized=self._resize)
+        self._demand = Demand(
+            store, executor, most=config.options.max_concurrency, on_resized=self._resize, listen=self._listen
+        )
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
         self._session = Session(database, store, registration)
         self._doorbell = Doorbell(
@@ -303,6 +305,9 @@ class Supervisor:
         self._wakeup.nudge()
         self._lane_wakeup.nudge()
 
+    async def _listen(self) -> None:
+        await self._claimer.listen()
+
     def _grant_grace(self) -> None:
         self._stop.attempts.deadline = current_time() + self._config.grace
         if self._stop.intake.cancel_called:
@@ -313,14 +318,18 @@ class Supervisor:
     def _hears(self) -> Mapping[str, Callable[[], None]]:
         """Return what to do when a bell rings."""
         return {
-            **dict.fromkeys(self._config.bells, self._wakeup.look),
-            self._config.gate_bell: self._wakeup.look,
-            self._config.lane_bell: self._lane_wakeup.look,
+            **dict.fromkeys(self._config.bells, self._wakeup.ring),
+            self._config.gate_bell: self._wakeup.ring,
+            self._config.lane_bell: self._lane_wakeup.ring,
             f"full:{self._config.backend}": self._gatekeeper.look,
             f"pauses:{self._config.backend}": self._reconciler.ask,
             f"schedules:{self._config.backend}": self._scheduler.look,
-            f"supervisors:{self._config.backend}": self._liveness.members_changed,
+            f"supervisors:{self._config.backend}": self._members_changed,
         }
+
+    def _members_changed(self) -> None:
+        self._liveness.members_changed()
+        self._demand.crowd()  # our part of what waits is another one
 
     def _look(self) -> None:
         """On every new session: something may be due that nobody rang for."""

@@ -38,9 +38,14 @@ class Wakeup:
         self.is_hungry = True  # There may be rows that we have not looked for.
         self.has_heard = False  # A bell rang since the last claim.
 
+    def ring(self) -> None:
+        """Look for work: a bell says that it has come."""
+        self.has_heard = True
+        self.look()
+
     def look(self) -> None:
         """Look for work: it may have come."""
-        self.is_hungry = self.has_heard = True
+        self.is_hungry = True
         self._changed.set()
 
     def nudge(self) -> None:
@@ -55,11 +60,6 @@ class Wakeup:
 
 class Starter(Protocol):
     """Who starts what is claimed."""
-
-    @property
-    def slots(self) -> int:
-        """How many calls may run at a time."""
-        ...
 
     @property
     def room(self) -> int:
@@ -137,11 +137,7 @@ class Claimer:
             return
         if not self._starter.room:
             self._on_crowded()
-            if not self._starter.slots:
-                # Nothing here ends and makes room: whether something waits is asked for when it rings.
-                self._wakeup.is_hungry = self._wakeup.has_heard = False
-                await self._doorbell.announce()
-            elif self._wakeup.has_heard:
+            if self._wakeup.has_heard:
                 # Rings that we cannot use only cost the enqueuers.
                 self._wakeup.has_heard = False
                 if self._gate_bell is not None:
@@ -166,6 +162,11 @@ class Claimer:
             self._on_crowded()
             self._wakeup.is_hungry = True
             self._wakeup.nudge()
+
+    async def listen(self) -> None:
+        """Hear of what is enqueued although there is no room for it."""
+        if not self._starter.room:
+            await self._doorbell.announce()
 
     async def _claim(self) -> bool:
         """Claim what there is room for; tell whether it came back short."""

@@ -17,7 +17,7 @@ from django_ray_worker.core.tries import backoff, is_news
 from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from django_ray_worker.database.store import Store
 
@@ -55,11 +55,20 @@ class Places(Protocol):
 class Demand:
     """Of one supervisor whose slots follow its cluster."""
 
-    def __init__(self, work: Store, places: Places, *, most: int | None, on_resized: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        work: Store,
+        places: Places,
+        *,
+        most: int | None,
+        on_resized: Callable[[], None],
+        listen: Callable[[], Awaitable[None]],
+    ) -> None:
         self._store = work
         self._places = places
         self._most = most  # Executions at a time; None is as many as the cluster can run.
         self._on_resized = on_resized
+        self._listen = listen  # From now on it is told when more comes, and once.
         self._crowded = Event()
         self._calmed = Event()
         self._asked = 0  # For how many places.
@@ -107,10 +116,16 @@ class Demand:
             # Where there is no slot, nobody claims, and so nobody else knows what falls due next.
             due = math.inf if waiting.next_due is None or self._places.cpus else max(PAUSE_SECONDS, waiting.next_due)
             room = MOST_PLACES if self._most is None else max(0, self._most - self._places.cpus)
-            self._ask_for(min(waiting.number, room))
+            places = min(waiting.number, room)
+            self._ask_for(places)
+            if room:
+                await self._listen()
             with move_on_after(self._pause):
                 await self._calmed.wait()
-                self._ask_for(0)
+                places = 0
+                self._ask_for(places)
+            if self._asked < places:
+                due = 0.0
 
     def _ask_for(self, places: int) -> None:
         """Ask for so many; a few first, and twice as many as long as they wait."""
