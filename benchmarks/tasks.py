@@ -9,7 +9,6 @@ from benchmarks.marks import mark as mark_now
 from django_ray import Backoff, task_options
 from django_ray import task as ray_task
 
-BATCH_SECONDS = 0.005
 MODEL = "benchmarks.model.Model"  # by its path: who enqueues need not import numpy
 
 
@@ -61,9 +60,9 @@ class Bare:
         for number in numbers:
             mark_now(number)
 
-    def mark_and_sleep(self, numbers):
+    def mark_and_sleep(self, numbers, seconds):
         self.mark(numbers)
-        time.sleep(BATCH_SECONDS)
+        time.sleep(seconds)
 
 
 @ray_task(worker=Bare)
@@ -72,8 +71,8 @@ def mark_warm(bare, number):
 
 
 @ray_task(worker=Bare, batch=64)
-def mark_batch(bare, numbers):
-    bare.mark_and_sleep(numbers)
+def mark_batch(bare, numbers, seconds):
+    bare.mark_and_sleep(numbers, seconds[0])
     return [None] * len(numbers)
 
 

@@ -24,6 +24,7 @@ from django.tasks import task_backends  # noqa: E402
 
 from benchmarks import tasks  # noqa: E402
 from benchmarks.marks import opened  # noqa: E402
+from benchmarks.warm import BATCH_SECONDS, rate_of  # noqa: E402
 from django_ray import Flow  # noqa: E402
 
 PATIENCE = 60.0
@@ -49,7 +50,7 @@ def of_kind(kind, numbers):
         "1 kB of arguments, 1 kB of result": (tasks.mark_and_return, ("x" * 1000,)),
         "three retries": (tasks.mark_and_fail, ()),
         "warm": (tasks.mark_warm, ()),
-        "batch": (tasks.mark_batch, ()),
+        **{f"batch of {seconds:g} s": (tasks.mark_batch, (seconds,)) for seconds in BATCH_SECONDS},
         "model, built": (tasks.build_and_encode, ()),
         "model, warm": (tasks.encode, ()),
         "model, batch": (tasks.encode_batch, ()),
@@ -133,7 +134,7 @@ def fan_in(start, stop):
 
 
 def bare_actor(start, stop, first, last, size):
-    """Call an actor at random moments, then with full batches, two at a time; return the seconds of each and of all."""
+    """Return the seconds of each call at random moments, and the rates of full batches that are sent two at a time."""
     import ray
 
     ray.init(address="local", include_dashboard=False, configure_logging=False, log_to_driver=False, num_cpus=2)
@@ -146,16 +147,18 @@ def bare_actor(start, stop, first, last, size):
             began = time.time()
             ray.get(worker.mark.remote([number]))
             latencies.append(marks.at(number) - began)
-        began, sent = time.time(), []
-        for batch in batched(range(first, last), size, strict=False):
-            sent.append(worker.mark_and_sleep.remote(batch))
-            if len(sent) == 2:
-                ray.get(sent.pop(0))
-        ray.get(sent)
-        seconds = marks.at(last - 1) - began
+        rates = []
+        for seconds in BATCH_SECONDS:
+            sent = []
+            for batch in batched(range(first, last), size, strict=False):
+                sent.append(worker.mark_and_sleep.remote(batch, seconds))
+                if len(sent) == 2:
+                    ray.get(sent.pop(0))
+            ray.get(sent)
+            rates.append(rate_of(marks.of(range(first, last)), size))
     finally:
         ray.shutdown()
-    return {"latencies": latencies, "seconds": seconds}
+    return {"latencies": latencies, "rates": rates}
 
 
 def _connections():

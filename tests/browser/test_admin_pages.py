@@ -46,7 +46,8 @@ def busy(connect):
     session = connect()
     worker = RayWorker.objects.create(
         hostname="worker-1", pid=4711, backend="default", queues=["default", "other"], concurrency=8,
-        ray_address="10.0.0.5:6379", version="0.1.0", pulse=60,
+        ray_address="10.0.0.5:6379", version="0.1.0", pulse=60, resources={"CPU": 8, "GPU": 1, "memory": 3e10},
+        replicas={"shop.models.Classifier": 2, "shop.models.Translator": 1}, wanted=4,
     )  # fmt: skip
     now = timezone.now().replace(second=0, microsecond=0)
     for ago in range(60):

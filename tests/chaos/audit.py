@@ -235,7 +235,8 @@ def _judge_ticks(findings: Findings, rows: Iterable[Mapping[str, Any]]) -> None:
 def _judge_gates(findings: Findings, changes: Iterable[Mapping[str, Any]]) -> None:
     """Replay who was RUNNING behind each gate. Whoever is admitted comes after the end that made room for it."""
     running: dict[str, set[Any]] = defaultdict(set)
-    for change in sorted((one for one in changes if one.get("gate")), key=lambda one: one["id"]):
+    behind = [one for one in changes if one.get("gate") and not one["gate"].startswith("!")]  # that is no lane
+    for change in sorted(behind, key=lambda one: one["id"]):
         inside = running[change["gate"]]
         if change["new_state"] != "RUNNING":
             inside.discard(change["task_id"])

@@ -1,13 +1,15 @@
 """`python -m tests.compose.drive`: docker-compose.yml as a newcomer uses it, on a copy of what git has.
 
-Up; the page and the admin answer; a task runs; two nodes of Ray run tasks; an edit is picked up; the Ray worker's
-container is killed in mid-task, and every task finishes; down. Exits 1, with the end of each log, when it is not so.
+Up; the page and the admin answer; a task runs; two nodes of Ray run tasks; one more adds slots, and takes them away;
+an edit is picked up; the Ray worker's container is killed in mid-task, and every task finishes; down. Exits 1, with the
+end of each log, when it is not so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +82,14 @@ def _use(newcomer: _Newcomer, copy: Path, say: Callable[[str], None]) -> None:
         hosts |= {row[1] for row in newcomer.until_done([newcomer.enqueue("where") for _ in range(8)], 60)}
     say(f"tasks ran on {' and '.join(sorted(hosts))}")
 
+    newcomer.until_slots(4)
+    newcomer.compose("up", "-d", "--no-build", "--scale", "ray-worker=2")
+    newcomer.until_slots(6)
+    say("docker compose up --scale ray-worker=2: the live page shows two slots more")
+    newcomer.compose("up", "-d", "--no-build", "--scale", "ray-worker=1")
+    newcomer.until_slots(4)
+    say("and --scale ray-worker=1: four again")
+
     tasks = copy / "example" / "shop" / "tasks.py"
     tasks.write_text(tasks.read_text().replace("Hello, {name}!", "Good morning, {name}!"))
     newcomer.until_logged("supervisor", "changed: draining")
@@ -140,6 +150,13 @@ class _Newcomer:
 
     def until_logged(self, service: str, text: str) -> None:
         _until(lambda: text in self.compose("logs", service), 60, f"{text!r} in the log of {service}")
+
+    def until_slots(self, number: int) -> None:
+        def shows() -> bool:
+            page = self.open("/admin/django_ray/rayqueue/live/", "Supervisors")
+            return re.search(rf"/ {number}\s*<", page) is not None
+
+        _until(shows, 180, f"{number} slots on the live page")
 
     def until_running(self, ids: Sequence[str], number: int) -> None:
         _until(lambda: sum(row[0] == "RUNNING" for row in self._rows(ids)) >= number, 60, f"{number} tasks running")
