@@ -24,6 +24,7 @@ from django_ray.edges import RayEdge, RayFlow
 from django_ray.fields import Uuid7, json_field, moment_field
 from django_ray.gates import RayGate
 from django_ray.rows import StoredError
+from django_ray.serialization import clean_text
 from django_ray.timetable import RaySchedule
 
 __all__ = [
@@ -72,6 +73,7 @@ class RayWorker(models.Model):
     pulse_at = moment_field(db_default=Now())  # The last one.
     stopped_at = moment_field(null=True)  # It said goodbye.
     lost_at = moment_field(null=True)  # It was found dead, and its work was returned.
+    rescued = models.IntegerField(db_default=0)  # How many executions that was.
 
     class Meta:
         db_table = "django_ray_worker"
@@ -91,21 +93,47 @@ class RayWorker(models.Model):
         return f"{self.pk} ({self.hostname}, process {self.pid})"
 
 
+_MOST_SAID = 1000  # Characters of who paused a queue, and why.
+
+
+def _said(text: str | None) -> str | None:
+    """Return what somebody has said, in one line that is not long; None for nothing."""
+    return clean_text(" ".join((text or "").split()), _MOST_SAID) or None
+
+
 class RayQueueManager(models.Manager["RayQueue"]):
     """The verbs for queues."""
 
-    def pause(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
-        """Have no supervisor start anything more of the queue; what runs may finish. Tell whether it was not paused."""
-        rows = self._rows_of(backend)
+    def pause(
+        self,
+        name: str,
+        backend: str = DEFAULT_TASK_BACKEND_ALIAS,
+        *,
+        by: str | None = None,
+        because: str | None = None,
+    ) -> bool:
+        """Have no supervisor start anything more of the queue; what runs may finish. Tell whether it was not paused.
+
+        The pages and `why()` say by whom it was paused, and why, where that is given.
+        """
+        rows, said = self._rows_of(backend), {"paused_by": _said(by), "paused_because": _said(because)}
         with locking.waiting_briefly(rows.db):
             queue = rows.get_or_create(name=name, backend=backend)[0]
-            return bool(rows.filter(pk=queue.pk, paused_at=None).update(paused_at=Now()))
+            return bool(rows.filter(pk=queue.pk, paused_at=None).update(paused_at=Now(), **said))
+
+    def explain(self, name: str, backend: str, because: str | None) -> bool:
+        """Say why a queue is paused; tell whether it is."""
+        rows = self._rows_of(backend)
+        with locking.waiting_briefly(rows.db):
+            paused = rows.filter(name=name, backend=backend, paused_at__isnull=False)
+            return bool(paused.update(paused_because=_said(because)))
 
     def resume(self, name: str, backend: str = DEFAULT_TASK_BACKEND_ALIAS) -> bool:
         """Take pause back; tell whether it was paused."""
         rows = self._rows_of(backend)
         with locking.waiting_briefly(rows.db):
-            return bool(rows.filter(name=name, backend=backend, paused_at__isnull=False).update(paused_at=None))
+            paused = rows.filter(name=name, backend=backend, paused_at__isnull=False)
+            return bool(paused.update(paused_at=None, paused_by=None, paused_because=None))
 
     def _rows_of(self, backend: str) -> models.QuerySet[RayQueue]:
         """Return the rows where the executions of a backend live: its claims heed them there."""
@@ -118,6 +146,8 @@ class RayQueue(models.Model):
     backend = models.CharField(max_length=255, db_collation="C", db_default=DEFAULT_TASK_BACKEND_ALIAS)
     name = models.CharField(max_length=255, db_collation="C")
     paused_at = moment_field(null=True)
+    paused_by = models.TextField(null=True)  # noqa: DJ001 - null is not known
+    paused_because = models.TextField(null=True)  # noqa: DJ001
 
     objects = RayQueueManager()
 

@@ -7,7 +7,7 @@ is late, and knows no sessions. One that does not answer takes nothing of the ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates"
 MOST = 10_000  # A count that is one more than this says "more than".
 MINUTES = 60
 _FEW = 20  # Running tasks and failures that are listed.
+MOST_GROUPED = 1000  # Failures that are grouped.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,15 @@ class Queue:
     oldest: float | None  # Seconds that the oldest claimable one has been waiting; None when paused or empty.
     running: int
     paused_at: datetime | None
+    paused_by: str | None  # By whom, where that is known.
+    paused_because: str | None
+    is_served: bool  # A supervisor with a session takes from it.
     minutes: tuple[Minute, ...]  # The last MINUTES, the present one last.
+
+    @property
+    def is_forsaken(self) -> bool:
+        """Whether something waits in it that nobody will run: no supervisor serves it, and it is not paused."""
+        return not (self.is_served or self.paused_at) and self.waiting + self.gated > 0
 
     @property
     def held(self) -> int:
@@ -114,6 +123,30 @@ class Supervisor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """Of one task with one class of error, among the newest MOST_GROUPED of all."""
+
+    callable_path: str
+    exception_type: str
+    number: int
+    first_at: datetime
+    last: RayTaskExecution  # error_text is its message.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """One that was found dead within the last hour."""
+
+    id: int
+    backend: str
+    database: str
+    hostname: str
+    pid: int
+    lost_at: datetime
+    rescued: int  # Executions that were taken back from it.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """All of it, at one moment."""
 
@@ -123,14 +156,16 @@ class Status:
         RayTaskExecution
     ]  # The longest running ones first; fraction and said are their progress, or None.
     failures: Sequence[RayTaskExecution]  # The last ones first; error_text is the message.
+    failure_groups: Sequence[Failures]  # The same by task and error, that of the last one first.
     supervisors: Sequence[Supervisor]
+    lost: Sequence[Lost]  # The last ones first.
     schedules: Sequence[Upcoming]  # What fires next, the first one first.
     unreachable: Mapping[str, str] = field(default_factory=dict[str, str])  # Databases that do not answer, and why.
     is_divided: bool = False  # Executions live in more than one database.
 
 
 def status() -> Status:
-    """Look at each database. Four statements there, and four for each alias of RayTaskBackend in TASKS."""
+    """Look at each database. Seven statements there, and four for each alias of RayTaskBackend in TASKS."""
     found, unreachable = of_each(_status)
     parts = found.values()
     return Status(
@@ -138,7 +173,13 @@ def status() -> Status:
         queues=[queue for part in parts for queue in part.queues],
         running=sorted((row for part in parts for row in part.running), key=_began)[:_FEW],
         failures=sorted((row for part in parts for row in part.failures), key=_ended, reverse=True)[:_FEW],
+        failure_groups=sorted(
+            (group for part in parts for group in part.failure_groups),
+            key=lambda group: _ended(group.last),
+            reverse=True,
+        )[:_FEW],
         supervisors=[one for part in parts for one in part.supervisors],
+        lost=sorted((one for part in parts for one in part.lost), key=lambda one: one.lost_at, reverse=True),
         schedules=soonest(one for part in parts for one in part.schedules),
         unreachable=unreachable,
         is_divided=len(databases()) > 1,
@@ -146,16 +187,38 @@ def status() -> Status:
 
 
 def _status(database: str) -> Status:
-    failures = _few(database).filter(state=State.FAILED).annotate(error_text=KT("errors__-1__message"))
     with planned_by_index(database):
+        failures, groups = _failures(database)
         return Status(
             at=timezone.now(),
             queues=_queues_in(database),
             running=list(_running(database).order_by("last_attempted_at")[:_FEW]),
-            failures=list(failures.order_by("-finished_at")[:_FEW]),
+            failures=failures,
+            failure_groups=groups,
             supervisors=_supervisors(database),
+            lost=[Lost(**row, database=database) for row in select(database, _LOST)],
             schedules=upcoming(backends_in(database), database),
         )
+
+
+def _failures(database: str) -> tuple[list[RayTaskExecution], list[Failures]]:
+    """Return the last ones, and groups of them."""
+    failed = _few(database).filter(state=State.FAILED)
+    newest = failed.order_by("-finished_at").values_list("pk", "callable_path", "exception_type", "finished_at")
+    last, found = list[Any](), dict[tuple[str, str], list[tuple[Any, datetime]]]()
+    for pk, path, error, at in newest[:MOST_GROUPED]:
+        last.append(pk)
+        found.setdefault((path, error or ""), []).append((pk, at))
+    groups = list(found.items())[:_FEW]  # in the order of their last one
+    wanted = {*last[:_FEW], *(rows[0][0] for _, rows in groups)}
+    rows = failed.annotate(error_text=KT("errors__-1__message")).in_bulk(wanted)
+    return [rows[pk] for pk in last[:_FEW] if pk in rows], [
+        Failures(
+            callable_path=path, exception_type=error, number=len(some), first_at=some[-1][1], last=rows[some[0][0]]
+        )
+        for (path, error), some in groups
+        if some[0][0] in rows
+    ]
 
 
 def _began(row: RayTaskExecution) -> tuple[bool, Any]:
@@ -191,7 +254,8 @@ def queues(database: str) -> list[Queue]:
 
 
 def _queues_in(database: str) -> list[Queue]:
-    return [queue for alias in backends_in(database) for queue in _queues(database, alias)]
+    is_served = _serving(database)
+    return [queue for alias in backends_in(database) for queue in _queues(database, alias, is_served)]
 
 
 def _few(database: str) -> Any:
@@ -273,7 +337,11 @@ SELECT
     ) AS oldest,
     coalesce((SELECT number FROM running WHERE queue_name = name), 0) AS running,
     (SELECT {held_sql("paused_at")} FROM django_ray_queue AS paused
-        WHERE paused.backend = %(backend)s AND paused.name = queue.name) AS paused_at
+        WHERE paused.backend = %(backend)s AND paused.name = queue.name) AS paused_at,
+    (SELECT paused_by FROM django_ray_queue AS paused
+        WHERE paused.backend = %(backend)s AND paused.name = queue.name) AS paused_by,
+    (SELECT paused_because FROM django_ray_queue AS paused
+        WHERE paused.backend = %(backend)s AND paused.name = queue.name) AS paused_because
 FROM queue ORDER BY name
 """  # noqa: S608 - constants
 
@@ -304,7 +372,42 @@ LIMIT 200
 """  # noqa: S608 - constants
 
 
-def _queues(database: str, alias: str) -> list[Queue]:
+# Those with a session, so that one that has frozen or died without a word is none.
+_SERVING = """
+SELECT DISTINCT backend, queues FROM django_ray_worker
+WHERE stopped_at IS NULL AND lost_at IS NULL AND django_ray_session(id::int) IS NOT NULL
+LIMIT 1000
+"""
+
+
+def _serving(database: str) -> Callable[[str, str], bool]:
+    """Return what tells whether a supervisor serves a queue of a backend there."""
+    names: dict[str, set[str]] = {}
+    any_queue: set[str] = set()
+    for row in select(database, _SERVING):
+        if (queues := _json(row["queues"])) is None:
+            any_queue.add(row["backend"])
+        else:
+            names.setdefault(row["backend"], set()).update(queues_of(queues))
+    return lambda backend, name: backend in any_queue or name in names.get(backend, ())
+
+
+def _json(value: Any) -> Any:
+    """Return what a column of JSON holds: Django's connections leave it as text."""
+    column: Any = RayWorker._meta.get_field("queues")  # noqa: SLF001
+    return column.from_db_value(value, None, None)
+
+
+_LOST = f"""
+SELECT id, backend, hostname, pid, {held_sql("lost_at")} AS lost_at, rescued FROM django_ray_worker
+WHERE (stopped_at IS NOT NULL OR lost_at IS NOT NULL)
+    AND coalesce(stopped_at, lost_at) > statement_timestamp() - interval '1 hour' AND lost_at IS NOT NULL
+ORDER BY coalesce(stopped_at, lost_at) DESC
+LIMIT {_FEW}
+"""  # noqa: S608 - constants
+
+
+def _queues(database: str, alias: str, is_served: Callable[[str, str], bool]) -> list[Queue]:
     minutes: dict[str, dict[int, Minute]] = {}
     for row in select(database, _MINUTES, backend=alias):
         name, index = row.pop("queue_name"), MINUTES - 1 - row.pop("ago")
@@ -315,6 +418,7 @@ def _queues(database: str, alias: str) -> list[Queue]:
             **row,
             backend=alias,
             database=database,
+            is_served=is_served(alias, row["name"]),
             minutes=tuple(minutes.get(row["name"], {}).get(index, Minute()) for index in range(MINUTES)),
         )
         for row in select(database, _QUEUES, backend=alias, configured=configured, most=MOST)
@@ -323,12 +427,8 @@ def _queues(database: str, alias: str) -> list[Queue]:
 
 def _supervisors(database: str) -> list[Supervisor]:
     rows = select(database, _SUPERVISORS)
-    field: Any = RayWorker._meta.get_field("queues")  # noqa: SLF001
     for row in rows:
-        # Django's connections leave jsonb as text.
-        queues, resources, replicas = [
-            field.from_db_value(row[name], None, None) for name in ("queues", "resources", "replicas")
-        ]
+        queues, resources, replicas = [_json(row[name]) for name in ("queues", "resources", "replicas")]
         row["queues"] = None if queues is None else queues_of(queues)
         row["resources"], row["replicas"] = numbers_of(resources), numbers_of(replicas) or {}
     return [Supervisor(**row, database=database) for row in rows]

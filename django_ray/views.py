@@ -33,6 +33,7 @@ _GAUGES = {
     "running": "Executions that run.",
     "oldest_wait_seconds": "How long the oldest claimable execution has been waiting.",
     "paused": "1 when the queue is paused.",
+    "served": "1 when a supervisor with a session takes from it.",
 }
 
 
@@ -90,7 +91,7 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
             {"backend": queue.backend, "queue": queue.name},
             (
                 min(queue.waiting, MOST + 1), queue.scheduled, queue.blocked, queue.gated, queue.held,
-                queue.running, queue.oldest or 0.0, int(queue.paused_at is not None),
+                queue.running, queue.oldest or 0.0, int(queue.paused_at is not None), int(queue.is_served),
             ),
         )
         for one in found.values()

@@ -212,7 +212,10 @@ class _Case:
         paused = queues.filter(backend=row.backend, name=row.queue_name, paused_at__isnull=False).first()
         if paused is None:
             return ""
-        return f"its queue {row.queue_name!r} has been paused for {span(row.now - paused.paused_at)}: resume it"
+        by = f" by {paused.paused_by}" if paused.paused_by else ""
+        because = f", because {paused.paused_because!r}" if paused.paused_because else ""
+        since = span(row.now - paused.paused_at)
+        return f"its queue {row.queue_name!r} has been paused{by} for {since}{because}: resume it"
 
     def _missing(self) -> str:
         row = self._row

@@ -82,7 +82,7 @@ GRANT DELETE -- delete, prune
 ON django_ray_execution TO django_ray_operator;
 
 GRANT SELECT
-    , INSERT (backend, name, paused_at), UPDATE (paused_at) -- pause, resume
+    , INSERT (backend, name, paused_at, paused_by, paused_because), UPDATE (paused_at, paused_by, paused_because) -- pause, resume
 ON django_ray_queue TO django_ray_operator;
 
 -- Schedules: all of a row, as Django writes it. By columns, since who may write the whole table is warned of.
@@ -167,7 +167,7 @@ ON django_ray_queue TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- its peers; PRUNE_AFTER
     , INSERT (hostname, pid, backend, queues, ray_address, version, pulse, concurrency, resources, replicas, wanted)
-    , UPDATE (pulse_at, stopped_at, lost_at, concurrency, resources, replicas, wanted)
+    , UPDATE (pulse_at, stopped_at, lost_at, rescued, concurrency, resources, replicas, wanted)
 ON django_ray_worker TO django_ray_supervisor;
 
 GRANT SELECT, DELETE -- what is older than a day

@@ -58,13 +58,14 @@ def deeds(row):
         (listing, {**selected, "action": "delete_selected", "post": "yes"}),
         (reverse("admin:django_ray_raytaskexecution_delete", args=[row.pk]), {"post": "yes"}),
         (reverse("admin:django_ray_pause"), {"verb": "pause", "name": "default", "backend": "default"}),
+        (reverse("admin:django_ray_explain"), {"name": "other", "backend": "default", "because": "I say so"}),
     ]
 
 
 def snapshot():
     return (
         list(RayTaskExecution.objects.order_by("pk").values_list("pk", "state", "cancel_requested_at")),
-        list(RayQueue.objects.values_list("name", "paused_at")),
+        list(RayQueue.objects.values_list("name", "paused_at", "paused_because")),
     )
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
-from typing import Any, override
+from typing import Any, NamedTuple, override
 from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import display_for_value
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.fields.json import KT
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.functional import lazy
 from django.utils.html import format_html
-from django.utils.text import format_lazy
+from django.utils.text import Truncator, format_lazy
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
@@ -28,37 +29,43 @@ from django_ray import again
 from django_ray.admin.filters import FILTERS, NEWEST, bounded
 from django_ray.admin.flow_page import neighbours
 from django_ray.admin.history import history
-from django_ray.admin.lists import ReadOnly, found, link_to, rows_of, shows
+from django_ray.admin.lists import MOST_COUNTED, ReadOnly, found, link_to, rows_of, shows
+from django_ray.admin.noting import chosen, note
 from django_ray.again import Again
 from django_ray.bounds import shown
 from django_ray.databases import database_of_row, databases
 from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
-from django_ray.models import FINISHED, RayFlow, RayProgress, RaySchedule, RayTaskExecution, State
+from django_ray.models import FINISHED, RayFlow, RayProgress, RayQueue, RaySchedule, RayTaskExecution, State
 from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
-from django_ray.templatetags.django_ray import ago, count_all, duration
+from django_ray.situation import paused_queues, situation
+from django_ray.templatetags.django_ray import ago, count_all, duration, short_class
+from django_ray.templatetags.django_ray_times import until
 from django_ray.ticking import schedule_of, tick_of
 from django_ray.why import why
 
 __all__ = ["ExecutionAdmin"]
 
 MOST_DELETED = 1000  # By the action, which shows them all first.
+MOST_UNASKED = 20  # More than so many, and it is asked first.
 MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
 
-_BEHIND = _("behind gate %(gate)s")
-_IN_LANE = _("for a place in lane %(lane)s")
+MOST_OF_AN_ERROR = 120  # Characters, in the list.
 
 
-def _what_for(gate: str | None) -> Any:
-    """Return what a blocked one waits for."""
-    if gate is None:
-        return _HELD
-    return _IN_LANE % {"lane": gate[1:]} if gate.startswith("!") else _BEHIND % {"gate": gate}
+def _more_of(row: Any) -> str:
+    """Return when it is due, behind what it waits, and what its last attempt failed with."""
+    parts = [until(row.due_at)] if row.state == State.READY and row.due_at else []
+    if row.state == State.WAITING and row.gate is not None:
+        parts.append(row.gate.removeprefix("!"))
+    if row.exception_type and row.state in {State.READY, State.FAILED}:
+        said = f"{short_class(row.exception_type)}: {row.error_text or ''}"
+        parts.append(Truncator(" ".join(said.split())).chars(MOST_OF_AN_ERROR))
+    return ", ".join(parts)
 
 
-_HELD = _("waits for others")
 # What is said after a verb. One sentence each, so that it can be translated.
 _RETRIED = ngettext_lazy(
     "%(shown)s execution will be tried again.", "%(shown)s executions will be tried again.", "number"
@@ -73,6 +80,26 @@ _LEFT = ngettext_lazy(
     "number",
 )
 _NOT_ENQUEUED = _("No execution enqueued. Nothing was selected.")
+# What is asked first.
+_WOULD_RETRY = _("%(shown)s executions are selected. Those of them that FAILED or were CANCELLED will be tried again.")
+_WOULD_CANCEL = _(
+    "%(shown)s executions are selected. Those of them that have not ended will be cancelled; what runs is interrupted."
+)
+_WOULD_ENQUEUE = _("%(shown)s executions are selected. Each of them will be enqueued again, as a new execution.")
+
+
+class _Verb(NamedTuple):
+    """What can be done to executions that are selected."""
+
+    name: str  # Of the action.
+    do: Callable[[Any], Again]
+    done: Any  # What is said then, and when nothing was done, and what is asked first.
+    otherwise: Any
+    would: Any
+
+
+def _cancel(rows: Any) -> Again:
+    return Again(rows.cancel(), 0)
 
 
 @admin.register(RayTaskExecution)
@@ -102,12 +129,14 @@ class ExecutionAdmin(ReadOnly):
         css = {"all": ["django_ray/admin.css"]}  # noqa: RUF012 - Django's way
 
     @admin.display(description=_("state"))
-    def shown_state(self, row: RayTaskExecution) -> str:
-        """Return the state, as a word in its colour."""
-        state = format_html('<span class="dr-state dr-{}">{}</span>', row.state.lower(), State(row.state).label)
-        if row.state != State.WAITING or (row.gate is None and row.needs is None):
-            return state
-        return format_html('{}<br><span class="dr-quiet">{}</span>', state, _what_for(row.gate))
+    def shown_state(self, row: Any) -> str:
+        """Return where it stands, as a word in its colour, and what it waits for, or what it failed with."""
+        paused = {(row.backend, row.queue_name)} if row.is_paused else set[tuple[str, str]]()
+        now = situation(row, timezone.now(), paused)
+        badge = format_html('<span class="dr-state dr-{}">{}</span>', now.style, now.label)
+        if not (more := _more_of(row)):
+            return badge
+        return format_html('{}<br><span class="dr-quiet">{}</span>', badge, more)
 
     @admin.display(description=_("task"))
     def shown_task(self, row: RayTaskExecution) -> str:
@@ -148,7 +177,11 @@ class ExecutionAdmin(ReadOnly):
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).defer("args", "kwargs", "options", "carrier", "result", "errors")
+        rows = super().get_queryset(request).defer("args", "kwargs", "options", "carrier", "result", "errors")
+        paused = RayQueue.objects.filter(
+            backend=OuterRef("backend"), name=OuterRef("queue_name"), paused_at__isnull=False
+        )
+        return rows.annotate(is_paused=Exists(paused), error_text=KT("errors__-1__message"))
 
     @override
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
@@ -172,20 +205,20 @@ class ExecutionAdmin(ReadOnly):
         return bounded(queryset, request, self.get_list_filter(request)), False
 
     @admin.action(description=_("Retry"), permissions=["change"])
-    def retry(self, request: HttpRequest, queryset: Any) -> None:
+    def retry(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
         """Retry the selected ones."""
-        self._do_or_say_why(request, partial(again.retry, _every(queryset)), _RETRIED, _NOT_RETRIED)
+        return self._act(request, queryset, _Verb("retry", again.retry, _RETRIED, _NOT_RETRIED, _WOULD_RETRY))
 
     @admin.action(description=_("Cancel"), permissions=["change"])
-    def cancel(self, request: HttpRequest, queryset: Any) -> None:
+    def cancel(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
         """Cancel the selected ones."""
-        verb = _every(queryset).cancel
-        self._do_or_say_why(request, lambda: Again(verb(), 0), _CANCELLED, _NOT_CANCELLED)
+        return self._act(request, queryset, _Verb("cancel", _cancel, _CANCELLED, _NOT_CANCELLED, _WOULD_CANCEL))
 
     @admin.action(description=_("Enqueue again, as a new execution"), permissions=["change"])
-    def enqueue_again(self, request: HttpRequest, queryset: Any) -> None:
+    def enqueue_again(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
         """Enqueue copies of the selected ones."""
-        self._say(request, again.enqueue_again(_every(queryset)), _ENQUEUED, _NOT_ENQUEUED)
+        verb = _Verb("enqueue_again", again.enqueue_again, _ENQUEUED, _NOT_ENQUEUED, _WOULD_ENQUEUE)
+        return self._act(request, queryset, verb)
 
     @admin.action(description=_("Delete"), permissions=["delete"])
     def delete_selected(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
@@ -196,11 +229,33 @@ class ExecutionAdmin(ReadOnly):
             return None
         return delete_selected(self, request, _every(queryset))
 
-    def _do_or_say_why(self, request: HttpRequest, verb: Callable[[], Again], done: Any, otherwise: Any) -> None:
+    def _act(self, request: HttpRequest, queryset: Any, verb: _Verb) -> HttpResponse | None:
+        """Do it, say what was done, and note it; ask first where it is more than a few."""
+        what = chosen(request, queryset)
+        if what.number > MOST_UNASKED and not request.POST.get("confirmed"):
+            return self._ask(request, what.number, verb)
         try:
-            self._say(request, verb(), done, otherwise)
+            result = verb.do(_every(queryset))
         except Locked as error:
             self.message_user(request, str(error), messages.ERROR)
+            return None
+        self._say(request, result, verb.done, verb.otherwise)
+        if number := result.number:
+            note(request, RayTaskExecution, verb.done % {"number": number, "shown": count_all(number)}, what)
+        return None
+
+    def _ask(self, request: HttpRequest, selected: int, verb: _Verb) -> HttpResponse:
+        shown = f"{count_all(MOST_COUNTED)}+" if selected > MOST_COUNTED else count_all(selected)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Are you sure?"),
+            "opts": self.opts,
+            "question": verb.would % {"shown": shown},
+            "action": verb.name,
+            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
+            "is_across": request.POST.get("select_across") == "1",
+        }
+        return TemplateResponse(request, "admin/django_ray/raytaskexecution/ask.html", context)
 
     def _say(self, request: HttpRequest, result: Again, done: Any, otherwise: Any) -> None:
         number, left = result
@@ -250,6 +305,7 @@ class ExecutionAdmin(ReadOnly):
             "opts": self.opts,
             "original": row,
             "row": row,
+            "situation": situation(row, timezone.now(), paused_queues(database)),
             "why": None if row.state in FINISHED else why(row.pk, first=database),
             "events": history(row),
             "progress": rows_of(RayProgress, database).filter(pk=row.pk).first(),

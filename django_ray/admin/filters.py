@@ -22,6 +22,7 @@ from django.utils.translation import gettext_lazy as _
 from django_ray.admin.lists import chosen_database, rows_of, shows
 from django_ray.census import flows_with
 from django_ray.models import RayFlow, RayTaskExecution, State
+from django_ray.situation import SITUATIONS, rows_in
 from django_ray.templatetags.django_ray_databases import DATABASE
 
 __all__ = [
@@ -58,7 +59,7 @@ class ExecutionFilter(admin.SimpleListFilter):
 
 
 class StateFilter(ExecutionFilter):
-    """The state."""
+    """The state; or of READY and WAITING a part, by what has to happen first."""
 
     title = _("state")
     parameter_name = "state"
@@ -66,15 +67,23 @@ class StateFilter(ExecutionFilter):
     @override
     @classmethod
     def index(cls, value: str) -> Index:
-        return Index.OWN if value in {State.WAITING, State.READY, State.RUNNING, State.FAILED} else Index.NONE
+        is_served = value in {State.WAITING, State.READY, State.RUNNING, State.FAILED, "gate", "lane", "held"}
+        return Index.OWN if is_served else Index.NONE
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        return State.choices
+        parts = [(one.name, one.label) for one in SITUATIONS]
+        whole = [choice for choice in State.choices if choice[0] not in {State.READY, State.WAITING}]
+        # All of READY, or of WAITING, is asked for by what leads here, and is offered where it is.
+        named = [choice for choice in State.choices if choice[0] == self.value() and choice not in whole]
+        return [*named, *parts, *whole]
 
     @override
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(state=self.value()) if self.value() else queryset
+        if not self.value():
+            return queryset
+        part = rows_in(self.value() or "", timezone.now(), queryset.db)
+        return queryset.filter(state=self.value()) if part is None else queryset.filter(part)
 
 
 class _RecentFilter(ExecutionFilter):

@@ -28,6 +28,7 @@ from django_ray import census, dashboard
 from django_ray.admin.filters import FLOW_FILTERS, NEWEST_FLOWS, bounded
 from django_ray.admin.flow_page import page_of
 from django_ray.admin.lists import ReadOnly, chosen_database, found, rows_of, shows
+from django_ray.admin.noting import chosen, note
 from django_ray.databases import database_of_row
 from django_ray.flows import Flow, FlowProgress
 from django_ray.locking import Locked
@@ -157,7 +158,7 @@ class FlowAdmin(ReadOnly):
             text = gettext("More than %(number)s are selected: choose fewer.")
             self.message_user(request, text % {"number": count_all(_MOST_AT_ONCE)}, messages.ERROR)
             return
-        number = 0
+        number, what = 0, chosen(request, queryset)
         try:
             for row in rows:
                 number += verb(Flow.of_row(row))
@@ -167,6 +168,8 @@ class FlowAdmin(ReadOnly):
                 return
         text = done % {"number": number, "shown": count_all(number)} if number else otherwise
         self.message_user(request, text, messages.SUCCESS if number else messages.WARNING)
+        if number:
+            note(request, RayFlow, text, what)
 
     # The page of one.
 

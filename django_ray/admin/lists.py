@@ -20,7 +20,18 @@ from django_ray.databases import database_of_row, databases
 from django_ray.tables import find
 from django_ray.templatetags.django_ray_databases import DATABASE, PRESERVED, of_page
 
-__all__ = ["Admin", "Bounded", "DatabaseFilter", "ReadOnly", "chosen_database", "found", "link_to", "rows_of", "shows"]
+__all__ = [
+    "MOST_COUNTED",
+    "Admin",
+    "Bounded",
+    "DatabaseFilter",
+    "ReadOnly",
+    "chosen_database",
+    "found",
+    "link_to",
+    "rows_of",
+    "shows",
+]
 
 
 MOST_COUNTED = 10_000

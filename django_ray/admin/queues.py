@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, override
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -16,7 +17,8 @@ from django.views.decorators.http import require_POST
 
 from django_ray import dashboard
 from django_ray.admin.lists import Admin, shows
-from django_ray.databases import databases
+from django_ray.admin.noting import Chosen, note
+from django_ray.databases import database_of, databases
 from django_ray.locking import Locked
 from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
 
@@ -43,6 +45,7 @@ class QueueAdmin(Admin):
             path("live/", view(self._live), name="django_ray_live"),
             path("stream/", view(self._stream), name="django_ray_stream"),
             path("pause/", view(require_POST(self._pause)), name="django_ray_pause"),
+            path("explain/", view(self._explain), name="django_ray_explain"),
         ]
 
     def _allow(self, request: HttpRequest) -> None:
@@ -84,11 +87,45 @@ class QueueAdmin(Admin):
             raise Http404
         try:
             if request.POST.get("verb") == "pause":
-                RayQueue.objects.pause(name, backend)
+                did = "Paused." if RayQueue.objects.pause(name, backend, by=request.user.get_username()) else ""
             else:
-                RayQueue.objects.resume(name, backend)
+                did = "Resumed." if RayQueue.objects.resume(name, backend) else ""
         except Locked as error:
             self.message_user(request, str(error), messages.ERROR)
+        else:
+            if did:
+                note(request, RayQueue, did, Chosen(1, f"{name} ({backend})"))
+        return self._back()
+
+    def _explain(self, request: HttpRequest) -> HttpResponse:
+        """Have somebody say why a queue is paused, once it is: the pause itself must not wait for that."""
+        self._allow(request)
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        said = request.POST if request.method == "POST" else request.GET
+        name, backend = said.get("name", ""), said.get("backend", "")
+        if backend not in settings.TASKS:
+            raise Http404
+        queue = RayQueue.objects.using(database_of(backend)).filter(name=name, backend=backend).first()
+        if queue is None or queue.paused_at is None:
+            raise Http404
+        if request.method != "POST":
+            context = {
+                **self.admin_site.each_context(request), "title": _("Why is it paused?"), "opts": self.opts,
+                "queue": queue,
+            }  # fmt: skip
+            return TemplateResponse(request, "admin/django_ray/rayqueue/explain.html", context)
+        because = request.POST.get("because", "")
+        try:
+            has_changed = RayQueue.objects.explain(name, backend, because)
+        except Locked as error:
+            self.message_user(request, str(error), messages.ERROR)
+        else:
+            if has_changed:
+                note(request, RayQueue, f"Paused, because: {because}", Chosen(1, f"{name} ({backend})"))
+        return self._back()
+
+    def _back(self) -> HttpResponse:
         return HttpResponseRedirect(reverse("admin:django_ray_rayqueue_changelist", current_app=self.admin_site.name))
 
     def _context(self, request: HttpRequest) -> dict[str, Any]:

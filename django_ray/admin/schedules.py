@@ -23,6 +23,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from django_ray.admin.filters import ScheduleFilter, bounded
 from django_ray.admin.lists import Bounded, chosen_database, link_to, rows_of, shows
+from django_ray.admin.noting import chosen, note
 from django_ray.admin.schedule_form import ScheduleForm
 from django_ray.admin.schedule_page import Preview, moment_of, preview, runs_of
 from django_ray.agenda import lag_of, next_of, next_times, overdue_of, with_last, with_now
@@ -166,12 +167,12 @@ class ScheduleAdmin(Bounded):
     @admin.action(description=_("Pause"), permissions=["change"])
     def pause(self, request: HttpRequest, queryset: Any) -> None:
         """Pause the selected ones."""
-        self._do_or_say_why(request, _every(queryset).pause, _PAUSED, lambda: _NOT_PAUSED)
+        self._do_or_say_why(request, queryset, _every(queryset).pause, _PAUSED, lambda: _NOT_PAUSED)
 
     @admin.action(description=_("Resume"), permissions=["change"])
     def resume(self, request: HttpRequest, queryset: Any) -> None:
         """Resume the selected ones."""
-        self._do_or_say_why(request, _every(queryset).resume, _RESUMED, lambda: _NOT_RESUMED)
+        self._do_or_say_why(request, queryset, _every(queryset).resume, _RESUMED, lambda: _NOT_RESUMED)
 
     @admin.action(description=_("Run now"), permissions=["change"])
     def run_now(self, request: HttpRequest, queryset: Any) -> None:
@@ -182,7 +183,7 @@ class ScheduleAdmin(Bounded):
             results.extend(_every(queryset).run_now())
             return sum(not result.is_duplicate for result in results)
 
-        self._do_or_say_why(request, run, _ENQUEUED, lambda: _IS_THERE if results else _NOT_ENQUEUED)
+        self._do_or_say_why(request, queryset, run, _ENQUEUED, lambda: _IS_THERE if results else _NOT_ENQUEUED)
 
     def _backfill(self, request: HttpRequest, queryset: Any) -> None:
         """Enqueue what was due in a span that the request says."""
@@ -193,13 +194,14 @@ class ScheduleAdmin(Bounded):
             self.message_user(request, gettext("Say from when, and to when."), messages.ERROR)
             return
         try:
-            self._do_or_say_why(request, lambda: row.backfill(start, end), _ENQUEUED, lambda: _NOTHING_NEW)
+            self._do_or_say_why(request, queryset, lambda: row.backfill(start, end), _ENQUEUED, lambda: _NOTHING_NEW)
         except ValueError as error:  # too much of it, or a rule that cannot be read
             self.message_user(request, str(error), messages.ERROR)
 
     def _do_or_say_why(
-        self, request: HttpRequest, verb: Callable[[], int], done: Any, otherwise: Callable[[], Any]
+        self, request: HttpRequest, queryset: Any, verb: Callable[[], int], done: Any, otherwise: Callable[[], Any]
     ) -> None:
+        what = chosen(request, queryset)
         try:
             number = verb()
         except Locked as error:
@@ -207,6 +209,8 @@ class ScheduleAdmin(Bounded):
             return
         text = done % {"number": number, "shown": count_all(number)} if number else otherwise()
         self.message_user(request, text, messages.SUCCESS if number else messages.WARNING)
+        if number:
+            note(request, RaySchedule, text, what)
 
     @override
     def get_urls(self) -> Any:

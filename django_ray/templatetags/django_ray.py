@@ -20,7 +20,7 @@ from django.utils.translation import gettext
 from django_ray.moments import for_machines
 from django_ray.status import MOST, Minute, Queue
 
-__all__ = ["ago", "amounts", "bars", "count", "count_all", "duration", "held", "machine_time", "percent"]
+__all__ = ["ago", "amounts", "bars", "count", "count_all", "duration", "held", "machine_time", "percent", "short_class"]
 
 register = template.Library()
 
@@ -100,6 +100,12 @@ def amounts(numbers: Mapping[str, float] | None) -> str:
     }
     ordered = sorted(shown, key=lambda name: (name != "CPU", name != "GPU", name))
     return ", ".join(f"{number_format(f'{shown[name]:g}', force_grouping=True)} {name}" for name in ordered)
+
+
+@register.filter
+def short_class(path: str | None) -> str:
+    """Return the path of a class as people write it: those of Python without their module."""
+    return (path or "").removeprefix("builtins.")
 
 
 @register.filter

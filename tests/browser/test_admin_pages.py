@@ -162,7 +162,7 @@ def test_retry_and_cancel_and_enqueue_again_by_clicking(log_in, connect):
     expect(page.locator(".dr-head")).to_contain_text("Failed")
     page.get_by_role("button", name="Retry").click()
     expect(page.locator(".messagelist")).to_contain_text("1 execution will be tried again.")
-    expect(page.locator(".dr-head")).to_contain_text("Ready")
+    expect(page.locator(".dr-head")).to_contain_text("Waiting")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".dr-head")).to_contain_text("Cancelled")
     page.get_by_role("button", name="Enqueue again").click()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import platform
 import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
@@ -33,6 +35,7 @@ __all__ = [
     "explaining_locks",
     "find_backend",
     "find_states",
+    "operator",
     "piped",
     "refuse_unknown",
     "task_id",
@@ -111,6 +114,15 @@ def warn_of(unreachable: Mapping[str, str], stderr: Any) -> None:
     """Say which databases are not among what is shown."""
     for database, reason in unreachable.items():
         stderr.write(f"The database {database!r} cannot be reached, and what is there is not shown: {reason}")
+
+
+def operator() -> str:
+    """Return who runs a command: a login and its host."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a process whose user has no name, as in a container
+        login = str(os.getuid())
+    return f"{login}@{platform.node()}"
 
 
 def check_queues(backend: RayTaskBackend, names: Sequence[str]) -> None:

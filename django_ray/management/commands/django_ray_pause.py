@@ -6,7 +6,7 @@ from typing import Any, override
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_ray.management.commands._common import check_queues, explaining_locks, find_backend
+from django_ray.management.commands._common import check_queues, explaining_locks, find_backend, operator
 
 
 class Command(BaseCommand):
@@ -18,6 +18,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("queues", nargs="+", metavar="QUEUE")
         parser.add_argument("--backend", default="default", metavar="ALIAS", help="of this backend (default: default)")
+        parser.add_argument("--because", metavar="TEXT", help="why, as the pages and django_ray_why tell others")
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
@@ -27,5 +28,5 @@ class Command(BaseCommand):
         check_queues(backend, options["queues"])
         for name in options["queues"]:
             with explaining_locks():
-                has_changed = RayQueue.objects.pause(name, backend.alias)
+                has_changed = RayQueue.objects.pause(name, backend.alias, by=operator(), because=options["because"])
             self.stdout.write(f"{name} {'is paused' if has_changed else 'was paused already'}.")

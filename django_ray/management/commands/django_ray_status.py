@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import selectors
 import signal
 import threading
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -18,13 +20,14 @@ from django.db import OperationalError
 from django.utils import translation
 
 from django_ray.agenda import Upcoming
+from django_ray.alarms import alarms
 from django_ray.databases import backends_in, databases
 from django_ray.driver import need_psycopg
 from django_ray.management.commands._common import piped, warn_of
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
-from django_ray.status import Status, status
-from django_ray.templatetags.django_ray import ago, amounts, count, duration, held, percent
+from django_ray.status import Queue, Status, status
+from django_ray.templatetags.django_ray import ago, amounts, count, duration, held, percent, short_class
 from django_ray.templatetags.django_ray_times import rule, until, wall
 
 if TYPE_CHECKING:
@@ -45,19 +48,42 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
         parser.add_argument("--watch", action="store_true", help="show it again whenever something has happened")
+        parser.add_argument(
+            "--check", action="store_true", help="say what somebody has to look at, and end with 1 if there is anything"
+        )
+        parser.add_argument(
+            "--oldest", type=_seconds, metavar="SECONDS", help="with --check: how long what could run may wait"
+        )
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
         """Show it, once or until Ctrl-C."""
+        if options["oldest"] is not None and not options["check"]:
+            raise CommandError("--oldest is for --check.")
+        if options["check"] and options["watch"]:
+            raise CommandError("--check looks once: leave --watch out.")
         try:
             with piped(self.stdout):
-                if options["watch"]:
+                if options["check"]:
+                    self._check(options["oldest"], as_json=options["json"])
+                elif options["watch"]:
                     with _stoppable():
                         self._watch(as_json=options["json"])
                 else:
                     self._show(status(), as_json=options["json"])
         except OperationalError as error:
             raise CommandError(f"The database cannot be reached: {error}") from None
+
+    def _check(self, oldest: float | None, *, as_json: bool) -> None:
+        with translation.override("en"):
+            found = list(alarms(status(), oldest=oldest))
+        if as_json:
+            self.stdout.write(json.dumps({"alarms": found}))
+        else:
+            for sentence in found or ["All is well."]:
+                self.stdout.write(line(sentence))
+        if found:
+            raise SystemExit(1)
 
     def _watch(self, *, as_json: bool) -> None:
         """Sleep until a supervisor tells of something new; programs get one object per line."""
@@ -141,7 +167,7 @@ def _sections(shown: Status) -> list[Section]:
             ),
             [
                 (
-                    line(queue.name), queue.backend, "paused" if queue.paused_at else "", count(queue.waiting),
+                    line(queue.name), queue.backend, _said_of(queue), count(queue.waiting),
                     duration(queue.oldest), count(queue.running), count(queue.scheduled), count(queue.blocked),
                     count(queue.gated), held(queue), f"{queue.ended:,}", f"{queue.failed:,}", f"{queue.postponed:,}",
                     duration(queue.wait),
@@ -177,13 +203,14 @@ def _sections(shown: Status) -> list[Section]:
         ),
         (
             "Recent failures",
-            ("task", "id", "queue", "when", "error"),
+            ("task", "failures", "first", "last", "id of the last", "error"),
             [
                 (
-                    line(row.callable_path), str(row.pk), line(row.queue_name), ago(row.finished_at),
-                    line(f"{row.exception_type or ''}: {getattr(row, 'error_text', '') or ''}"),
+                    line(group.callable_path), f"{group.number:,}", ago(group.first_at), ago(group.last.finished_at),
+                    str(group.last.pk),
+                    line(f"{short_class(group.exception_type)}: {getattr(group.last, 'error_text', '') or ''}"),
                 )
-                for row in shown.failures
+                for group in shown.failure_groups
             ],
             "None.",
         ),
@@ -202,7 +229,30 @@ def _sections(shown: Status) -> list[Section]:
             ],
             "None: nothing will be run until you start django-ray-listen.",
         ),
+        (
+            "Supervisors found dead in the last hour",
+            ("id", "host", "when", "executions taken back"),
+            [(str(one.id), f"{one.hostname} ({one.pid})", ago(one.lost_at), f"{one.rescued:,}") for one in shown.lost],
+            "None.",
+        ),
     ]  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise ArgumentTypeError(f"{text!r} is no number of seconds: 300, for instance.")
+    return number
+
+
+def _said_of(queue: Queue) -> str:
+    if queue.paused_at:
+        by = f" by {queue.paused_by}" if queue.paused_by else ""
+        return line(f"paused{by}{f': {queue.paused_because}' if queue.paused_because else ''}")
+    return "no supervisor serves it" if queue.is_forsaken else ""
 
 
 def _since(now: datetime, moment: datetime | None) -> str:
@@ -242,10 +292,19 @@ def _plain(shown: Status) -> dict[str, Any]:
             }
             for one in shown.schedules
         ],
+        "failure_groups": [
+            {
+                "task": group.callable_path, "exception_type": group.exception_type, "failures": group.number,
+                "first_at": _moment(group.first_at), "last_at": _moment(group.last.finished_at),
+                "task_id": str(group.last.pk), "message": getattr(group.last, "error_text", None),
+            }
+            for group in shown.failure_groups
+        ],
         "failures": [
             {**_execution(row), "exception_type": row.exception_type, "message": getattr(row, "error_text", None)}
             for row in shown.failures
         ],
+        "lost": [{**asdict(one), "lost_at": _moment(one.lost_at)} for one in shown.lost],
         "supervisors": [
             {**asdict(one), "started_at": _moment(one.started_at), "pulse_at": _moment(one.pulse_at)}
             for one in shown.supervisors

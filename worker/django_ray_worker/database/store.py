@@ -368,7 +368,8 @@ class Store:
             for dead in [row["id"] for row in await cursor.fetchall()]:
                 claims = [claim for claim, _ in await self._running(connection, [dead])]
                 recorded = await _judge(connection, claims, verdict_of)
-                mark = await (await connection.execute(SQL["mark_lost"], {"worker": dead})).fetchone()
+                marks = {"worker": dead, "rows": len(recorded.written)}
+                mark = await (await connection.execute(SQL["mark_lost"], marks)).fetchone()
                 is_marked = mark is None or not mark["is_locked"]
                 rescued[dead] = Rescued(rows=len(recorded.written), locked=len(recorded.locked), is_marked=is_marked)
         return rescued

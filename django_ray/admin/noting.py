@@ -1,0 +1,52 @@
+"""Who did what: each verb of the admin is an entry of Django's own history, with what it was done to."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db import models
+from django.http import HttpRequest
+
+from django_ray.admin.lists import MOST_COUNTED
+from django_ray.serialization import clean_text
+from django_ray.templatetags.django_ray import count_all
+
+__all__ = ["Chosen", "chosen", "note"]
+
+MOST_SAID = 1000  # Characters of what was done, and of what was selected.
+
+
+class Chosen(NamedTuple):
+    """What a verb is done to."""
+
+    number: int  # Up to MOST_COUNTED + 1.
+    said: str
+    pk: Any = None  # Of the row, if it is one.
+
+
+def chosen(request: HttpRequest, queryset: Any) -> Chosen:
+    """Return what a verb is about to be done to: afterwards its rows may match their filters no more."""
+    number = queryset.order_by()[: MOST_COUNTED + 1].count()
+    if number == 1:
+        row = queryset.order_by().first()
+        return Chosen(1, str(row), row and row.pk)
+    if request.POST.get("select_across") != "1":
+        return Chosen(number, f"{count_all(number)} selected")
+    filters = unquote_plus(request.GET.urlencode())
+    return Chosen(number, f"all that match {filters}" if filters else "all of the list")
+
+
+def note(request: HttpRequest, model: type[models.Model], did: Any, what: Chosen) -> None:
+    """Write an entry, in the words that are shown to who did it."""
+    text = str(did)
+    LogEntry.objects.create(
+        user_id=request.user.pk,
+        content_type_id=ContentType.objects.get_for_model(model, for_concrete_model=False).pk,
+        object_id=None if what.pk is None else str(what.pk),
+        object_repr=clean_text(what.said, MOST_SAID)[:200],
+        action_flag=CHANGE,
+        change_message=clean_text(text if what.pk is not None else f"{text} ({what.said})", MOST_SAID),
+    )

@@ -1,0 +1,354 @@
+"""What an operator asks at night: is everything served, who did this, and why."""
+
+import io
+import json
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test import RequestFactory
+from django.urls import reverse
+from django.utils import timezone
+
+from django_ray import views
+from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, RayWorker
+from django_ray.status import status
+from tests import tasks
+
+pytestmark = pytest.mark.django_db
+
+LIST = reverse("admin:django_ray_raytaskexecution_changelist")
+LIVE = reverse("admin:django_ray_live")
+
+
+def supervisor(queues, **columns):
+    return RayWorker.objects.create(
+        hostname="host-1", pid=7, backend="default", queues=queues, concurrency=4, ray_address="ray:1", version="0",
+        **columns,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def serving(connect):
+    """Have supervisors with sessions of their own."""
+
+    def _serving(queues, **columns):
+        one = supervisor(queues, **columns)
+        connect().execute("SELECT django_ray_identify(%s)", [one.pk])
+        return one
+
+    return _serving
+
+
+def queue(name="default"):
+    (found,) = [one for one in status().queues if (one.backend, one.name) == ("default", name)]
+    return found
+
+
+def check(*arguments):
+    """Return the exit code and what is said."""
+    output, code = io.StringIO(), 0
+    try:
+        call_command("django_ray_status", "--check", *arguments, stdout=output)
+    except SystemExit as end:
+        code = end.code
+    return code, output.getvalue().strip()
+
+
+def entries():
+    return [(one.object_repr, one.object_id, one.change_message) for one in LogEntry.objects.order_by("pk")]
+
+
+# Who serves what.
+
+
+def test_a_queue_in_which_something_waits_and_that_nobody_serves_is_an_alarm(admin_client, serving):
+    assert check() == (0, "All is well.")
+    tasks.add.enqueue(1, 2)
+    supervisor(["default"])  # it has no session
+    serving(["other"])
+    serving(None, backend="any")
+    assert queue().is_forsaken
+    assert check() == (1, "Queue 'default' of backend 'default': 1 wait, and no supervisor serves it.")
+    assert "No supervisor serves it" in admin_client.get(LIVE).text
+    assert 'served{backend="default",queue="default"} 0' in metrics()
+    serving(None)
+    assert not queue().is_forsaken
+    assert check() == (0, "All is well.")
+    assert "No supervisor serves it" not in admin_client.get(LIVE).text
+    assert 'served{backend="default",queue="default"} 1' in metrics()
+
+
+@pytest.mark.parametrize("queues", [["default"], ["other", "default"], None])
+def test_who_serves_a_queue(serving, queues):
+    serving(queues)
+    assert queue().is_served
+
+
+@pytest.mark.parametrize("columns", [{"stopped_at": "now"}, {"lost_at": "now"}, {"backend": "any"}])
+def test_who_does_not(serving, columns):
+    serving(["default"], **{name: timezone.now() if value == "now" else value for name, value in columns.items()})
+    assert not queue().is_served
+
+
+def test_a_paused_queue_and_one_for_later_are_no_alarm():
+    tasks.add.using(run_after=timedelta(hours=1)).enqueue(1, 2)
+    tasks.add.using(queue_name="other").enqueue(1, 2)
+    RayQueue.objects.pause("other")
+    assert check() == (0, "All is well.")
+
+
+def test_what_waits_behind_a_gate_needs_a_supervisor_as_well():
+    tasks.add.using(num_gpus=1).enqueue(1, 2)
+    assert check() == (1, "Queue 'default' of backend 'default': 1 wait, and no supervisor serves it.")
+
+
+def test_how_long_something_may_wait(serving):
+    serving(None)
+    row = RayTaskExecution.objects.get(pk=tasks.add.enqueue(1, 2).id)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE django_ray_execution SET enqueued_at = enqueued_at - interval '90 s',"
+            " task_id = django_ray_uuid7(now() - interval '90 s') WHERE task_id = %s",
+            [row.pk],
+        )
+    assert check("--oldest", "600") == (0, "All is well.")
+    code, said = check("--oldest", "60")
+    assert code == 1
+    assert said.startswith("Queue 'default' of backend 'default': the oldest execution has been waiting for 1 min 3")
+    assert json.loads(check("--oldest", "60", "--json")[1])["alarms"] == [said]
+
+
+def test_a_schedule_that_does_not_fire_is_an_alarm():
+    RaySchedule.objects.create(
+        name="nightly", callable_path="nowhere.at_all", cron="0 3 * * *", problem="No such task."
+    )
+    assert check() == (1, "Schedule 'nightly' of backend 'default' does not fire: No such task.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--check", "--watch"], "--check looks once: leave --watch out."),
+        (["--oldest", "5"], "--oldest is for --check."),
+        (["--check", "--oldest", "soon"], "'soon' is no number of seconds"),
+        (["--check", "--oldest", "-1"], "'-1' is no number of seconds"),
+        (["--check", "--oldest", "nan"], "'nan' is no number of seconds"),
+    ],
+)
+def test_what_cannot_be_meant(arguments, said):
+    with pytest.raises(CommandError, match=said):
+        call_command("django_ray_status", *arguments)
+
+
+def test_one_that_was_found_dead_is_named_for_an_hour(admin_client):
+    now = timezone.now()
+    supervisor(None, lost_at=now - timedelta(minutes=5), rescued=1234)
+    supervisor(None, lost_at=now - timedelta(minutes=61))
+    supervisor(None, stopped_at=now)
+    (lost,) = status().lost
+    assert lost.rescued == 1234
+    assert "1,234 executions of it were taken back." in admin_client.get(LIVE).text
+    output = io.StringIO()
+    call_command("django_ray_status", stdout=output)
+    assert "5 min ago  1,234" in output.getvalue()
+
+
+async def test_how_much_was_taken_back_is_counted(open_store, insert, connect):
+    """Also what a lock has kept from being taken back at first."""
+    from django_ray_worker.core.judge import abandoned
+
+    dead, worker = await open_store()
+    peer, watcher = await open_store()
+    for _ in range(3):
+        insert()
+    claims = (await dead.claim(worker, 10)).claims
+    stranger = connect(autocommit=False)
+    stranger.execute("SELECT FROM django_ray_execution WHERE task_id = %s FOR UPDATE", [claims[0].task_id])
+    said = "SELECT lost_at IS NOT NULL AS is_lost, rescued FROM django_ray_worker WHERE id = %s"
+    await peer.rescue(watcher, abandoned, only=worker)
+    assert connect().execute(said, [worker]).fetchone() == {"is_lost": True, "rescued": 2}
+    stranger.rollback()
+    await peer.rescue(watcher, abandoned, only=worker)
+    assert connect().execute(said, [worker]).fetchone() == {"is_lost": True, "rescued": 3}
+
+
+# Who did it.
+
+
+def test_who_paused_a_queue_and_why_is_said_everywhere(admin_client, admin_user):
+    pause, explain = reverse("admin:django_ray_pause"), reverse("admin:django_ray_explain")
+    named = {"name": "default", "backend": "default"}
+    admin_client.post(pause, {"verb": "pause", **named})
+    admin_client.post(pause, {"verb": "pause", **named})  # which changes nothing
+    assert "by admin, just now" in admin_client.get(LIVE).text
+    assert "Others read it on the live page" in admin_client.get(explain, named).text
+    admin_client.post(explain, {**named, "because": " the mail server\nis <down> "})
+    page = admin_client.get(LIVE).text
+    assert "the mail server is &lt;down&gt;" in page
+    result = tasks.add.enqueue(1, 2)
+    assert "has been paused by admin for" in result.why()
+    assert "because 'the mail server is <down>'" in result.why()
+    output = io.StringIO()
+    call_command("django_ray_status", stdout=output)
+    assert "paused by admin: the mail server is <down>" in output.getvalue()
+    admin_client.post(pause, {"verb": "resume", **named})
+    assert RayQueue.objects.get().paused_by is None
+    assert [one[2] for one in entries()] == [
+        "Paused. (default (default))",
+        "Paused, because:  the mail server\nis <down>  (default (default))",
+        "Resumed. (default (default))",
+    ]
+    assert {one.user for one in LogEntry.objects.all()} == {admin_user}
+    assert admin_client.get(explain, named).status_code == 404  # it is not paused
+    assert admin_client.get(explain, {"name": "default", "backend": "nope"}).status_code == 404
+
+
+def test_a_command_says_who_and_why():
+    call_command("django_ray_pause", "default", "--because", "deploy", stdout=io.StringIO())
+    row = RayQueue.objects.get()
+    assert "@" in row.paused_by
+    assert row.paused_because == "deploy"
+
+
+def test_each_verb_is_in_the_history_with_what_was_selected(admin_client):
+    one, two = (RayTaskExecution.objects.get(pk=tasks.add.enqueue(n, 0).id) for n in range(2))
+    act = {"action": "cancel", "index": 0}
+    admin_client.post(LIST, {**act, "_selected_action": [one.pk]})
+    admin_client.post(LIST, {**act, "_selected_action": [one.pk]})  # which is cancelled already
+    admin_client.post(f"{LIST}?queue_name=default", {**act, "_selected_action": [two.pk], "select_across": 1})
+    for n in range(2):
+        tasks.add.enqueue(n, 0)
+    admin_client.post(f"{LIST}?state=READY", {**act, "_selected_action": [one.pk], "select_across": 1})
+    admin_client.post(LIST, {**act, "action": "retry", "_selected_action": [one.pk, two.pk]})
+    do = reverse("admin:django_ray_raytaskexecution_do", args=[one.pk])
+    admin_client.post(do, {"verb": "enqueue_again"})
+    assert entries() == [
+        (str(one), str(one.pk), "1 execution cancelled."),
+        ("all that match queue_name=default", None, "1 execution cancelled. (all that match queue_name=default)"),
+        ("all that match state=READY", None, "2 executions cancelled. (all that match state=READY)"),
+        ("2 selected", None, "2 executions will be tried again. (2 selected)"),
+        (str(one), str(one.pk), "1 execution enqueued."),
+    ]
+
+
+def test_more_than_a_few_are_asked_about_first(admin_client):
+    tasks.add.get_backend().enqueue_many([(tasks.add, (n, 0), {}) for n in range(21)])
+    some = [str(pk) for pk in RayTaskExecution.objects.values_list("pk", flat=True)[:5]]
+    act = {"action": "cancel", "index": 0, "_selected_action": some, "select_across": 1}
+    asked = admin_client.post(f"{LIST}?state=READY", act)
+    assert "21 executions are selected. Those of them that have not ended will be cancelled" in asked.text
+    assert RayTaskExecution.objects.filter(state="READY").count() == 21
+    assert asked.context["selected"] == some
+    admin_client.post(f"{LIST}?state=READY", {**act, "confirmed": "yes"})
+    assert RayTaskExecution.objects.filter(state="CANCELLED").count() == 21
+    assert entries()[0][2] == "21 executions cancelled. (all that match state=READY)"
+
+
+def test_schedules_and_flows_are_in_the_history_too(admin_client):
+    row = RaySchedule.objects.create(name="nightly", callable_path=tasks.add.module_path, args=[1, 2], cron="0 3 * * *")
+    do = reverse("admin:django_ray_rayschedule_do", args=[row.pk])
+    for verb in ("pause", "pause", "resume", "run_now"):
+        admin_client.post(do, {"verb": verb})
+    said = [(one[1], one[2]) for one in entries()]
+    assert [pk for pk, _ in said] == [str(row.pk)] * 3
+    assert "paused" in said[0][1]
+
+
+# What fails.
+
+
+def test_failures_are_shown_by_task_and_error(admin_client):
+    now = timezone.now()
+
+    def fail(path, error, minutes, number=1):
+        for _ in range(number):
+            standing(
+                callable_path=path, state="FAILED", finished_at=now - timedelta(minutes=minutes),
+                errors=[{"exception_class_path": error, "message": f"{minutes} minutes ago", "traceback": "t"}],
+            )  # fmt: skip
+
+    fail("shop.ship", "builtins.ValueError", 3, 30)
+    fail("shop.ship", "builtins.ValueError", 1)
+    fail("shop.ship", "shop.errors.NoAddress", 2, 2)
+    fail("shop.mail", "builtins.ValueError", 4)
+    found = [(one.callable_path, one.exception_type, one.number) for one in status().failure_groups]
+    assert found == [
+        ("shop.ship", "builtins.ValueError", 31),
+        ("shop.ship", "shop.errors.NoAddress", 2),
+        ("shop.mail", "builtins.ValueError", 1),
+    ]
+    page = admin_client.get(LIVE).text
+    assert page.count("shop.ship</a>") == 2
+    assert '<b class="dr-bad-text">ValueError</b> 1 minutes ago' in page
+    link = re.search(r'href="([^"]*exception_type=builtins.ValueError[^"]*)"', page)[1].replace("&amp;", "&")
+    assert admin_client.get(link).context["cl"].result_count == 31
+    output = io.StringIO()
+    call_command("django_ray_status", stdout=output)
+    assert re.search(r"shop.ship +31 +3 min ago +1 min ago +\S+ +ValueError: 1 minutes ago", output.getvalue())
+
+
+# What has to happen first.
+
+
+def standing(**columns):
+    columns = {"callable_path": "shop.tasks.greet", **columns}
+    return RayTaskExecution.objects.create(**columns)
+
+
+@pytest.fixture
+def each():
+    """An execution in each situation, by its name."""
+    later, now = timezone.now() + timedelta(minutes=5), timezone.now()
+    error = {"exception_class_path": "builtins.ValueError", "message": "no <b>address</b>", "traceback": "t"}
+    RayQueue.objects.pause("other")
+    return {
+        "waiting": standing(),
+        "paused": standing(queue_name="other"),
+        "scheduled": standing(due_at=later),
+        "retrying": standing(due_at=later, worker_ids=["7"], failures=1, errors=[error]),
+        "unknown": standing(due_at=later, worker_ids=["7"], missing_since=now),
+        "gate": standing(state="WAITING", gate="shop:7", gate_rule={"limit": 1}),
+        "lane": standing(state="WAITING", gate="!a.b {}", gate_rule={"limit": 0, "lane": True}),
+        "held": standing(state="WAITING", needs="success"),
+        "FAILED": standing(state="FAILED", finished_at=now, errors=[error]),
+        "CANCELLED": standing(state="CANCELLED", finished_at=now),
+    }
+
+
+LABELS = {
+    "waiting": "Waiting", "paused": "Queue paused", "scheduled": "Scheduled", "retrying": "Retrying",
+    "unknown": "Code unknown", "gate": "Behind a gate", "lane": "Waits for a place", "held": "Waits for others",
+    "FAILED": "Failed", "CANCELLED": "Cancelled",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_each_situation_has_a_filter_and_a_badge(admin_client, each, name):
+    page = admin_client.get(LIST, {"state": name})
+    assert [row.pk for row in page.context["cl"].result_list] == [each[name].pk]
+    assert f">{LABELS[name]}</span>" in page.text
+    page = admin_client.get(reverse("admin:django_ray_raytaskexecution_change", args=[each[name].pk])).text
+    assert f">{LABELS[name]}</span>" in page
+
+
+def test_the_list_says_when_it_is_due_and_with_what_it_failed(admin_client, each):
+    page = admin_client.get(LIST, {"state": "retrying"}).text
+    assert "in 5 min" in page or "in 4 min" in page
+    assert "ValueError: no &lt;b&gt;address&lt;/b&gt;" in page
+    assert "builtins." not in page.split("result_list")[1]
+    assert "shop:7" in admin_client.get(LIST, {"state": "gate"}).text
+
+
+def test_all_of_a_state_is_found_as_before(admin_client, each):
+    found = {
+        state: admin_client.get(LIST, {"state": state}).context["cl"].result_count for state in ("READY", "WAITING")
+    }
+    assert found == {"READY": 5, "WAITING": 3}
+
+
+def metrics():
+    return views.metrics(RequestFactory().get("/")).content.decode()
