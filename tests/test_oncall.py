@@ -258,6 +258,71 @@ def test_schedules_and_flows_are_in_the_history_too(admin_client):
     assert "paused" in said[0][1]
 
 
+# Which job was it.
+
+
+@pytest.fixture
+def jobs():
+    error = {"exception_class_path": "shop.errors.NoAddress", "message": "customer has no street", "traceback": "t"}
+    return {
+        "a": standing(callable_path="shop.mail", args=[4711, "welcome home"], queue_name="mail"),
+        "b": standing(callable_path="shop.ship", kwargs={"customer": 4711}),
+        "c": standing(callable_path="shop.ship", args=[12], state="FAILED", finished_at=timezone.now(), errors=[error]),
+        "d": standing(callable_path="shop.bill", args=["x" * 9000], carrier={"metadata": {"invoice": "R-77"}}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("4711", "ab"),
+        ("args:4711", "ab"),
+        ("args:4711 task:ship", "b"),
+        ("ARGS:4711 queue:mail", "a"),
+        ('args:"welcome home"', "a"),
+        ('"home welcome"', ""),
+        ("error:street", "c"),
+        ("error:noaddress task:ship", "c"),
+        ("street", "c"),
+        ("meta:R-77", "d"),
+        ("R-77", ""),
+        ("queue:mai", ""),
+        ("shop.ship", "bc"),
+        ("task:4711", ""),
+        ("id:nonsense", ""),
+        ("args:%", ""),
+        ("args:", ""),
+        ("nobody:4711", ""),
+        ("", "abcd"),
+    ],
+)
+def test_a_search(admin_client, jobs, said, found):
+    rows = admin_client.get(LIST, {"q": said}).context["cl"].result_list
+    assert "".join(sorted(key for key, job in jobs.items() if job.pk in {row.pk for row in rows})) == found
+
+
+def test_a_search_by_an_id(admin_client, jobs):
+    for said in (str(jobs["c"].pk), f"id:{jobs['c'].pk}", jobs["c"].pk.hex):
+        assert [row.pk for row in admin_client.get(LIST, {"q": said}).context["cl"].result_list] == [jobs["c"].pk]
+
+
+def test_a_search_reads_the_newest_and_finds_paths_among_more(admin_client, jobs, monkeypatch):
+    monkeypatch.setattr("django_ray.admin.executions.NEWEST_READ", 3)
+
+    def found(said):
+        return [row.pk for row in admin_client.get(LIST, {"q": said}).context["cl"].result_list]
+
+    assert found("4711") == [jobs["b"].pk]
+    assert found("shop.mail") == [jobs["a"].pk]
+
+
+def test_the_list_shows_the_beginning_of_the_arguments(admin_client, jobs):
+    page = admin_client.get(LIST).text
+    assert "4711, &quot;welcome home&quot;" in page
+    assert "{&quot;customer&quot;: 4711}" in page
+    assert "xxxx" not in page  # it is large, and is not read
+
+
 # What fails.
 
 

@@ -12,8 +12,10 @@ from django.contrib.admin.actions import delete_selected
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import display_for_value
 from django.core.exceptions import PermissionDenied
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Case, Exists, F, Func, IntegerField, OuterRef, QuerySet, TextField, Value, When
 from django.db.models.fields.json import KT
+from django.db.models.functions import Cast, Left
+from django.db.models.lookups import GreaterThan
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -26,11 +28,12 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
 from django_ray import again
-from django_ray.admin.filters import FILTERS, NEWEST, bounded
+from django_ray.admin.filters import FILTERS, NEWEST, bounded, newest_id
 from django_ray.admin.flow_page import neighbours
 from django_ray.admin.history import history
 from django_ray.admin.lists import MOST_COUNTED, ReadOnly, found, link_to, rows_of, shows
 from django_ray.admin.noting import chosen, note
+from django_ray.admin.searching import NEWEST_READ, found_by, terms
 from django_ray.again import Again
 from django_ray.bounds import shown
 from django_ray.databases import database_of_row, databases
@@ -53,6 +56,30 @@ MOST_UNASKED = 20  # More than so many, and it is asked first.
 MOST_SHOWN = 100_000  # Characters of arguments, of a result and of an output.
 
 MOST_OF_AN_ERROR = 120  # Characters, in the list.
+
+
+MOST_OF_ARGUMENTS = 60  # Characters, in the list.
+_LARGE = 4000  # Bytes: what is larger is not read for the list.
+
+
+def _beginning(column: str) -> Any:
+    """Return the JSON of a column, or its beginning; NULL where it is large."""
+    return Case(
+        When(
+            GreaterThan(Func(F(column), function="pg_column_size", output_field=IntegerField()), _LARGE),
+            then=Value(None),
+        ),
+        default=Left(Cast(column, TextField()), 2 * MOST_OF_ARGUMENTS),
+    )
+
+
+_ARGUMENTS = {"args_start": _beginning("args"), "kwargs_start": _beginning("kwargs")}
+
+
+def _arguments(row: Any) -> str:
+    args, kwargs = ("\N{HORIZONTAL ELLIPSIS}" if text is None else text for text in (row.args_start, row.kwargs_start))
+    parts = [args.removeprefix("[").removesuffix("]"), "" if kwargs == "{}" else kwargs]
+    return ", ".join(part for part in parts if part)
 
 
 def _more_of(row: Any) -> str:
@@ -109,6 +136,7 @@ class ExecutionAdmin(ReadOnly):
     list_display = (
         "shown_state",
         "shown_task",
+        "shown_arguments",
         "queue_name",
         "shown_age",
         "shown_duration",
@@ -119,7 +147,11 @@ class ExecutionAdmin(ReadOnly):
     list_filter = FILTERS
     search_fields = ("task_id", "callable_path")
     search_help_text = format_lazy(
-        _("An id, or part of a task's path. Looks at the newest {number} executions, as filters do."),
+        _(
+            "An id, or words in a task's path, its arguments or its last error. task:, args:, error:, meta: and queue: "
+            "say where. Looks at the newest {number} executions, and into the newest {read} of them."
+        ),
+        read=lazy(count_all, str)(NEWEST_READ),
         number=lazy(count_all, str)(NEWEST),
     )
     ordering = ("-task_id",)
@@ -143,6 +175,11 @@ class ExecutionAdmin(ReadOnly):
         """Return the path of the function, which may be broken before its name."""
         module, _, name = row.callable_path.rpartition(".")
         return format_html('<span class="dr-quiet">{}.</span><wbr><b>{}</b>', module, name)
+
+    @admin.display(description=_("arguments"))
+    def shown_arguments(self, row: Any) -> str:
+        """Return the beginning of the arguments, as Python would write a call of them."""
+        return Truncator(_arguments(row)).chars(MOST_OF_ARGUMENTS)
 
     @admin.display(description=_("enqueued"))
     def shown_age(self, row: RayTaskExecution) -> str:
@@ -181,7 +218,7 @@ class ExecutionAdmin(ReadOnly):
         paused = RayQueue.objects.filter(
             backend=OuterRef("backend"), name=OuterRef("queue_name"), paused_at__isnull=False
         )
-        return rows.annotate(is_paused=Exists(paused), error_text=KT("errors__-1__message"))
+        return rows.annotate(is_paused=Exists(paused), error_text=KT("errors__-1__message"), **_ARGUMENTS)
 
     @override
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
@@ -194,14 +231,14 @@ class ExecutionAdmin(ReadOnly):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Find an id, or tasks; and keep what no index serves to the newest executions."""
-        term = search_term.strip()
+        """Find an id, or what was typed; and keep what no index serves to the newest executions."""
+        said = terms(search_term)
         try:
-            return queryset.filter(pk=UUID(term)), False
+            return queryset.filter(pk=UUID(search_term.strip())), False
         except ValueError:
             pass
-        if term:
-            queryset = queryset.filter(callable_path__icontains=term)
+        if said:
+            queryset = found_by(queryset, said, oldest_read=newest_id(queryset, NEWEST_READ))
         return bounded(queryset, request, self.get_list_filter(request)), False
 
     @admin.action(description=_("Retry"), permissions=["change"])

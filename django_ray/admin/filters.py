@@ -27,6 +27,7 @@ from django_ray.templatetags.django_ray_databases import DATABASE
 
 __all__ = [
     "FILTERS", "FLOW_FILTERS", "NEWEST", "NEWEST_FLOWS", "ExecutionFilter", "Index", "ScheduleFilter", "bounded",
+    "newest_id",
 ]  # fmt: skip
 
 NEWEST = 100_000  # Executions that the list looks at when no index serves what is asked.
@@ -91,8 +92,8 @@ class _RecentFilter(ExecutionFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = _newest(request).values_list(self.parameter_name, flat=True)
-        values = set(sorted(set(newest[:_RECENT]) - {None})[:_MOST_OFFERED])
+        recent = _newest(request).values_list(self.parameter_name, flat=True)
+        values = set(sorted(set(recent[:_RECENT]) - {None})[:_MOST_OFFERED])
         if self.value():
             values.add(self.value())
         return [(value, value) for value in sorted(values)]
@@ -140,8 +141,8 @@ class FlowFilter(_RecentFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        newest = _newest(request).values_list("flow_id", flat=True)
-        ids = sorted(set(newest[:_RECENT]) - {None}, reverse=True)[:_MOST_NAMED]
+        recent = _newest(request).values_list("flow_id", flat=True)
+        ids = sorted(set(recent[:_RECENT]) - {None}, reverse=True)[:_MOST_NAMED]
         if (chosen := _uuid(self.value())) is not None and chosen not in ids:
             ids.insert(0, chosen)
         sees_names = shows(model_admin.admin_site, RayFlow, request)
@@ -253,9 +254,14 @@ def bounded(
     indexes = {index_of.get(name, ExecutionFilter.index)(value) for name, value in asked}
     if Index.NONE not in indexes or Index.OWN in indexes:
         return queryset
-    newest = rows_of(queryset.model, queryset.db).order_by("-pk").values_list("pk", flat=True)
-    too_old = newest[number : number + 1].first()
+    too_old = newest_id(queryset, number)
     return queryset.filter(pk__gt=too_old) if too_old else queryset
+
+
+def newest_id(queryset: QuerySet[Any], number: int) -> Any:
+    """Return the id after which so many newer ones come; None where there are not so many."""
+    ids = rows_of(queryset.model, queryset.db).order_by("-pk").values_list("pk", flat=True)
+    return ids[number : number + 1].first()
 
 
 def _uuid(text: Any) -> UUID | None:
