@@ -58,6 +58,10 @@ def deeds(row):
         (listing, {**selected, "action": "delete_selected", "post": "yes"}),
         (reverse("admin:django_ray_raytaskexecution_delete", args=[row.pk]), {"post": "yes"}),
         (reverse("admin:django_ray_pause"), {"verb": "pause", "name": "default", "backend": "default"}),
+        (
+            reverse("admin:django_ray_raytaskexecution_edit", args=[row.pk]),
+            {"args": "[1, 2]", "kwargs": "{}", "queue_name": "default", "priority": "0"},
+        ),
         (reverse("admin:django_ray_explain"), {"name": "other", "backend": "default", "because": "I say so"}),
     ]
 

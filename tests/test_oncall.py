@@ -1,5 +1,6 @@
 """What an operator asks at night: is everything served, who did this, and why."""
 
+import html
 import io
 import json
 import re
@@ -321,6 +322,53 @@ def test_the_list_shows_the_beginning_of_the_arguments(admin_client, jobs):
     assert "4711, &quot;welcome home&quot;" in page
     assert "{&quot;customer&quot;: 4711}" in page
     assert "xxxx" not in page  # it is large, and is not read
+
+
+# Once more, with other arguments.
+
+
+def edit(row):
+    return reverse("admin:django_ray_raytaskexecution_edit", args=[row.pk])
+
+
+def test_an_execution_is_enqueued_again_with_other_arguments(admin_client):
+    row = RayTaskExecution.objects.get(pk=tasks.add.enqueue(1, 2).id)
+    page = admin_client.get(edit(row)).text
+    assert "[1, 2]" in page
+    said = {"args": "[40, 2]", "kwargs": "", "queue_name": "other", "priority": "7"}
+    answer = admin_client.post(edit(row), said)
+    new = RayTaskExecution.objects.exclude(pk=row.pk).get()
+    assert answer["Location"].endswith(f"/{new.pk}/change/")
+    assert (new.args, new.kwargs, new.queue_name, new.priority) == ([40, 2], {}, "other", 7)
+    assert entries() == [(str(row), str(row.pk), f"Enqueued again, with other arguments, as {new.pk}.")]
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"args": "[1]"}, "cannot be called with (1)"),
+        ({"args": "[1, 2, 3]"}, "cannot be called with (1, 2, 3)"),
+        ({"args": "{}"}, "It must be a list."),
+        ({"kwargs": "[]"}, "It must be an object, with names."),
+        ({"args": "[1,"}, "Enter a valid JSON."),
+        ({"args": '["\\u0000", 2]'}, "NUL"),
+        ({"queue_name": "nope"}, "nope"),
+        ({"priority": "1000"}, "less than or equal to 100"),
+    ],
+)
+def test_what_does_not_fit_is_said_and_nothing_is_enqueued(admin_client, said, problem):
+    row = RayTaskExecution.objects.get(pk=tasks.add.enqueue(1, 2).id)
+    good = {"args": "[1, 2]", "kwargs": "{}", "queue_name": "default", "priority": "0"}
+    page = html.unescape(admin_client.post(edit(row), {**good, **said}).text)
+    assert problem in page
+    assert RayTaskExecution.objects.count() == 1
+
+
+def test_a_task_that_is_no_more_is_said(admin_client):
+    row = standing(callable_path="shop.gone.away")
+    page = admin_client.post(edit(row), {"args": "[]", "kwargs": "{}", "queue_name": "default", "priority": "0"}).text
+    assert "shop" in page
+    assert RayTaskExecution.objects.count() == 1
 
 
 # What fails.

@@ -28,11 +28,12 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
 from django_ray import again
+from django_ray.admin.edit_form import EditForm
 from django_ray.admin.filters import FILTERS, NEWEST, bounded, newest_id
 from django_ray.admin.flow_page import neighbours
 from django_ray.admin.history import history
 from django_ray.admin.lists import MOST_COUNTED, ReadOnly, found, link_to, rows_of, shows
-from django_ray.admin.noting import chosen, note
+from django_ray.admin.noting import chosen, chosen_one, note
 from django_ray.admin.searching import NEWEST_READ, found_by, terms
 from django_ray.again import Again
 from django_ray.bounds import shown
@@ -305,7 +306,36 @@ class ExecutionAdmin(ReadOnly):
     @override
     def get_urls(self) -> Any:
         do = self.admin_site.admin_view(require_POST(self._do))
-        return [path("<uuid:task_id>/do/", do, name="django_ray_raytaskexecution_do"), *super().get_urls()]
+        edit = self.admin_site.admin_view(self._edit)
+        return [
+            path("<uuid:task_id>/do/", do, name="django_ray_raytaskexecution_do"),
+            path("<uuid:task_id>/edit/", edit, name="django_ray_raytaskexecution_edit"),
+            *super().get_urls(),
+        ]
+
+    def _edit(self, request: HttpRequest, task_id: UUID) -> HttpResponse:
+        """Enqueue an execution again with other arguments."""
+        request.current_app = self.admin_site.name
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        row = found(RayTaskExecution, task_id, request)
+        if row is None:
+            raise Http404
+        form = EditForm(row, request.POST if request.method == "POST" else None)
+        if form.is_valid():
+            result = form.result
+            note(request, RayTaskExecution, f"Enqueued again, with other arguments, as {result.id}.", chosen_one(row))
+            self.message_user(request, gettext("Enqueued."), messages.SUCCESS)
+            page = "admin:django_ray_raytaskexecution_change"
+            return HttpResponseRedirect(reverse(page, args=[result.id], current_app=self.admin_site.name))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Edit and enqueue again"),
+            "opts": self.opts,
+            "row": row,
+            "form": form,
+        }
+        return TemplateResponse(request, "admin/django_ray/raytaskexecution/edit.html", context)
 
     def _do(self, request: HttpRequest, task_id: UUID) -> HttpResponse:
         """Do what a button of the page of one execution says."""

@@ -14,7 +14,7 @@ from django_ray.admin.lists import MOST_COUNTED
 from django_ray.serialization import clean_text
 from django_ray.templatetags.django_ray import count_all
 
-__all__ = ["Chosen", "chosen", "note"]
+__all__ = ["Chosen", "chosen", "chosen_one", "note"]
 
 MOST_SAID = 1000  # Characters of what was done, and of what was selected.
 
@@ -30,13 +30,17 @@ class Chosen(NamedTuple):
 def chosen(request: HttpRequest, queryset: Any) -> Chosen:
     """Return what a verb is about to be done to: afterwards its rows may match their filters no more."""
     number = queryset.order_by()[: MOST_COUNTED + 1].count()
-    if number == 1:
-        row = queryset.order_by().first()
-        return Chosen(1, str(row), row and row.pk)
+    if number == 1 and (row := queryset.order_by().first()) is not None:
+        return chosen_one(row)
     if request.POST.get("select_across") != "1":
         return Chosen(number, f"{count_all(number)} selected")
     filters = unquote_plus(request.GET.urlencode())
     return Chosen(number, f"all that match {filters}" if filters else "all of the list")
+
+
+def chosen_one(row: models.Model) -> Chosen:
+    """Return one row."""
+    return Chosen(1, str(row), row.pk)
 
 
 def note(request: HttpRequest, model: type[models.Model], did: Any, what: Chosen) -> None:

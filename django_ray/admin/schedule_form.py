@@ -11,20 +11,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, override
 
 from django import forms
-from django.contrib.admin.widgets import AdminTextareaWidget, AdminTextInputWidget
+from django.contrib.admin.widgets import AdminTextInputWidget
 from django.core.exceptions import ValidationError
 from django.tasks import task_backends
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_ray.admin.lists import rows_of
+from django_ray.admin.payloads import ArgumentsField, KeywordsField
 from django_ray.backends import RayTaskBackend
 from django_ray.databases import database_of, database_of_row
 from django_ray.declaring import declared, reason_of
 from django_ray.models import RaySchedule
 from django_ray.results import import_task
 from django_ray.runtime.foreign import contained
-from django_ray.serialization import jsonable, storable
+from django_ray.serialization import storable
 from django_ray.signature import check_arguments
 from django_ray.timetable import default_zone
 
@@ -72,20 +73,8 @@ class ScheduleForm(_Form):
     task = forms.ChoiceField(
         label=_("Task"), help_text=_("A task that has a @schedule, stands in SCHEDULES, or says schedulable=True.")
     )
-    args = forms.JSONField(
-        required=False,
-        initial=list,
-        widget=AdminTextareaWidget(attrs={"rows": 2}),
-        label=_("Arguments"),
-        help_text=_('A list in JSON, such as [1, "two"].'),
-    )
-    kwargs = forms.JSONField(
-        required=False,
-        initial=dict,
-        widget=AdminTextareaWidget(attrs={"rows": 2}),
-        label=_("Keyword arguments"),
-        help_text=_('An object in JSON, such as {"number": 1}.'),
-    )
+    args = ArgumentsField(label=_("Arguments"), help_text=_('A list in JSON, such as [1, "two"].'))
+    kwargs = KeywordsField(label=_("Keyword arguments"), help_text=_('An object in JSON, such as {"number": 1}.'))
     cron = forms.CharField(
         required=False,
         widget=AdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"}),
@@ -134,14 +123,6 @@ class ScheduleForm(_Form):
         """Return None for an empty one: then a period says when."""
         return _storable(self.cleaned_data["cron"]).strip() or None
 
-    def clean_args(self) -> list[Any]:
-        """Return a list."""
-        return _payload(self.cleaned_data["args"], list, _("It must be a list."))
-
-    def clean_kwargs(self) -> dict[str, Any]:
-        """Return a dictionary."""
-        return _payload(self.cleaned_data["kwargs"], dict, _("It must be an object, with names."))
-
     @override
     def clean(self) -> dict[str, Any]:
         said = super().clean() or self.cleaned_data
@@ -188,15 +169,3 @@ def _storable(text: str) -> str:
     if not storable(text):
         raise ValidationError(gettext("It has characters that cannot be stored."))
     return text
-
-
-def _payload[Kind: list[Any] | dict[str, Any]](value: Any, kind: type[Kind], otherwise: Any) -> Kind:
-    if value is None or value == "":
-        return kind()
-    if not isinstance(value, kind):
-        raise ValidationError(otherwise)
-    try:
-        found: Kind = jsonable(value, "it")
-    except (TypeError, ValueError) as error:
-        raise ValidationError(str(error)) from None
-    return found
