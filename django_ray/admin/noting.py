@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_plus
 
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -45,9 +45,9 @@ def chosen_one(row: models.Model) -> Chosen:
 
 def note(request: HttpRequest, model: type[models.Model], did: Any, what: Chosen) -> None:
     """Write an entry, in the words that are shown to who did it."""
-    text = str(did)
+    text, user = str(did), cast("Any", request.user)
     LogEntry.objects.create(
-        user_id=request.user.pk,
+        user_id=user.pk,
         content_type_id=ContentType.objects.get_for_model(model, for_concrete_model=False).pk,
         object_id=None if what.pk is None else str(what.pk),
         object_repr=clean_text(what.said, MOST_SAID)[:200],

@@ -20,8 +20,8 @@ class _PayloadField(forms.JSONField):
     otherwise: Any
 
     def __init__(self, **options: Any) -> None:
-        said = {"required": False, "initial": self.kind, "widget": AdminTextareaWidget(attrs={"rows": 2})}
-        super().__init__(**{**said, **options})
+        widget = AdminTextareaWidget(attrs={"rows": 2})
+        super().__init__(required=False, initial=self.kind, widget=widget, **options)
 
     @override
     def clean(self, value: Any) -> Any:

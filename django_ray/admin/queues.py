@@ -117,7 +117,7 @@ class QueueAdmin(Admin):
             return TemplateResponse(request, "admin/django_ray/rayqueue/explain.html", context)
         because = request.POST.get("because", "")
         try:
-            has_changed = RayQueue.objects.explain(name, backend, because)
+            has_changed = RayQueue.objects.say_why(name, backend, because)
         except Locked as error:
             self.message_user(request, str(error), messages.ERROR)
         else:

@@ -39,7 +39,8 @@ def terms(said: str) -> list[Term]:
 def found_by(queryset: QuerySet[Any], said: list[Term], *, oldest_read: Any) -> QuerySet[Any]:
     """Return the rows that have all of it; what is inside of a row is read if it is newer than the oldest one."""
     is_read = Q() if oldest_read is None else Q(pk__gt=oldest_read)
-    return queryset.alias(**_TEXTS).filter(*(_condition(term, is_read) for term in said))
+    rows: QuerySet[Any] = queryset.alias(**_TEXTS).filter(*(_condition(term, is_read) for term in said))
+    return rows
 
 
 # What is read, by the name under which it is compared.

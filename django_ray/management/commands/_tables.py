@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["NOTHING", "Section", "line", "show"]
+__all__ = ["NOTHING", "Section", "line", "printable", "show"]
 
 NOTHING = "\N{EN DASH}"
 _STYLES = {"paused": "yellow", "no session": "red"}
@@ -13,6 +13,11 @@ _MOST = 80  # Characters of a cell.
 
 # Title, heads, rows, and what is said where there are none.
 type Section = tuple[str, Sequence[str], Sequence[Sequence[str]], str]
+
+
+def printable(text: str) -> str:
+    """Return text without what a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def show(output: Any, section: Section) -> None:
@@ -61,5 +66,5 @@ def _text(output: Any, title: str, heads: Sequence[str], rows: Sequence[Sequence
 
 def line(text: str) -> str:
     """Return what is one line in a terminal, whatever a user has put into it."""
-    text = "".join(character if character.isprintable() else " " for character in text)
+    text = printable(text)
     return text if len(text) <= _MOST else f"{text[: _MOST - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -24,7 +24,7 @@ from django_ray.alarms import alarms
 from django_ray.databases import backends_in, databases
 from django_ray.driver import need_psycopg
 from django_ray.management.commands._common import piped, warn_of
-from django_ray.management.commands._tables import NOTHING, Section, line, show
+from django_ray.management.commands._tables import NOTHING, Section, line, printable, show
 from django_ray.moments import for_machines
 from django_ray.status import Queue, Status, status
 from django_ray.templatetags.django_ray import ago, amounts, count, duration, held, percent, short_class
@@ -81,7 +81,7 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"alarms": found}))
         else:
             for sentence in found or ["All is well."]:
-                self.stdout.write(line(sentence))
+                self.stdout.write(printable(sentence))
         if found:
             raise SystemExit(1)
 

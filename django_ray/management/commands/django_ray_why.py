@@ -9,6 +9,7 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandParser
 
 from django_ray.management.commands._common import piped, task_id
+from django_ray.management.commands._tables import printable
 from django_ray.tables import find
 from django_ray.why import why
 
@@ -34,7 +35,7 @@ class Command(BaseCommand):
                 self.stdout.write(json.dumps({"executions": [_plain(one) for one in ids]}))
                 return
             for one in ids:
-                self.stdout.write(f"{one}  {_printable(why(one))}" if len(ids) > 1 else _printable(why(one)))
+                self.stdout.write(f"{one}  {printable(why(one))}" if len(ids) > 1 else printable(why(one)))
 
 
 def _plain(one: UUID) -> dict[str, Any]:
@@ -42,8 +43,3 @@ def _plain(one: UUID) -> dict[str, Any]:
 
     row = find(RayTaskExecution, one)
     return {"task_id": str(one), "state": None if row is None else row.state, "why": why(one)}
-
-
-def _printable(text: str) -> str:
-    """Return it without what a terminal would obey: names of queues and gates may hold anything."""
-    return "".join(character if character.isprintable() else " " for character in text)
