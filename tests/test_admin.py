@@ -62,7 +62,7 @@ def deeds(row):
             reverse("admin:django_ray_raytaskexecution_edit", args=[row.pk]),
             {"args": "[1, 2]", "kwargs": "{}", "queue_name": "default", "priority": "0"},
         ),
-        (reverse("admin:django_ray_explain"), {"name": "other", "backend": "default", "because": "I say so"}),
+        (reverse("admin:django_ray_explain"), {"name": "default", "backend": "default", "because": "I say so"}),
     ]
 
 

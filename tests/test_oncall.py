@@ -262,18 +262,18 @@ def test_schedules_and_flows_are_in_the_history_too(admin_client):
 # Which job was it.
 
 
+LETTERS = str.maketrans("0123456789", "ghijklmnop")
+
+
 @pytest.fixture
 def jobs():
+    large = f"xxxx{secrets.token_hex(5000).translate(LETTERS)}"
     error = {"exception_class_path": "shop.errors.NoAddress", "message": "customer has no street", "traceback": "t"}
     return {
         "a": standing(callable_path="shop.mail", args=[4711, "welcome home"], queue_name="mail"),
         "b": standing(callable_path="shop.ship", kwargs={"customer": 4711}),
         "c": standing(callable_path="shop.ship", args=[12], state="FAILED", finished_at=timezone.now(), errors=[error]),
-        "d": standing(
-            callable_path="shop.bill",
-            args=[f"xxxx{secrets.token_hex(5000)}"],
-            carrier={"metadata": {"invoice": "R-77"}},
-        ),
+        "d": standing(callable_path="shop.bill", args=[large], carrier={"metadata": {"invoice": "R-77"}}),
     }
 
 

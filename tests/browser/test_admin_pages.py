@@ -170,7 +170,7 @@ def test_retry_and_cancel_and_enqueue_again_by_clicking(log_in, connect):
     assert RayTaskExecution.objects.filter(state=State.READY).count() == 2
 
 
-def test_everything_that_a_filter_matches_is_retried(log_in, connect):
+def test_everything_that_a_filter_matches_is_retried(log_in, connect, take):
     failed(connect, 120)
     insert(connect, 3)
     page = log_in()
@@ -179,6 +179,9 @@ def test_everything_that_a_filter_matches_is_retried(log_in, connect):
     page.get_by_text("Select all 120").click()
     page.select_option("select[name=action]", "retry")
     page.get_by_role("button", name="Run").or_(page.get_by_role("button", name="Go")).click()
+    expect(page.get_by_text("120 executions are selected.")).to_be_visible()
+    take(page, "ask")
+    page.get_by_role("button", name="Yes, do it").click()
     expect(page.locator(".messagelist")).to_contain_text("120 executions will be tried again.")
     assert not RayTaskExecution.objects.filter(state=State.FAILED).exists()
 
