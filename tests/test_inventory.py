@@ -1,7 +1,7 @@
 """What the cluster of a supervisor has stands in its row: from its registration on, and again when it has changed."""
 
 import pytest
-from anyio import fail_after, sleep
+from anyio import Event, fail_after, sleep
 
 from django_ray.models import RayWorker
 from tests import tasks
@@ -18,12 +18,18 @@ class Growing(Instant):
     def __init__(self, *looks):
         super().__init__()
         self.resources, self._looks = {"CPU": 2.0}, list(looks)
+        self.changed = Event()
 
     def lacks(self, claim):
         return {"GPU": 1} if self._looks else {}
 
     async def look(self):
         self.resources = self._looks.pop(0)
+        self.changed.set()
+
+    async def until_changed(self):
+        await self.changed.wait()
+        self.changed = Event()
 
 
 async def soon(condition):
@@ -35,7 +41,7 @@ async def soon(condition):
 @pytest.fixture
 def said(connect):
     session = connect()
-    return lambda: session.execute("SELECT resources, xmin::text AS version FROM django_ray_worker").fetchone()
+    return lambda: session.execute("SELECT resources, replicas, wanted, xmin::text AS version FROM django_ray_worker").fetchone()
 
 
 async def test_it_is_said_at_the_registration(database, said):
@@ -59,6 +65,15 @@ async def test_what_a_look_has_found_is_said_once(database, said, connect):
             session.execute(INSERT)
         await executor.has_run(3)
         assert said()["version"] == version
+
+
+async def test_replicas_and_what_is_asked_for_are_said(database, said):
+    executor = Growing()
+    async with living(database, executor):
+        assert (said()["replicas"], said()["wanted"]) == ({}, 0)
+        executor.replicas, executor.wanted = {"shop.Model": 1}, 3
+        executor.changed.set()
+        await soon(lambda: (said()["replicas"], said()["wanted"]) == ({"shop.Model": 1}, 3))
 
 
 async def test_a_locked_row_is_written_when_it_is_free(database, said, connect):
