@@ -41,7 +41,9 @@ async def soon(condition):
 @pytest.fixture
 def said(connect):
     session = connect()
-    return lambda: session.execute("SELECT resources, replicas, wanted, xmin::text AS version FROM django_ray_worker").fetchone()
+    return lambda: session.execute(
+        "SELECT resources, replicas, wanted, xmin::text AS version FROM django_ray_worker"
+    ).fetchone()
 
 
 async def test_it_is_said_at_the_registration(database, said):
