@@ -16,6 +16,7 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
 
 from django_ray import checks, task, task_options
 from django_ray.backends import RayTaskBackend
+from django_ray.models import RayQueue
 from tests import tasks
 from tests.supervisors import ROOT, database_url
 
@@ -244,8 +245,8 @@ def test_a_wait_says_what_the_execution_waits_for(row, supervisors, answer, inse
 @pytest.mark.django_db(transaction=True)
 def test_a_wait_for_a_paused_queue_says_so(insert):
     task_id = insert()
-    call_command("django_ray_pause", "default")
-    with says(TimeoutError, "Its queue 'default' has been paused for 0"):
+    RayQueue.objects.pause("default", by="ada", because="deploy")
+    with says(TimeoutError, "Its queue 'default' has been paused by ada for 0"):
         tasks.add.get_result(str(task_id)).wait(timeout=0.01)
 
 
