@@ -35,7 +35,7 @@ def test_an_empty_queue_that_is_configured_is_shown():
     assert {key[1:] for key in found} == {("default", "default"), ("default", "other")}
     assert set(found.values()) == {0}
     assert {key[0] for key in found} == {
-        "depth", "scheduled", "blocked", "held", "gated", "running", "oldest_wait_seconds", "paused",
+        "depth", "scheduled", "blocked", "held", "gated", "running", "oldest_wait_seconds", "paused", "served",
     }  # fmt: skip
 
 

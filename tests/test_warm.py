@@ -4,7 +4,6 @@ import pytest
 from django.tasks import TaskResultStatus
 
 from django_ray.models import RayTaskExecution
-from django_ray.status import status
 from tests import warming
 from tests.supervisors import until
 
@@ -31,12 +30,6 @@ def folder(warm, warm_folder, transactional_db):
     return warm_folder
 
 
-def replicas():
-    """Return what the pages show of them."""
-    (one,) = status().supervisors
-    return one.replicas
-
-
 def lines(folder, name):
     file = folder / name
     return file.read_text().split() if file.exists() else []
@@ -53,9 +46,7 @@ def test_a_worker_is_built_once_and_ends_when_it_is_idle(folder, warm, finished)
     assert [value for value, _ in values] == [2 * number for number in range(200)]
     assert len({pid for _, pid in values}) == 1
     assert lines(folder, "built") == []
-    until(lambda: replicas() == {"tests.warming.Doubler": 1})
     warm.wait_for("has had no call for 2 s", 20)
-    until(lambda: "tests.warming.Doubler" not in replicas())
     assert finished(warming.double.enqueue(1)).return_value[0] == 2
     assert len(lines(folder, "built")) == 1
 

@@ -10,6 +10,7 @@ import pytest
 from django.db.models import F
 
 from django_ray.models import RayTaskExecution
+from django_ray.status import status
 from tests import tasks, warming
 from tests.rays import TOKEN, free_port
 from tests.supervisors import until
@@ -88,6 +89,7 @@ def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start
     assert len(lines(folder, "built")) == len(set(lines(folder, "built"))) <= 3
     assert sum(map(int, lines(folder, "batches"))) == 10_000
     until(lambda: not replicas(), 60, "no replica left")
+    until(lambda: not any(one.replicas for one in status().supervisors), 60, "the pages saying so")
 
 
 def test_whatever_is_killed_under_load_nothing_is_lost(folder, start_head, listen):
