@@ -9,6 +9,7 @@ from django.tasks import TaskResultStatus, default_task_backend
 from django.tasks.exceptions import InvalidTask
 
 from django_ray import Flow
+from django_ray.membership import Membership, membership
 from django_ray.models import RayEdge, RayFlow, RayTaskExecution, State
 from django_ray.testing import run_tasks
 from tests.tasks import add, double, fail, fail_unless, fan_out, look_back, total
@@ -328,6 +329,22 @@ class TestFlow:
         assert flow.retry() == 2
         assert sorted(result.id for result in run_tasks()) == sorted([bad.id, last.id])
         assert flow.progress().successful == 3
+
+    def test_what_comes_after_a_cancel_is_cancelled_with_what_waits_for_it(self):
+        """As a body does that still runs: what it enqueues first is cancelled before the other one is there."""
+        with Flow() as flow:
+            add.enqueue(1, 1)
+        flow.cancel()
+        token = membership.set(Membership(flow.id))
+        first = add.enqueue(1, 1)
+        assert state(first) == ["CANCELLED"]
+        second = add.enqueue(first, 1)
+        membership.reset(token)
+        outside = add.enqueue(second, 1)
+        assert state(second, outside) == ["CANCELLED", "FAILED"]
+        assert row(second).errors[-1]["message"] == "The flow was cancelled."
+        assert flow.retry() >= 3
+        assert state(first, second, outside) == ["READY", "WAITING", "WAITING"]
 
     def test_retry_after_a_cancel_goes_on(self):
         with Flow() as flow:

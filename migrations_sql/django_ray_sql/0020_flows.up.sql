@@ -288,8 +288,12 @@ BEGIN
 
     IF has_failed THEN
         UPDATE django_ray_execution AS execution SET
-            state = 'FAILED', finished_at = statement_timestamp(),
-            errors = errors || (django_ray_error('UpstreamFailed', message, worker_ids) || jsonb_build_object('upstream', culprit))
+            -- What is enqueued into a flow that is cancelled is cancelled, also where what it waits for was cancelled before it came.
+            state = CASE WHEN is_cancelled THEN 'CANCELLED' ELSE 'FAILED' END, finished_at = statement_timestamp(),
+            errors = errors || CASE
+                WHEN is_cancelled THEN django_ray_error('TaskCancelled', 'The flow was cancelled.', worker_ids)
+                ELSE django_ray_error('UpstreamFailed', message, worker_ids) || jsonb_build_object('upstream', culprit)
+            END
         FROM (
             SELECT reach.task_id, reach.culprit, CASE
                 WHEN upstream.task_id IS NULL THEN 'The execution ' || reach.culprit || ', which it waited for, is gone.'
@@ -297,9 +301,11 @@ BEGIN
                     WHEN 'CANCELLED' THEN ' was cancelled.'
                     ELSE ' failed: ' || left(coalesce(upstream.exception_type, '') || ': ' || coalesce(upstream.errors #>> '{-1,message}', ''), 1000)
                 END
-            END AS message
+            END AS message, EXISTS (
+                SELECT FROM django_ray_flow AS flow WHERE flow.id = held.flow_id AND flow.cancelled_at IS NOT NULL
+            ) AS is_cancelled
             FROM django_ray_reach(changed, locked) AS reach
-            CROSS JOIN LATERAL (SELECT state, gate, needs FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0) AS held
+            CROSS JOIN LATERAL (SELECT state, gate, needs, flow_id FROM django_ray_execution WHERE task_id = reach.task_id OFFSET 0) AS held
             LEFT JOIN django_ray_execution AS upstream ON upstream.task_id = reach.culprit
             WHERE reach.fails AND held.state = 'WAITING' AND held.gate IS NULL AND held.needs <> 'end'
             OFFSET 0
