@@ -51,7 +51,7 @@ def test_workers_that_stay_and_batches_give_figures(bench):
     figures = bench("W")
 
     assert list(figures) == ["W"]
-    assert len(figures["W"]) == 10
+    assert len(figures["W"]) == 13
     assert all(figure > 0 for figure in figures["W"].values()), figures
 
 
