@@ -17,7 +17,7 @@ OTHER := .venv-django-6.0
 PYTEST = $(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel demo test test-all lint unit slow stress ticks gates soak bench long-bench compose-test nodes-test lock clean
+.PHONY: help setup wheel demo test test-all lint unit slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -49,7 +49,7 @@ lint: $(STAMP) ## Style, types, import rules, container files.
 unit: $(STAMP) ## The tests, in WORKERS (2) processes, each with modules of its own. ARGS="-k name" selects.
 	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
 	@$(PY) scripts/find_chromium.py
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow and not alone" $(ARGS)
 
 slow: $(STAMP) ## The tests that take half a minute or more each, most of them because they break Ray.
 	@$(PYTEST) -m slow $(ARGS)
@@ -74,6 +74,9 @@ long-bench: $(STAMP) ## Half load for MINUTES (15) with pruning: does it stay as
 
 compose-test: $(STAMP) ## docker-compose.yml for real; COMPOSE names the command (default: docker compose).
 	@PYTHONPATH=. $(PY) -m tests.compose.drive $(ARGS)
+
+autoscaler-test: $(STAMP) ## Beside Ray's own autoscaler. Alone: Ray gives a node 30 s to start, and does not try again.
+	@$(PY) -m pytest -q -s -m alone tests/test_autoscaling.py $(ARGS)
 
 nodes-test: $(STAMP) ## Hosts of a Ray cluster killed and paused under load, in containers; COMPOSE as above.
 	@PYTHONPATH=.:example $(PY) -m tests.nodes.drive $(ARGS)

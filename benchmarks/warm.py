@@ -57,7 +57,7 @@ def _rate(system, kind, count):
         done = system.wait(numbers, LONGEST, advance)
     if len(done) < count:
         system.progress.say(f"   cut off after {len(done):,}")
-    return rate_of(done, BATCH)
+    return rate_of(done, BATCH if "batch" in kind else 1)
 
 
 def rate_of(times, first):

@@ -15,7 +15,7 @@ from tests.supervisors import until
 IDLE_SECONDS = 6
 GOING_SECONDS = 90  # For an idle node to go; it takes some 15 s where the machine has time.
 
-pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.alone, pytest.mark.django_db(transaction=True)]
 
 
 def nodes(head):
