@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models import JSONField, Value
@@ -366,6 +367,28 @@ def test_what_does_not_fit_is_said_and_nothing_is_enqueued(admin_client, said, p
     page = html.unescape(admin_client.post(edit(row), {**good, **said}).text)
     assert problem in page
     assert RayTaskExecution.objects.count() == 1
+
+
+@pytest.mark.parametrize(("permissions", "status_code"), [("change", 403), ("add", 403), ("add change", 200)])
+def test_who_may_edit(client, permissions, status_code):
+    row = RayTaskExecution.objects.get(pk=tasks.add.enqueue(1, 2).id)
+    user = User.objects.create_user("ada", is_staff=True)
+    for name in ("view", *permissions.split()):
+        user.user_permissions.add(Permission.objects.get(codename=f"{name}_raytaskexecution"))
+    client.force_login(user)
+    assert client.get(edit(row)).status_code == status_code
+    page = client.get(reverse("admin:django_ray_raytaskexecution_change", args=[row.pk])).text
+    assert ("Edit and enqueue again" in page) == (status_code == 200)
+
+
+def test_what_waits_for_others_is_not_edited(admin_client):
+    """Ids of executions stand in its arguments: they would be values."""
+    row = RayTaskExecution.objects.get(pk=tasks.add.enqueue(tasks.add.enqueue(1, 2), 3).id)
+    assert admin_client.get(edit(row)).status_code == 404
+    assert (
+        "Edit and enqueue again"
+        not in admin_client.get(reverse("admin:django_ray_raytaskexecution_change", args=[row.pk])).text
+    )
 
 
 def test_a_task_that_is_no_more_is_said(admin_client):

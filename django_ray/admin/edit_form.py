@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, override
+from typing import Any, cast
 
 from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -36,17 +35,13 @@ class EditForm(forms.Form):
         self._row = row
         self.result: Any = None  # Of what was enqueued.
 
-    @override
-    def clean(self) -> dict[str, Any]:
-        said: dict[str, Any] = super().clean() or self.cleaned_data
-        if self.fields.keys() <= said.keys():
-            problem = contained(partial(self._enqueue, said), reason_of)
-            if problem is not None:
-                self.add_error(None, problem)
-        return said
+    def enqueue(self) -> bool:
+        """Enqueue what the form says; tell whether it could be, the form says why not."""
+        if self.is_valid() and (problem := contained(self._enqueue, reason_of)) is not None:
+            self.add_error(None, problem)
+        return self.result is not None
 
-    def _enqueue(self, said: dict[str, Any]) -> None:
-        """Raise what an enqueue raises; nothing is enqueued then."""
-        task: Any = import_task(self._row.callable_path)
+    def _enqueue(self) -> None:
+        said, task = self.cleaned_data, cast("Any", import_task(self._row.callable_path))
         chosen = task.using(backend=self._row.backend, queue_name=said["queue_name"], priority=said["priority"])
         self.result = chosen.enqueue(*said["args"], **said["kwargs"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple, override
+from typing import Any, NamedTuple, cast, override
 from uuid import UUID
 
 from django.contrib import admin, messages
@@ -124,6 +124,12 @@ class _Verb(NamedTuple):
     done: Any  # What is said then, and when nothing was done, and what is asked first.
     otherwise: Any
     would: Any
+
+
+def _may_edit(request: HttpRequest) -> bool:
+    """Tell whether somebody may enqueue with arguments of his own: that is more than to do again what is there."""
+    user = cast("Any", request.user)
+    return bool(user.has_perms(["django_ray.add_raytaskexecution", "django_ray.change_raytaskexecution"]))
 
 
 def _cancel(rows: Any) -> Again:
@@ -319,13 +325,13 @@ class ExecutionAdmin(ReadOnly):
     def _edit(self, request: HttpRequest, task_id: UUID) -> HttpResponse:
         """Enqueue an execution again with other arguments."""
         request.current_app = self.admin_site.name
-        if not self.has_change_permission(request):
+        if not _may_edit(request):
             raise PermissionDenied
         row = found(RayTaskExecution, task_id, request)
-        if row is None:
+        if row is None or row.needs is not None:
             raise Http404
         form = EditForm(row, request.POST if request.method == "POST" else None)
-        if form.is_valid():
+        if form.enqueue():
             result = form.result
             note(request, RayTaskExecution, f"Enqueued again, with other arguments, as {result.id}.", chosen_one(row))
             self.message_user(request, gettext("Enqueued."), messages.SUCCESS)
@@ -404,6 +410,8 @@ class ExecutionAdmin(ReadOnly):
             "schedule_link": schedule
             and link_to("admin:django_ray_rayschedule_change", schedule, self.admin_site.name),
             "can_retry": row.state in {State.FAILED, State.CANCELLED},
+            # What waits for others has ids among its arguments, which would be values.
+            "can_edit": _may_edit(request) and row.needs is None,
             "has_change_permission": self.has_change_permission(request, row),
             "has_delete_permission": self.has_delete_permission(request, row),
         }

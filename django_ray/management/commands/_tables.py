@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["NOTHING", "Section", "line", "printable", "show"]
 
 NOTHING = "\N{EN DASH}"
-_STYLES = {"paused": "yellow", "no session": "red"}
+_STYLES = {"paused": "yellow", "no session": "red", "no supervisor": "red"}  # Of what begins so.
 _MOST = 80  # Characters of a cell.
 
 # Title, heads, rows, and what is said where there are none.
@@ -47,7 +47,7 @@ def _rich(output: Any, title: str, heads: Sequence[str], rows: Sequence[Sequence
         is_number = all(row[index][:1].isdigit() or row[index] == NOTHING for row in rows)
         table.add_column(head, justify="right" if is_number else "left", overflow="fold", no_wrap=head == "id")
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
     console.print(table)
     return True
 
@@ -62,6 +62,10 @@ def _text(output: Any, title: str, heads: Sequence[str], rows: Sequence[Sequence
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         output.write(f"  {'  '.join(cells)}".rstrip())
     output.write("")
+
+
+def _style(cell: str) -> str:
+    return next((style for begin, style in _STYLES.items() if cell.startswith(begin)), "")
 
 
 def line(text: str) -> str:
