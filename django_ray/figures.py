@@ -51,13 +51,13 @@ class Tasks:
 _FIGURES = """
 WITH sample AS MATERIALIZED (
     SELECT
-        callable_path, state, finished_at,
-        greatest(jsonb_array_length(worker_ids) - 1, 0) AS again,
-        CASE WHEN isfinite(finished_at) AND isfinite(last_attempted_at)
-            THEN greatest(extract(epoch FROM finished_at) - extract(epoch FROM last_attempted_at), 0)::float8 END AS ran,
-        CASE WHEN isfinite(started_at) AND isfinite(greatest(enqueued_at, run_after))
-            THEN greatest(extract(epoch FROM started_at) - extract(epoch FROM greatest(enqueued_at, run_after)), 0)::float8
-        END AS waited
+        callable_path, state, finished_at, greatest(jsonb_array_length(worker_ids) - 1, 0) AS again,
+        CASE WHEN isfinite(last_attempted_at) THEN greatest(
+            extract(epoch FROM finished_at) - extract(epoch FROM last_attempted_at), 0
+        )::float8 END AS ran,
+        CASE WHEN isfinite(started_at) AND isfinite(greatest(enqueued_at, run_after)) THEN greatest(
+            extract(epoch FROM started_at) - extract(epoch FROM greatest(enqueued_at, run_after)), 0
+        )::float8 END AS waited
     FROM django_ray_execution
     WHERE finished_at IS NOT NULL AND finished_at > statement_timestamp() - %(span)s::interval
         AND finished_at <= statement_timestamp() + interval '1 minute'
@@ -66,7 +66,8 @@ WITH sample AS MATERIALIZED (
 )
 SELECT
     callable_path, count(*) AS ended, count(*) FILTER (WHERE state = 'FAILED') AS failed, sum(again)::bigint AS retried,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY ran) AS run_p50, percentile_cont(0.95) WITHIN GROUP (ORDER BY ran) AS run_p95,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY ran) AS run_p50,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY ran) AS run_p95,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY waited) AS wait_p50,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY waited) AS wait_p95,
     min(finished_at) AS first_at, (SELECT count(*) FROM sample) AS sampled

@@ -275,8 +275,8 @@ def _of_tasks(rows: Sequence[Figures]) -> Section:
         ("task", "ended", "failed", "errors", "retries", "run p50", "p95", "wait p50", "p95"),
         [
             (
-                line(row.callable_path), f"{row.ended:,}", f"{row.failed:,}", percent(row.error_rate), f"{row.retried:,}",
-                *map(duration, (row.run_p50, row.run_p95, row.wait_p50, row.wait_p95)),
+                line(row.callable_path), f"{row.ended:,}", f"{row.failed:,}", percent(row.error_rate),
+                f"{row.retried:,}", *map(duration, (row.run_p50, row.run_p95, row.wait_p50, row.wait_p95)),
             )
             for row in rows
         ],
