@@ -339,7 +339,7 @@ def test_the_list_shows_the_beginning_of_the_arguments(admin_client, jobs):
 def test_figures_of_each_task(admin_client):
     now = timezone.now()
 
-    def end(path, state, ran, waited, minutes=1, attempts=1):
+    def end(path, state="SUCCESSFUL", *, ran, waited, minutes=1, attempts=1):
         ended = now - timedelta(minutes=minutes)
         began = ended - timedelta(seconds=ran)
         row = standing(
@@ -350,8 +350,8 @@ def test_figures_of_each_task(admin_client):
 
     for number in range(1, 101):
         end("shop.mail", "FAILED" if number % 4 == 0 else "SUCCESSFUL", ran=number, waited=2 * number, attempts=2)
-    end("shop.ship", "SUCCESSFUL", ran=500, waited=1)
-    end("shop.ship", "SUCCESSFUL", ran=1, waited=1, minutes=90)
+    end("shop.ship", ran=500, waited=1)
+    end("shop.ship", ran=1, waited=1, minutes=90)
     mail, ship = figures("default", timedelta(hours=1)).tasks
     assert (mail.callable_path, mail.ended, mail.failed, mail.error_rate, mail.retried) == (
         "shop.mail",
