@@ -42,6 +42,7 @@ def pages(row):
         reverse("admin:django_ray_raytaskexecution_change", args=[row.pk]),
         reverse("admin:django_ray_live"),
         reverse("admin:django_ray_stream"),
+        reverse("admin:django_ray_tasks"),
     ]
 
 

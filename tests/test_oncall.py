@@ -18,6 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from django_ray import views
+from django_ray.figures import figures
 from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, RayWorker
 from django_ray.status import status
 from tests import tasks
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.django_db
 
 LIST = reverse("admin:django_ray_raytaskexecution_changelist")
 LIVE = reverse("admin:django_ray_live")
+TASKS = reverse("admin:django_ray_tasks")
 
 
 def supervisor(queues, **columns):
@@ -134,7 +136,10 @@ def test_a_schedule_that_does_not_fire_is_an_alarm():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--check", "--watch"], "--check looks once: leave --watch out."),
+        (["--check", "--watch"], "--check and --tasks look once: leave --watch out."),
+        (["--tasks", "--watch"], "--check and --tasks look once: leave --watch out."),
+        (["--tasks", "--check"], "--check and --tasks are two questions"),
+        (["--tasks", "0"], "'0' is no number of hours from 1 to 8784."),
         (["--oldest", "5"], "--oldest is for --check."),
         (["--check", "--oldest", "soon"], "'soon' is no number of seconds"),
         (["--check", "--oldest", "-1"], "'-1' is no number of seconds"),
@@ -327,6 +332,67 @@ def test_the_list_shows_the_beginning_of_the_arguments(admin_client, jobs):
     assert "4711, &quot;welcome home&quot;" in page
     assert "{&quot;customer&quot;: 4711}" in page
     assert "xxxx" not in page  # it is large, and is not read
+
+
+# Figures of each task.
+
+
+def test_figures_of_each_task(admin_client):
+    now = timezone.now()
+
+    def end(path, state="SUCCESSFUL", *, ran, waited, minutes=1, attempts=1):
+        ended = now - timedelta(minutes=minutes)
+        began = ended - timedelta(seconds=ran)
+        row = standing(
+            callable_path=path, state=state, finished_at=ended, last_attempted_at=began, started_at=began,
+            worker_ids=["7"] * attempts,
+        )  # fmt: skip
+        RayTaskExecution.objects.filter(pk=row.pk).update(enqueued_at=began - timedelta(seconds=waited))
+
+    for number in range(1, 101):
+        end("shop.mail", "FAILED" if number % 4 == 0 else "SUCCESSFUL", ran=number, waited=2 * number, attempts=2)
+    end("shop.ship", ran=500, waited=1)
+    end("shop.ship", ran=1, waited=1, minutes=90)
+    mail, ship = figures("default", timedelta(hours=1)).tasks
+    assert (mail.callable_path, mail.ended, mail.failed, mail.error_rate, mail.retried) == (
+        "shop.mail",
+        100,
+        25,
+        0.25,
+        100,
+    )
+    assert [mail.run_p50, mail.run_p95, mail.wait_p50, mail.wait_p95] == pytest.approx([50.5, 95.05, 101, 190.1])
+    assert (ship.ended, ship.run_p50) == (1, pytest.approx(500))
+    assert figures("default", timedelta(hours=24)).tasks[1].ended == 2
+    page = admin_client.get(TASKS, {"by": "run_p50"}).text
+    assert page.index("shop.ship</a>") < page.index("shop.mail</a>")
+    assert "8 min 20 s" in page
+    assert "25 %" in page
+    assert "95 s" not in page  # 1 min 35 s
+    for query in ({"by": "nonsense", "hours": "x"}, {"hours": "168"}):
+        page = admin_client.get(TASKS, query).text
+        assert page.index("shop.mail</a>") < page.index("shop.ship</a>")
+    output = io.StringIO()
+    call_command("django_ray_status", "--tasks", stdout=output)
+    assert re.search(r"shop.mail +100 +25 +25 % +100 +50 s +1 min 35 s", output.getvalue())
+    output = io.StringIO()
+    call_command("django_ray_status", "--tasks", "24", "--json", stdout=output)
+    assert [one["ended"] for one in json.loads(output.getvalue())["tasks"]] == [100, 2]
+
+
+def test_of_very_many_the_last_ones_are_looked_at(admin_client, monkeypatch):
+    now = timezone.now()
+    for minutes in range(5):
+        standing(state="SUCCESSFUL", finished_at=now - timedelta(minutes=minutes))
+    monkeypatch.setattr("django_ray.figures.SAMPLE", 3)
+    found = figures("default", timedelta(hours=1))
+    assert (found.tasks[0].ended, found.is_sample, found.since) == (3, True, now - timedelta(minutes=2))
+    assert "since 2 min ago" in admin_client.get(TASKS).text
+    assert "Nothing has ended" not in admin_client.get(TASKS).text
+
+
+def test_where_nothing_has_ended(admin_client):
+    assert "Nothing has ended in this time." in admin_client.get(TASKS).text
 
 
 # Once more, with other arguments.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, override
 
 from django.conf import settings
@@ -13,16 +14,31 @@ from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_POST
+from django.utils.translation import gettext_lazy as _lazy
+from django.views.decorators.http import require_POST, require_safe
 
 from django_ray import dashboard
 from django_ray.admin.lists import Admin, shows
 from django_ray.admin.noting import Chosen, note
-from django_ray.databases import database_of, databases
+from django_ray.databases import database_of, databases, of_each
+from django_ray.figures import SAMPLE, figures
 from django_ray.locking import Locked
 from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
 
 __all__ = ["QueueAdmin"]
+
+
+SPANS = {"1": _lazy("Last hour"), "24": _lazy("Last day"), "168": _lazy("Last week")}
+COLUMNS = {
+    "ended": _lazy("Ended"),
+    "failed": _lazy("Failed"),
+    "error_rate": _lazy("Error rate"),
+    "retried": _lazy("Retries"),
+    "run_p50": _lazy("Run, median"),
+    "run_p95": _lazy("Run, 95 %"),
+    "wait_p50": _lazy("Wait, median"),
+    "wait_p95": _lazy("Wait, 95 %"),
+}
 
 
 @admin.register(RayQueue)
@@ -46,6 +62,7 @@ class QueueAdmin(Admin):
             path("stream/", view(self._stream), name="django_ray_stream"),
             path("pause/", view(require_POST(self._pause)), name="django_ray_pause"),
             path("explain/", view(self._explain), name="django_ray_explain"),
+            path("tasks/", view(require_safe(self._tasks)), name="django_ray_tasks"),
         ]
 
     def _allow(self, request: HttpRequest) -> None:
@@ -124,6 +141,31 @@ class QueueAdmin(Admin):
             if has_changed:
                 note(request, RayQueue, f"Paused, because: {because}", Chosen(1, f"{name} ({backend})"))
         return self._back()
+
+    def _tasks(self, request: HttpRequest) -> HttpResponse:
+        """Show figures of each task, sorted by one of them."""
+        self._allow(request)
+        if not shows(self.admin_site, RayTaskExecution, request):
+            raise PermissionDenied
+        hours = request.GET.get("hours") if request.GET.get("hours") in SPANS else "1"
+        by = request.GET.get("by") if request.GET.get("by") in COLUMNS else "ended"
+        found, unreachable = of_each(lambda database: figures(database, timedelta(hours=int(hours or 1))))
+        rows = [(database, row) for database, one in found.items() for row in one.tasks]
+        rows.sort(key=lambda row: getattr(row[1], by or "ended") or 0, reverse=True)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Tasks"),
+            "opts": self.opts,
+            "rows": rows,
+            "samples": [one for one in found.values() if one.is_sample],
+            "sample": SAMPLE,
+            "unreachable": unreachable,
+            "hours": hours,
+            "by": by,
+            "spans": SPANS.items(),
+            "columns": COLUMNS.items(),
+        }
+        return TemplateResponse(request, "admin/django_ray/rayqueue/tasks.html", context)
 
     def _back(self) -> HttpResponse:
         return HttpResponseRedirect(reverse("admin:django_ray_rayqueue_changelist", current_app=self.admin_site.name))

@@ -12,7 +12,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, override
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -21,8 +21,9 @@ from django.utils import translation
 
 from django_ray.agenda import Upcoming
 from django_ray.alarms import alarms
-from django_ray.databases import backends_in, databases
+from django_ray.databases import backends_in, databases, of_each
 from django_ray.driver import need_psycopg
+from django_ray.figures import SAMPLE, Figures, figures
 from django_ray.management.commands._common import piped, warn_of
 from django_ray.management.commands._tables import NOTHING, Section, line, printable, show
 from django_ray.moments import for_machines
@@ -37,6 +38,7 @@ __all__ = ["Command"]
 
 REFRESH_SECONDS = 15.0  # With --watch: what nobody tells of is shown as late as that.
 PAUSE_SECONDS = 1.0
+_MOST_HOURS = 24 * 366
 
 
 class Command(BaseCommand):
@@ -49,6 +51,14 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
         parser.add_argument("--watch", action="store_true", help="show it again whenever something has happened")
         parser.add_argument(
+            "--tasks",
+            type=_hours,
+            nargs="?",
+            const=1,
+            metavar="HOURS",
+            help="figures of each task, from what ended within so many hours (1)",
+        )
+        parser.add_argument(
             "--check", action="store_true", help="say what somebody has to look at, and end with 1 if there is anything"
         )
         parser.add_argument(
@@ -60,11 +70,15 @@ class Command(BaseCommand):
         """Show it, once or until Ctrl-C."""
         if options["oldest"] is not None and not options["check"]:
             raise CommandError("--oldest is for --check.")
-        if options["check"] and options["watch"]:
-            raise CommandError("--check looks once: leave --watch out.")
+        if (options["check"] or options["tasks"] is not None) and options["watch"]:
+            raise CommandError("--check and --tasks look once: leave --watch out.")
+        if options["check"] and options["tasks"] is not None:
+            raise CommandError("--check and --tasks are two questions: leave one out.")
         try:
             with piped(self.stdout):
-                if options["check"]:
+                if options["tasks"] is not None:
+                    self._tasks(options["tasks"], as_json=options["json"])
+                elif options["check"]:
                     self._check(options["oldest"], as_json=options["json"])
                 elif options["watch"]:
                     with _stoppable():
@@ -84,6 +98,23 @@ class Command(BaseCommand):
                 self.stdout.write(printable(sentence))
         if found:
             raise SystemExit(1)
+
+    def _tasks(self, hours: int, *, as_json: bool) -> None:
+        found, unreachable = of_each(lambda database: figures(database, timedelta(hours=hours)))
+        warn_of(unreachable, self.stderr)
+        if as_json:
+            tasks = [
+                {"database": database, **asdict(row), "error_rate": row.error_rate}
+                for database, one in found.items()
+                for row in one.tasks
+            ]
+            self.stdout.write(json.dumps({"tasks": tasks}))
+            return
+        with translation.override("en"):
+            for one in found.values():
+                if one.is_sample:
+                    self.stdout.write(f"More ended than is looked at: the last {SAMPLE:,}, since {ago(one.since)}.")
+            show(self.stdout, _of_tasks([row for one in found.values() for row in one.tasks]))
 
     def _watch(self, *, as_json: bool) -> None:
         """Sleep until a supervisor tells of something new; programs get one object per line."""
@@ -236,6 +267,31 @@ def _sections(shown: Status) -> list[Section]:
             "None.",
         ),
     ]  # fmt: skip
+
+
+def _of_tasks(rows: Sequence[Figures]) -> Section:
+    return (
+        "Tasks",
+        ("task", "ended", "failed", "errors", "retries", "run p50", "p95", "wait p50", "p95"),
+        [
+            (
+                line(row.callable_path), f"{row.ended:,}", f"{row.failed:,}", percent(row.error_rate),
+                f"{row.retried:,}", *map(duration, (row.run_p50, row.run_p95, row.wait_p50, row.wait_p95)),
+            )
+            for row in rows
+        ],
+        "Nothing has ended in this time.",
+    )  # fmt: skip
+
+
+def _hours(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= _MOST_HOURS:
+        raise ArgumentTypeError(f"{text!r} is no number of hours from 1 to {_MOST_HOURS}.")
+    return number
 
 
 def _seconds(text: str) -> float:
