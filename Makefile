@@ -52,6 +52,8 @@ unit: $(STAMP) ## The tests, in WORKERS (2) processes, each with modules of its 
 	@$(PYTEST) -m "not slow and not alone" $(ARGS)
 
 slow: $(STAMP) ## The tests that take half a minute or more each, most of them because they break Ray.
+	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
+	@$(PY) scripts/find_chromium.py
 	@$(PYTEST) -m slow $(ARGS)
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.

@@ -13,10 +13,12 @@ from typing import Any
 
 from django_ray.probing import planned_by_index, select
 
-__all__ = ["MOST_TASKS", "SAMPLE", "Figures", "Tasks", "figures"]
+__all__ = ["MOST_TASKS", "SAMPLE", "Figures", "Tasks", "Usual", "figures", "usual"]
 
 SAMPLE = 20_000  # Executions.
 MOST_TASKS = 200
+NEWEST = 2000  # Executions that are looked at for what is usual of one task.
+FEWEST = 5  # Of fewer nothing can be said.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +88,33 @@ def figures(database: str, span: timedelta) -> Tasks:
         since=min(first, default=None),
         is_sample=bool(sampled) and sampled[0] >= SAMPLE,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """How long the bodies of a task take that end well, in seconds."""
+
+    median: float
+    most: float  # For 95 % of them.
+
+
+_USUAL = """
+SELECT
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY ran) AS median,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY ran) AS most
+FROM (
+    SELECT callable_path, state, greatest(
+        extract(epoch FROM finished_at) - extract(epoch FROM last_attempted_at), 0
+    )::float8 AS ran
+    FROM django_ray_execution WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT %(newest)s
+) AS newest
+WHERE callable_path = %(path)s AND state = 'SUCCESSFUL' AND ran < 'Infinity'
+HAVING count(*) >= %(fewest)s
+"""
+
+
+def usual(database: str, callable_path: str) -> Usual | None:
+    """Return it, as far as the newest executions of all tasks tell; None where they do not."""
+    with planned_by_index(database):
+        rows = select(database, _USUAL, newest=NEWEST, path=callable_path, fewest=FEWEST)
+    return Usual(**rows[0]) if rows else None

@@ -2,6 +2,8 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import django
 import psycopg
@@ -117,11 +119,13 @@ def sleepers(connect):
 
 
 @pytest.fixture
-def rays(tmp_path_factory):
+def rays():
     """Start Ray heads and nodes; killed when the test is over."""
-    rays = Rays(tmp_path_factory.mktemp)
-    yield rays
-    rays.end()
+    # The names of their sockets may have 107 characters, which those of pytest's folders leave too few of.
+    with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        rays = Rays(Path(folder))
+        yield rays
+        rays.end()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 
 import psutil
 
@@ -88,13 +89,13 @@ class Held:
 class Rays:
     """Those of one test. What they print is kept, and shown by pytest when the test has failed."""
 
-    def __init__(self, make_folder):
-        self._make_folder = make_folder
+    def __init__(self, folder):
+        self._folder = folder
         self._started = []
 
     def start_head(self, port, cpus=2, *more, **environment):
         """Return its address and its process."""
-        folder = self._make_folder("h")
+        folder = Path(mkdtemp(prefix="h", dir=self._folder))
         head = self._start(
             folder, "--head", f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
             "--include-dashboard=false", *more, **environment,
@@ -104,7 +105,7 @@ class Rays:
 
     def start_autoscaler(self, port, *, most, idle_seconds):
         """Start a head with Ray's own autoscaler, whose nodes have a CPU each and are processes of this host."""
-        config = self._make_folder("a") / "config"
+        config = Path(mkdtemp(prefix="a", dir=self._folder)) / "config"
         config.write_text(json.dumps(_autoscaling(f"127.0.0.1:{port}", most, idle_seconds)))
         return self.start_head(
             port, 0, f"--autoscaling-config={config}",
@@ -122,7 +123,7 @@ class Rays:
 
     def add_node(self, address, cpus):
         """Return the process of a node that has joined a head. Two that start at a time may want the same socket."""
-        folder = self._make_folder("n")
+        folder = Path(mkdtemp(prefix="n", dir=self._folder))
         node = self._start(folder, f"--address={address}", f"--num-cpus={cpus}")
         until(lambda: "runtime started" in (folder / "output").read_text(errors="replace"), 120, "a Ray node")
         return node

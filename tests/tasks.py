@@ -270,6 +270,40 @@ def stick_in_c(path):
 
 
 @task
+def keep_the_lock(path):
+    """Stay in code in C that keeps Python's lock, until somebody writes into the pipe beside that file."""
+    os.mkfifo(f"{path}.pipe")
+    pipe = os.open(f"{path}.pipe", os.O_RDWR)
+    Path(path).touch()
+    # Unlike others, this library keeps Python's lock during a call.
+    return ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
+
+
+@task
+async def await_three_levels(path):
+    async def inner():
+        print("three levels down")
+        Path(path).touch()  # noqa: ASYNC240
+        await asyncio.sleep(600)
+
+    async def middle():
+        await inner()
+
+    await middle()
+
+
+@task
+def wait_for_a_thread(path):
+    def beside():
+        Path(path).touch()
+        threading.Event().wait(600)
+
+    thread = threading.Thread(target=beside, daemon=True)
+    thread.start()
+    thread.join()
+
+
+@task
 def swallow(path):
     Path(path).touch()
     while True:

@@ -10,6 +10,7 @@ from django.tasks import TaskResultStatus, task_backends
 
 from django_ray.models import RayTaskExecution, State
 from django_ray.runtime.output import MOST_CHARACTERS, MOST_LINES, Output, label_output
+from django_ray.snapshot import snapshot
 from tests import tasks
 from tests.supervisors import until
 
@@ -125,6 +126,18 @@ def test_on_ray_the_lines_are_in_the_log_and_on_the_row(on_ray):
 def test_in_this_process_they_are_as_well(listen):
     supervisor = listen("--sync", "--backend", "any")  # which the other supervisor of this module does not serve
     check(tasks.write_lines.using(backend="any").enqueue(200, "the end"), supervisor)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_body_in_this_process_does_now(listen, tmp_path):
+    supervisor = listen("--sync", "--backend", "any")
+    result = tasks.touch_and_wait.using(backend="any").enqueue(str(tmp_path / "here"))
+    until((tmp_path / "here").exists)
+    found = snapshot(result.id)
+    assert found.process == supervisor.process.pid
+    assert "touch_and_wait" in found.stack[0]
+    (tmp_path / "here.go").touch()
+    assert result.wait(timeout=60).return_value == "waited"
 
 
 @pytest.mark.django_db(transaction=True)

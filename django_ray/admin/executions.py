@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast, override
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
@@ -17,17 +18,20 @@ from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Left
 from django.db.models.lookups import GreaterThan
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
+from django.utils.dateformat import time_format
 from django.utils.functional import lazy
 from django.utils.html import format_html
 from django.utils.text import Truncator, format_lazy
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
-from django_ray import again
+from django_ray import again, dashboard
 from django_ray.admin.edit_form import EditForm
 from django_ray.admin.filters import FILTERS, NEWEST, bounded, newest_id
 from django_ray.admin.flow_page import neighbours
@@ -38,6 +42,7 @@ from django_ray.admin.searching import NEWEST_READ, found_by, terms
 from django_ray.again import Again
 from django_ray.bounds import shown
 from django_ray.databases import database_of_row, databases
+from django_ray.figures import usual
 from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
 from django_ray.models import FINISHED, RayFlow, RayProgress, RayQueue, RaySchedule, RayTaskExecution, State
@@ -45,6 +50,7 @@ from django_ray.moments import for_machines
 from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
 from django_ray.situation import paused_queues, situation
+from django_ray.snapshot import NoSnapshot, snapshot
 from django_ray.templatetags.django_ray import ago, count_all, duration, short_class
 from django_ray.templatetags.django_ray_times import until
 from django_ray.ticking import schedule_of, tick_of
@@ -60,6 +66,7 @@ MOST_OF_AN_ERROR = 120  # Characters, in the list.
 
 
 MOST_OF_ARGUMENTS = 60  # Characters, in the list.
+_LIVE = "admin/django_ray/raytaskexecution/live.html"
 _LARGE = 4000  # Bytes: what is larger is not read for the list.
 
 
@@ -315,11 +322,14 @@ class ExecutionAdmin(ReadOnly):
 
     @override
     def get_urls(self) -> Any:
-        do = self.admin_site.admin_view(require_POST(self._do))
-        edit = self.admin_site.admin_view(self._edit)
+        view = self.admin_site.admin_view
+        do, edit = view(require_POST(self._do)), view(self._edit)
         return [
             path("<uuid:task_id>/do/", do, name="django_ray_raytaskexecution_do"),
             path("<uuid:task_id>/edit/", edit, name="django_ray_raytaskexecution_edit"),
+            path("<uuid:task_id>/now/", view(require_safe(self._now)), name="django_ray_raytaskexecution_now"),
+            path("<uuid:task_id>/live/", view(self._live), name="django_ray_raytaskexecution_live"),
+            path("<uuid:task_id>/stream/", view(self._stream), name="django_ray_raytaskexecution_stream"),
             *super().get_urls(),
         ]
 
@@ -366,27 +376,87 @@ class ExecutionAdmin(ReadOnly):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
+        if request.method != "GET":
+            raise PermissionDenied
+        try:
+            task_id = UUID(object_id)
+        except ValueError:
+            raise Http404 from None
+        shown = self._shown(request, task_id)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": shown["row"].callable_path,
+            "opts": self.opts,
+            "original": shown["row"],
+            "is_streaming": dashboard.can_stream(request),
+            **shown,
+        }
+        return TemplateResponse(request, "admin/django_ray/raytaskexecution/change_form.html", context)
+
+    def _live(self, request: HttpRequest, task_id: UUID) -> HttpResponse:
+        return TemplateResponse(request, _LIVE, self._shown(request, task_id))
+
+    def _stream(self, request: HttpRequest, task_id: UUID) -> HttpResponseBase:
+        database = database_of_row(self._row(request, task_id))
+        if not dashboard.can_listen():
+            raise Http404
+        from django_ray.streaming import stream  # which needs psycopg 3
+
+        def render() -> str:
+            try:
+                shown = self._shown(request, task_id)
+            except Http404:  # pruned meanwhile
+                shown = {"row": None}
+            return render_to_string(_LIVE, shown, request)
+
+        return stream(render, [database])
+
+    def _now(self, request: HttpRequest, task_id: UUID) -> HttpResponse:
+        """Show what the body does now."""
+        row = self._row(request, task_id)
+        context: dict[str, Any] = {
+            **self.admin_site.each_context(request),
+            "title": _("What it does now"),
+            "opts": self.opts,
+            "row": row,
+        }
+        try:
+            found = snapshot(row.pk)
+        except NoSnapshot as error:
+            context |= {"reason": str(error)}
+        else:
+            context |= {
+                "found": found,
+                "stack": "\n".join(found.stack),
+                "output": "\n".join(found.output),
+                "at": time_format(timezone.localtime() if settings.USE_TZ else timezone.now(), "H:i:s"),
+            }
+        return TemplateResponse(request, "admin/django_ray/raytaskexecution/now.html", context)
+
+    def _row(self, request: HttpRequest, task_id: UUID) -> Any:
         request.current_app = self.admin_site.name
-        row = self.get_object(request, object_id)
+        row = found(RayTaskExecution, task_id, request)
         if row is None:
             raise Http404
         if not self.has_view_or_change_permission(request, row):
             raise PermissionDenied
-        if request.method != "GET":
-            raise PermissionDenied
-        database = database_of_row(row)
+        return row
+
+    def _shown(self, request: HttpRequest, task_id: UUID) -> dict[str, Any]:
+        """Return what the page of one shows."""
+        row = self._row(request, task_id)
+        database, now = database_of_row(row), timezone.now()
         schedule = self._schedule(request, row)
-        context = {
-            **self.admin_site.each_context(request),
-            "title": row.callable_path,
-            "opts": self.opts,
-            "original": row,
+        progress = rows_of(RayProgress, database).filter(pk=row.pk).first()
+        runs = row.state == State.RUNNING and row.last_attempted_at is not None
+        output = row.output or (progress.output if runs and progress else "")
+        return {
             "row": row,
-            "situation": situation(row, timezone.now(), paused_queues(database)),
+            "situation": situation(row, now, paused_queues(database)),
             "why": None if row.state in FINISHED else why(row.pk, first=database),
             "events": history(row),
-            "progress": rows_of(RayProgress, database).filter(pk=row.pk).first(),
-            "output": clean_text(row.output, MOST_SHOWN) if row.output else "",
+            "progress": progress,
+            "output": clean_text(output, MOST_SHOWN),
             "payloads": [
                 (name, _pretty(value))
                 for name, value in (
@@ -401,6 +471,9 @@ class ExecutionAdmin(ReadOnly):
             "took": (row.finished_at - row.last_attempted_at).total_seconds()
             if row.finished_at and row.last_attempted_at
             else None,
+            "runs": max(0.0, (now - row.last_attempted_at).total_seconds()) if runs else None,
+            "usual": usual(database, row.callable_path) if runs else None,
+            "can_look": row.state == State.RUNNING and dashboard.can_listen(),
             "is_finished": row.state in FINISHED,
             **neighbours(database, row.pk),
             "database": database if len(databases()) > 1 else None,
@@ -416,7 +489,6 @@ class ExecutionAdmin(ReadOnly):
             "has_change_permission": self.has_change_permission(request, row),
             "has_delete_permission": self.has_delete_permission(request, row),
         }
-        return TemplateResponse(request, "admin/django_ray/raytaskexecution/change_form.html", context)
 
     def _flow(self, request: HttpRequest, row: Any) -> RayFlow | None:
         """Return the flow that it belongs to, if it is there and this site has a page of it for whoever asks."""

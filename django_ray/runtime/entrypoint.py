@@ -35,6 +35,7 @@ from django_ray.options import Options
 from django_ray.results import import_task, task_result
 from django_ray.retry import RetryPolicy
 from django_ray.rows import ClaimedRow, Fence
+from django_ray.runtime import snapshot
 from django_ray.runtime.claimed import claimed_row
 from django_ray.runtime.completion import Completion, Result
 from django_ray.runtime.connections import Upkeep
@@ -387,6 +388,7 @@ async def _awaited(body: Coroutine[Any, Any, Any], limits: Limits | None) -> Any
     """Await the body in a task that an interrupt cancels."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101
+    snapshot.awaiting(task)
     with interruptible(lambda: loop.call_soon_threadsafe(task.cancel), limits):
         return await body
 

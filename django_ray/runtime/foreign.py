@@ -17,7 +17,9 @@ from django.utils.module_loading import import_string
 from django_ray.retry import class_path
 from django_ray.serialization import MAX_MESSAGE, MAX_TRACEBACK, clean_text
 
-__all__ = ["Described", "begin_with_the_body", "contained", "described", "ends_process", "ignored"]
+__all__ = [
+    "Described", "begin_with_the_body", "contained", "described", "ends_process", "ignored", "is_below_a_body",
+]  # fmt: skip
 
 # The modules through which a body is called.
 _BELOW_A_BODY = ("django_ray.", "asgiref.", "asyncio.", "concurrent.futures.")
@@ -81,10 +83,15 @@ def described(error: BaseException, named: Sequence[str] = ()) -> Described:
 def begin_with_the_body(error: BaseException) -> None:
     """Have its traceback begin where the body does: also for who logs it next."""
     frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith(_BELOW_A_BODY):
+    while frame is not None and is_below_a_body(frame.tb_frame.f_globals.get("__name__", "")):
         frame = frame.tb_next
     if frame is not None:  # else it is ours
         error.__traceback__ = frame
+
+
+def is_below_a_body(module: str) -> bool:
+    """Tell whether bodies are called through a module of this name."""
+    return module.startswith(_BELOW_A_BODY)
 
 
 def _is_a(error: BaseException, path: str) -> bool:

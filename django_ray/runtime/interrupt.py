@@ -27,9 +27,9 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from django_ray.runtime import mark
+from django_ray.runtime import mark, snapshot
 from django_ray.runtime.alarm import Alarm
-from django_ray.runtime.foreign import ends_process
+from django_ray.runtime.foreign import contained, ends_process, ignored
 from django_ray.runtime.handlers import Handlers, spare_children
 from django_ray.runtime.limits import Limits, Overrun
 from django_ray.runtime.rayworker import is_cancelled, job, node
@@ -153,6 +153,7 @@ def _handlers() -> Handlers:
     os.set_blocking(writing, False)
     _put_ours()
     handlers = Handlers(writing)
+    snapshot.install(writing)
     threading.Thread(target=_hear, args=[reading], name="django-ray-interrupt", daemon=True).start()
     return handlers
 
@@ -226,6 +227,8 @@ def _hear(reading: int) -> None:
     assert main is not None  # noqa: S101
     while received := os.read(reading, 16):
         # Of a process a signal comes in any of its threads.
+        if snapshot.ASKED in received:
+            contained(snapshot.tell, ignored("A look at what the body does"))
         is_asked = mark.WAKE in received and mark.was_asked()
         if is_asked and (attempt := _attempt) is not None:
             attempt.is_asked = True

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
-    "PROCESSES", "WAKE", "Attempt", "Running", "alive", "install", "interrupt", "kill", "marked", "marked_processes",
-    "running", "running_on", "was_asked",
+    "PROCESSES", "WAKE", "Attempt", "Running", "alive", "files", "install", "interrupt", "kill",
+    "marked", "marked_processes", "marks", "pid_of", "read", "running", "running_on", "was_asked",
 ]  # fmt: skip
 
 type Attempt = tuple[str, int]  # task_id and attempt number.
@@ -90,6 +90,17 @@ def running() -> list[tuple[Attempt, Running]]:
     return [(mark.attempt, ((now := time.monotonic()) - mark.began, now - mark.sign)) for _, mark in _marks()]
 
 
+def marks() -> list[tuple[Path, Attempt]]:
+    """Return the attempts whose bodies run on this host, and where their marks can be read."""
+    return [(path, mark.attempt) for path, mark in _marks()]
+
+
+def read(path: Path) -> Attempt | None:
+    """Return the attempt whose body runs now where a mark can be read; None for none."""
+    mark = _read(path)
+    return None if mark is None else mark.attempt
+
+
 def was_asked() -> bool:
     """Tell, once, whether somebody has asked the body that runs to end."""
     if _memory is None or not _memory[_ASKED_AT]:
@@ -132,7 +143,7 @@ def _meet(attempts: Sequence[Attempt], do: Callable[[Path, int], None]) -> bool:
         if mark.attempt not in attempts:
             continue
         with suppress(OSError):  # it has ended, or is not ours
-            pid = _pid_of(path)
+            pid = pid_of(path)
             # It may have come to another body by now: looked at again while it stands still.
             os.kill(pid, signal.SIGSTOP)
             again = _read(path)
@@ -148,7 +159,7 @@ def _meet(attempts: Sequence[Attempt], do: Callable[[Path, int], None]) -> bool:
 
 def marked_processes(job: str = "") -> set[int]:
     """Return the processes on this host that run attempts, of a job or any, now or at other times."""
-    return {_pid_of(path) for path in _files(job)}
+    return {pid_of(path) for path in _files(job)}
 
 
 def _marks() -> Iterator[tuple[Path, _Mark]]:
@@ -161,10 +172,15 @@ def _files(job: str = "") -> Iterator[Path]:
     """Return where the marks of this host's processes can be read: of those that are ours to look into."""
     for process in _ours(PROCESSES):
         if process.name.isdigit():
-            for path in _ours(process / "fd"):
-                with suppress(OSError):  # it has ended
-                    if str(path.readlink()).startswith(f"/memfd:{_NAME}{job}"):
-                        yield path
+            yield from files(f"{_NAME}{job}", process)
+
+
+def files(name: str, process: Path) -> Iterator[Path]:
+    """Return where the memory of a process whose name begins so can be read."""
+    for path in _ours(process / "fd"):
+        with suppress(OSError):  # it has ended
+            if str(path.readlink()).startswith(f"/memfd:{name}"):
+                yield path
 
 
 def _ours(folder: Path) -> list[Path]:
@@ -180,8 +196,9 @@ def _read(path: Path) -> _Mark | None:
             pid, task_id, number, began, sign = _LAYOUT.unpack(file.read(_LAYOUT.size))
     except (OSError, struct.error):
         return None
-    return _Mark((task_id.decode(errors="replace"), number), began, sign) if pid == _pid_of(path) else None
+    return _Mark((task_id.decode(errors="replace"), number), began, sign) if pid == pid_of(path) else None
 
 
-def _pid_of(path: Path) -> int:
+def pid_of(path: Path) -> int:
+    """Return the process whose file this is."""
     return int(path.parts[2])

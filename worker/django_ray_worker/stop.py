@@ -10,6 +10,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from anyio import CancelScope, create_task_group, sleep
 
@@ -27,18 +28,27 @@ class Stop:
 
     def __init__(self) -> None:
         self._signals = ending()
+        self._handlers: dict[signal.Signals, Any] = {}
         self.intake = CancelScope()
         self.attempts = CancelScope()
 
     def watch(self) -> None:
-        """Turn SIGTERM, SIGINT and SIGHUP into a stop.
-
-        To be called again and again: Ray puts a handler of its own in front when it starts, which prints a stack and
-        aborts the process three seconds later, and resets it when it ends.
-        """
+        """Turn SIGTERM, SIGINT and SIGHUP into a stop."""
         loop = asyncio.get_running_loop()
         for number in self._signals:
             loop.add_signal_handler(number, self._received, number)
+        self._handlers = {number: signal.getsignal(number) for number in self._signals}
+
+    def _watch_again(self) -> None:
+        """Have the handlers back.
+
+        Ray puts one of its own in front when it starts, which prints a stack and aborts the process three seconds
+        later, and resets it when it ends. Python does not know of it, so ours are simply set anew. To have the event
+        loop do it costs a hundred times as much, which a start of Ray would feel.
+        """
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+            signal.siginterrupt(number, False)  # noqa: FBT003 - of the standard library
 
     @asynccontextmanager
     async def guard(self) -> AsyncGenerator[None]:
@@ -47,7 +57,7 @@ class Stop:
 
             async def keep() -> None:
                 while True:
-                    self.watch()
+                    self._watch_again()
                     await sleep(GUARD_SECONDS)
 
             guard.start_soon(keep)
@@ -55,7 +65,7 @@ class Stop:
                 yield
             finally:
                 guard.cancel_scope.cancel()
-                self.watch()
+                self._watch_again()
 
     def _received(self, number: signal.Signals) -> None:
         if not self.intake.cancel_called:

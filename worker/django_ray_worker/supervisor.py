@@ -31,6 +31,7 @@ from django_ray_worker.recording.tally import Tally
 from django_ray_worker.running.dispatcher import Dispatcher
 from django_ray_worker.running.executor import restart_when_gone, start
 from django_ray_worker.running.reconciler import Reconciler
+from django_ray_worker.running.teller import Teller
 from django_ray_worker.showing.monitor import Monitor
 from django_ray_worker.stop import Stop
 from django_ray_worker.waking.doorbell import Doorbell
@@ -182,6 +183,7 @@ class Supervisor:
             store, executor, most=config.options.max_concurrency, on_resized=self._resize, listen=self._listen
         )
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
+        self._teller = Teller(store, self._dispatcher, executor)
         self._session = Session(database, store, registration)
         self._doorbell = Doorbell(
             self._session, store, config.bells, most_waits=database.most_waits, look=self._wakeup.look
@@ -262,7 +264,7 @@ class Supervisor:
             partial(
                 self._session.run,
                 hears=self._hears(),
-                obey=self._reconciler.ask,
+                obey=self._obey,
                 look_around=self._look_around,
                 look=self._look,
             )
@@ -271,6 +273,7 @@ class Supervisor:
         session.start_soon(self._liveness.watch)
         session.start_soon(self._liveness.tend)
         session.start_soon(self._reconciler.run)
+        session.start_soon(self._teller.run)
         session.start_soon(self._tally.run, self._identity)
         waits.start_soon(self._gatekeeper.run)
         waits.start_soon(self._inventory.run)
@@ -314,6 +317,11 @@ class Supervisor:
             running = self._dispatcher.running
             tasks = "1 task runs and has" if running == 1 else f"{running} tasks run and have"
             log.info("%s", f"{tasks} {self._config.grace:g} s." if running else "Nothing is running.")
+
+    def _obey(self, message: str) -> None:
+        """Do what a message to us says: answer a question, or look what the rows say."""
+        if not self._teller.hear(message):
+            self._reconciler.ask()
 
     def _hears(self) -> Mapping[str, Callable[[], None]]:
         """Return what to do when a bell rings."""

@@ -164,4 +164,6 @@ class Tally:
             self._observer.ended(claim.queue_name, verdict)
 
     def _of(self, claim: Claim) -> _Counts:
-        return self._counts.setdefault(claim.queue_name, _Counts(claim.queue_name))
+        if (counts := self._counts.get(claim.queue_name)) is None:
+            counts = self._counts[claim.queue_name] = _Counts(claim.queue_name)
+        return counts

@@ -113,6 +113,13 @@ class Dispatcher:
         waiting = frozenset(claim.task_id for claim in self.lanes.claims)
         return frozenset(self._running) | self._backlog.ids | waiting
 
+    def company(self, task_id: UUID) -> Sequence[Claim]:
+        """Return the claims that share a body with that of an execution, itself among them; none if it is not here."""
+        if (found := self._running.get(task_id)) is None:
+            return ()
+        claim, call = found
+        return call.claims if isinstance(call, Together) else (claim,)
+
     def start(self, claims: Sequence[Claim]) -> None:
         """Run them, in this order, or as soon as a slot is free, or a place in their lane."""
         if apart := [claim for claim in claims if claim.options.has_lane]:

@@ -18,6 +18,7 @@ from django_ray_worker.core.tries import backoff, is_news
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from django_ray.runtime.snapshot import Snapshot
     from django_ray_worker.core.claim import Claim
     from django_ray_worker.running.answer import Answer, NoAnswer
 
@@ -106,6 +107,10 @@ class Executor(Protocol):
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims one after the other. When cancelled: stop what runs, and return what the others became."""
+        ...
+
+    async def snapshot(self, claims: Sequence[Claim]) -> Snapshot | None:
+        """Return what the body of one of these does now; None when none is found."""
         ...
 
     async def start(self) -> None:

@@ -17,6 +17,7 @@ from django_ray.clock import seconds as clock
 from django_ray.runtime.entrypoint import Envelope, envelope_of, invoke
 from django_ray.runtime.limits import Limits
 from django_ray.runtime.preparation import settle_in
+from django_ray.runtime.snapshot import Snapshot, told_here
 from django_ray_worker.core.outcome import Stalled, TimedOut
 from django_ray_worker.running.answer import Answer, NoAnswer, outcome_of
 
@@ -95,6 +96,10 @@ class InProcessExecutor:
             outputs=[one.outputs[0] if isinstance(one, Answer) else "" for one in answers],
             settled=frozenset(index for index, one in enumerate(answers) if isinstance(one, Answer) and one.settled),
         )
+
+    async def snapshot(self, claims: Sequence[Claim]) -> Snapshot | None:  # noqa: ARG002
+        """There is one body at a time."""
+        return told_here()
 
     async def _run(self, claim: Claim) -> Answer | NoAnswer:
         began, limits = current_time(), Limits(claim.options.timeout, claim.options.stall_timeout)

@@ -3,7 +3,8 @@
 These three live and die together: when the connection is gone, PostgreSQL forgets that we slept and who we were, and
 a new session starts from nothing. On every connect, in this order: identity, LISTEN, self-test, what the caller does to
 look around, a look for work. Promises that what is committed after LISTEN is heard, and that what was
-committed before is looked for. A payload is never data: whatever it is, it means "look", except for our own echo.
+committed before is looked for. A payload is never data about rows: whatever it is, it means "look", except for our own
+echo. A message to us may be a question about what a body does, which its receiver finds out.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Session:
         self._registration = registration
         self._identity = registration.identity
         self._hears: Mapping[str, Callable[[], None]] = {}
-        self._obey: Callable[[], None]
+        self._obey: Callable[[str], None]
         self._bell_of: dict[str, str] = {}
         self._requests: deque[_Request] = deque()
         self._waiting: CancelScope | None = None
@@ -76,7 +77,7 @@ class Session:
         self,
         *,
         hears: Mapping[str, Callable[[], None]],
-        obey: Callable[[], None],
+        obey: Callable[[str], None],
         look_around: Callable[[], Awaitable[None]],
         look: Callable[[], None],
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
@@ -223,7 +224,7 @@ class Session:
         elif payload == ECHO:
             self._echo.set()
         else:
-            self._obey()
+            self._obey(payload)
 
     def _close(self) -> None:
         if self.is_open:

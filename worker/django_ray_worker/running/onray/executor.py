@@ -43,6 +43,7 @@ from django_ray_worker.running.onray.replicas import Replica, Replicas
 from django_ray_worker.running.onray.silence import Silence
 
 if TYPE_CHECKING:
+    from django_ray.runtime.snapshot import Snapshot
     from django_ray_worker.core.claim import Claim
     from django_ray_worker.core.config import Config
     from django_ray_worker.watcher import Watcher
@@ -274,6 +275,10 @@ class RayExecutor:
         with self._calls.awaiting(claims, self._cluster.nodes.silent) as call:
             return await self._run(call)
         return NoAnswer(Gone("Ray is gone"))
+
+    async def snapshot(self, claims: Sequence[Claim]) -> Snapshot | None:
+        """Return what the body of one of these does now; None when none is found."""
+        return await self._hosts.snapshot(claims)
 
     async def _run(self, call: Awaited) -> Answer | NoAnswer:
         claims = call.claims

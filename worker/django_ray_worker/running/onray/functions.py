@@ -18,11 +18,12 @@ from django_ray.runtime.batch import invoke_batch
 from django_ray.runtime.call import invoke_on_ray
 from django_ray.runtime.libraries import load
 from django_ray.runtime.rayworker import MAX_CALLS
+from django_ray.runtime.snapshot import snapshot
 from django_ray.runtime.warm import Replica
 
 __all__ = [
-    "ends_process", "export", "finding", "forget", "handle", "interrupting", "killing", "placing", "preparing", "probe",
-    "replica", "spare",
+    "ends_process", "export", "finding", "forget", "handle", "interrupting", "killing", "looking", "placing",
+    "preparing", "probe", "replica", "spare",
 ]  # fmt: skip
 
 MOST_HANDLES = 200  # Of shapes of options; making one takes as long as submitting it.
@@ -41,6 +42,7 @@ _placing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.running_on)
 _loading: Any = ray.remote(num_cpus=0, max_retries=0)(load)
 _killing: Any = ray.remote(num_cpus=0, max_retries=0)(mark.kill)
 _interrupting: Any = ray.remote(num_cpus=0, max_retries=0)(mark.interrupt)
+_looking: Any = ray.remote(num_cpus=0, max_retries=0)(snapshot)
 _probing: Any = ray.remote(num_cpus=1, max_retries=0)(load)
 
 
@@ -54,6 +56,7 @@ def export() -> None:
         _placing.options(**nowhere).remote(""),
         _killing.options(**nowhere).remote([]),
         _interrupting.options(**nowhere).remote([]),
+        _looking.options(**nowhere).remote([]),
         _batch.options(**nowhere).remote([]),
         _probing.options(**nowhere).remote(),
     ):
@@ -124,6 +127,11 @@ def killing(node: str) -> Any:
 def interrupting(node: str) -> Any:
     """Return mark.interrupt on that node."""
     return _interrupting.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+
+
+def looking(node: str) -> Any:
+    """Return snapshot() on that node."""
+    return _looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
 def _elsewhere(avoided: tuple[str, ...]) -> dict[str, str]:

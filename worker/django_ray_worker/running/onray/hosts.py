@@ -13,6 +13,7 @@ from anyio import Lock, create_task_group, current_time, move_on_after
 from ray import exceptions
 
 from django_ray.runtime import mark
+from django_ray.runtime.snapshot import Snapshot, snapshot
 from django_ray_worker.running.onray import functions
 from django_ray_worker.running.onray.awaited import attempts_of
 from django_ray_worker.running.onray.questions import ask
@@ -69,6 +70,14 @@ class Hosts:
             await ask(lambda: mark.interrupt(attempts))
         else:
             await self._ask_nodes(lambda node: functions.interrupting(node).remote(attempts))
+
+    async def snapshot(self, claims: Sequence[Claim]) -> Snapshot | None:
+        """Return what the body of one of these does now; None when none is found."""
+        attempts = attempts_of(claims)
+        if self._cluster.is_here:
+            return await ask(lambda: snapshot(attempts))
+        replies = await self._ask_nodes(lambda node: functions.looking(node).remote(attempts))
+        return next((reply for reply in replies.values() if reply is not None), None)
 
     async def _look(self) -> list[list[tuple[mark.Attempt, mark.Running]]]:
         if self._cluster.is_here:
