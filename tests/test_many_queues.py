@@ -9,7 +9,8 @@ from django.core.management import call_command
 from django.urls import reverse
 
 from django_ray.models import RayQueue
-from django_ray.status import MOST_MEASURED, MOST_QUEUES, queues, status
+from django_ray.status import MOST_MEASURED, MOST_QUEUES, status
+from django_ray.status import queues as queues_seen
 from django_ray_worker.core.config import MOST_BELLS
 from django_ray_worker.database import statements
 from django_ray_worker.database.statements import SQL, claim_parameters
@@ -268,6 +269,6 @@ def test_pages_stay_small_beside_ten_thousand_queues_and_five_thousand_tasks(con
     out = StringIO()
     call_command("django_ray_status", stdout=out)
     assert "And 9,800 more queues." in out.getvalue()
-    assert len(queues("default")) <= 2 * MOST_MEASURED
+    assert len(queues_seen("default")) <= 2 * MOST_MEASURED
     for name in ("raytaskexecution_changelist", "tasks"):
         assert len(admin_client.get(reverse(f"admin:django_ray_{name}")).content) < 1_000_000
