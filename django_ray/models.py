@@ -163,7 +163,7 @@ class RayQueue(models.Model):
 
 
 class RayMinute(models.Model):
-    """What a supervisor counted of a queue in one minute, by the database's clock; kept for a day."""
+    """What a supervisor counted of a queue in one minute, by the database's clock; after a day, in one hour."""
 
     id = models.BigAutoField(primary_key=True)  # One per queue, supervisor and second, kept or not.
     minute = moment_field()

@@ -25,7 +25,9 @@ from django_ray.probing import planned_by_index, select
 from django_ray.rows import numbers_of, queues_of
 from django_ray.standing import Standing, gates_standing, oldest_behind_gates
 
-__all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "queues", "status"]
+__all__ = [
+    "MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "past", "queues", "status",
+]  # fmt: skip
 
 MOST = 10_000  # A count that is one more than this says "more than".
 MINUTES = 60
@@ -274,6 +276,15 @@ def queues(database: str) -> list[Queue]:
         return list(_queues_in(database, MOST_MEASURED).queues)
 
 
+def past(backend: str, name: str, first: datetime, step: int, steps: int) -> list[Minute]:
+    """Return what ended in a queue from a moment on, in so many steps of so many seconds each."""
+    database = database_of(backend)
+    with planned_by_index(database):
+        rows = select(database, _PAST, backend=backend, name=name, first=first, step=step, steps=steps)
+    found = {row.pop("index"): Minute(**row) for row in rows}
+    return [found.get(index, Minute()) for index in range(steps)]
+
+
 def _queues_in(database: str, most: int) -> Queues:
     is_served = _serving(database)
     parts = [_queues(database, alias, is_served, most) for alias in backends_in(database)]
@@ -383,6 +394,18 @@ SELECT
 FROM django_ray_minute
 WHERE minute > statement_timestamp() - interval '1 hour' AND minute <= statement_timestamp() AND backend = %(backend)s
 GROUP BY 1, 2
+"""
+
+_PAST = """
+SELECT
+    floor(extract(epoch FROM minute - %(first)s::timestamptz) / %(step)s)::int AS index,
+    sum(succeeded) AS succeeded, sum(failed) AS failed, sum(retried) AS retried, sum(postponed) AS postponed,
+    sum(least(greatest(waited, 0), 3153600000)) AS waited,
+    max(least(greatest(longest_wait, 0), 3153600000)) AS longest_wait
+FROM django_ray_minute
+WHERE minute >= %(first)s::timestamptz AND minute < %(first)s::timestamptz + make_interval(secs => %(step)s * %(steps)s)
+    AND backend = %(backend)s AND queue_name = %(name)s
+GROUP BY 1
 """
 
 _SUPERVISORS = f"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, override
 
 from django.conf import settings
@@ -13,6 +13,9 @@ from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.translation import gettext
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.views.decorators.http import require_POST, require_safe
@@ -20,15 +23,21 @@ from django.views.decorators.http import require_POST, require_safe
 from django_ray import dashboard
 from django_ray.admin.lists import Admin, shows
 from django_ray.admin.noting import Chosen, note
-from django_ray.databases import database_of, databases, of_each
+from django_ray.charts import Series, chart
+from django_ray.databases import backends_in, database_of, databases, of_each
 from django_ray.figures import SAMPLE, figures
 from django_ray.locking import Locked
 from django_ray.models import RayFlow, RayGate, RayQueue, RaySchedule, RayTaskExecution, RayWorker
+from django_ray.status import past
+from django_ray.templatetags.django_ray import count_all, duration
 
 __all__ = ["QueueAdmin"]
 
 
 SPANS = {"1": _lazy("Last hour"), "24": _lazy("Last day"), "168": _lazy("Last week")}
+_HOUR = 3600
+# For each span: seconds of a step, how many, after how many a moment stands below, and how it is written.
+STEPS = {"1": (60, 60, 10, "H:i"), "24": (900, 96, 12, "H:i"), "168": (_HOUR, 168, 24, "D j")}
 COLUMNS = {
     "ended": _lazy("Ended"),
     "failed": _lazy("Failed"),
@@ -62,6 +71,7 @@ class QueueAdmin(Admin):
             path("stream/", view(self._stream), name="django_ray_stream"),
             path("pause/", view(require_POST(self._pause)), name="django_ray_pause"),
             path("explain/", view(self._explain), name="django_ray_explain"),
+            path("history/", view(require_safe(self._history)), name="django_ray_history"),
             path("tasks/", view(require_safe(self._tasks)), name="django_ray_tasks"),
         ]
 
@@ -141,6 +151,59 @@ class QueueAdmin(Admin):
             if has_changed:
                 note(request, RayQueue, f"Paused, because: {because}", Chosen(1, f"{name} ({backend})"))
         return self._back()
+
+    def _history(self, request: HttpRequest) -> HttpResponse:
+        """Show what a queue did in the last hour, day or week."""
+        self._allow(request)
+        name, backend = request.GET.get("name", ""), request.GET.get("backend", "")
+        if not any(backend in backends_in(database) for database in databases()):
+            raise Http404
+        hours = request.GET.get("hours") if request.GET.get("hours") in STEPS else "1"
+        step, steps, every, form = STEPS[hours or "1"]
+        now = int(timezone.now().timestamp())
+        # Steps begin where hours do, also in zones that are half an hour off: those of the rows are UTC's.
+        first = datetime.fromtimestamp(now - now % step - step * (steps - 1), UTC)
+        found = past(backend, name, first, step, steps)
+        moments = [first + timedelta(seconds=step * index) for index in range(steps)]
+        labels = [date_format(timezone.localtime(moment), form) for moment in moments]
+        counted = {kind: sum(getattr(one, kind) for one in found) for kind in ("succeeded", "failed", "retried")}
+        context = {
+            **self.admin_site.each_context(request),
+            "title": name,
+            "opts": self.opts,
+            "name": name,
+            "backend": backend,
+            "hours": hours,
+            "spans": SPANS.items(),
+            "charts": [
+                (
+                    _("Ended, and tried again"),
+                    gettext("%(succeeded)s succeeded, %(failed)s failed, %(retried)s attempts were tried again")
+                    % {kind: count_all(number) for kind, number in counted.items()},
+                    chart(
+                        [
+                            Series(kind="ok", values=[one.succeeded for one in found]),
+                            Series(kind="bad", values=[one.failed for one in found]),
+                            Series(kind="retried", values=[one.retried for one in found]),
+                        ],
+                        labels,
+                        written=lambda value: count_all(round(value)) if value >= 1 or not value else f"{value:g}",
+                        every=every,
+                    ),
+                ),
+                (
+                    _("Longest wait"),
+                    duration(max(one.longest_wait for one in found)),
+                    chart(
+                        [Series(kind="wait", values=[one.longest_wait for one in found])],
+                        labels,
+                        written=duration,
+                        every=every,
+                    ),
+                ),
+            ],
+        }
+        return TemplateResponse(request, "admin/django_ray/rayqueue/history.html", context)
 
     def _tasks(self, request: HttpRequest) -> HttpResponse:
         """Show figures of each task, sorted by one of them."""

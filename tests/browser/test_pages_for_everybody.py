@@ -22,6 +22,7 @@ def pages():
     found = {
         "live": LIVE,
         "tasks": f"{LIVE}tasks/?hours=24",
+        "history": f"{LIVE}history/?name=default&backend=default",
         "executions": LIST,
         "waiting": f"{LIST}?state=waiting",
         "search": f"{LIST}?q=args:43",

@@ -1,4 +1,5 @@
--- Add what was counted to this minute, let what is older than a day go, and tell whoever shows it.
+-- Add what was counted to this minute, and tell whoever shows it. What is older than a day is folded into hours, and what is older than
+-- a week goes. A few rows at a time, and only those that have just become so old: a look at all hours would cost more with each day.
 WITH counted AS (
     INSERT INTO django_ray_minute
         (minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, postponed, waited, longest_wait)
@@ -16,9 +17,31 @@ WITH counted AS (
         postponed = django_ray_minute.postponed + excluded.postponed,
         waited = django_ray_minute.waited + excluded.waited,
         longest_wait = greatest(django_ray_minute.longest_wait, excluded.longest_wait)
+), old AS (
+    DELETE FROM django_ray_minute WHERE id = ANY (ARRAY(
+        SELECT id FROM django_ray_minute
+        WHERE minute < statement_timestamp() - interval '1 day' AND minute > statement_timestamp() - interval '26 hours'
+            AND minute <> date_trunc('hour', minute)
+        ORDER BY minute LIMIT 100 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING *
+), folded AS (
+    INSERT INTO django_ray_minute
+        (minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, postponed, waited, longest_wait)
+    SELECT date_trunc('hour', minute), backend, queue_name, worker_id,
+        sum(succeeded), sum(failed), sum(retried), sum(cancelled), sum(postponed), sum(waited), max(longest_wait)
+    FROM old GROUP BY 1, 2, 3, 4
+    ON CONFLICT (minute, backend, queue_name, worker_id) DO UPDATE SET
+        succeeded = django_ray_minute.succeeded + excluded.succeeded,
+        failed = django_ray_minute.failed + excluded.failed,
+        retried = django_ray_minute.retried + excluded.retried,
+        cancelled = django_ray_minute.cancelled + excluded.cancelled,
+        postponed = django_ray_minute.postponed + excluded.postponed,
+        waited = django_ray_minute.waited + excluded.waited,
+        longest_wait = greatest(django_ray_minute.longest_wait, excluded.longest_wait)
 ), expired AS (
     DELETE FROM django_ray_minute WHERE id = ANY (ARRAY(
-        SELECT id FROM django_ray_minute WHERE minute < statement_timestamp() - interval '1 day'
+        SELECT id FROM django_ray_minute WHERE minute < statement_timestamp() - interval '7 days'
         ORDER BY minute LIMIT 100 FOR UPDATE SKIP LOCKED
     ))
 )
