@@ -49,11 +49,13 @@ lint: $(STAMP) ## Style, types, import rules, container files.
 unit: $(STAMP) ## The tests, in WORKERS (2) processes, each with modules of its own. ARGS="-k name" selects.
 	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
 	@$(PY) scripts/find_chromium.py
+	@$(PY) scripts/fetch_promtool.py
 	@$(PYTEST) -m "not slow and not alone" $(ARGS)
 
 slow: $(STAMP) ## The tests that take half a minute or more each, most of them because they break Ray.
 	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
 	@$(PY) scripts/find_chromium.py
+	@$(PY) scripts/fetch_promtool.py
 	@$(PYTEST) -m slow $(ARGS)
 
 stress: $(STAMP) ## The doorbell's stress test in its long form.

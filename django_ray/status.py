@@ -26,7 +26,8 @@ from django_ray.rows import numbers_of, queues_of
 from django_ray.standing import Standing, gates_standing, oldest_behind_gates
 
 __all__ = [
-    "MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "past", "queues", "status",
+    "MINUTES", "MOST", "Minute", "Presence", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "past", "presence",
+    "queues", "status",
 ]  # fmt: skip
 
 MOST = 10_000  # A count that is one more than this says "more than".
@@ -160,6 +161,15 @@ class Lost:
     pid: int
     lost_at: datetime
     rescued: int  # Executions that were taken back from it.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """How many supervisors of a backend there are."""
+
+    alive: int = 0  # With a session.
+    silent: int = 0  # Without one: connecting again, or dead and not found yet.
+    lost: int = 0  # Found dead within the last hour.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -446,6 +456,31 @@ def _json(value: Any) -> Any:
     """Return what a column of JSON holds: Django's connections leave it as text."""
     column: Any = RayWorker._meta.get_field("queues")  # noqa: SLF001
     return column.from_db_value(value, None, None)
+
+
+# Live and lost ones, each up to a number, by the index that holds them alone.
+_PRESENCE = """
+SELECT
+    backend, count(*) FILTER (WHERE kind = 'alive') AS alive, count(*) FILTER (WHERE kind = 'silent') AS silent,
+    count(*) FILTER (WHERE kind = 'lost') AS lost
+FROM (
+    (SELECT backend, CASE WHEN django_ray_session(id::int) IS NULL THEN 'silent' ELSE 'alive' END AS kind
+    FROM django_ray_worker WHERE stopped_at IS NULL AND lost_at IS NULL ORDER BY id LIMIT 1000)
+    UNION ALL
+    (SELECT backend, 'lost' AS kind FROM django_ray_worker
+    WHERE (stopped_at IS NOT NULL OR lost_at IS NOT NULL)
+        AND coalesce(stopped_at, lost_at) > statement_timestamp() - interval '1 hour' AND lost_at IS NOT NULL
+    ORDER BY coalesce(stopped_at, lost_at) DESC LIMIT 1000)
+) AS one
+GROUP BY backend
+"""
+
+
+def presence(database: str) -> dict[str, Presence]:
+    """Return how many supervisors are there, and are not, by the aliases of RayTaskBackend there."""
+    with planned_by_index(database):
+        found = {row.pop("backend"): Presence(**row) for row in select(database, _PRESENCE)}
+    return {alias: found.get(alias, Presence()) for alias in backends_in(database)}
 
 
 _LOST = f"""

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_safe
 from django_ray.agenda import all_schedules, lag_of, overdue_of
 from django_ray.census import late_edges
 from django_ray.databases import of_each
-from django_ray.status import MOST, Queue, oldest_gated, queues
+from django_ray.status import MOST, Presence, Queue, oldest_gated, presence, queues
 
 __all__ = ["metrics"]
 
@@ -36,6 +36,12 @@ _GAUGES = {
     "served": "1 when a supervisor with a session takes from it.",
 }
 
+
+_SUPERVISORS_GAUGES = {
+    "alive": "Supervisors with a session.",
+    "silent": "Supervisors without a session that have not said goodbye: connecting again, or dead and not found yet.",
+    "lost": "Supervisors that were found dead within the last hour.",
+}
 
 _GATES_GAUGES = {
     "oldest_wait_seconds": "How long the oldest execution behind a gate has been waiting, in the first 500 gates.",
@@ -65,6 +71,7 @@ class _Found:
     """What a database says."""
 
     queues: Sequence[Queue]
+    supervisors: Mapping[str, Presence]
     schedules: Sequence[Any]
     oldest: Mapping[str, float | None]
     late: Mapping[str, int]
@@ -74,6 +81,7 @@ class _Found:
         oldest = oldest_gated(database)
         return cls(
             queues=queues(database),
+            supervisors=presence(database),
             schedules=all_schedules(database),
             oldest=oldest,
             late=late_edges(database, list(oldest)),
@@ -97,6 +105,11 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         for one in found.values()
         for queue in one.queues
     ]  # fmt: skip
+    of_supervisors = [
+        ({"backend": alias}, (there.alive, there.silent, there.lost))
+        for one in found.values()
+        for alias, there in one.supervisors.items()
+    ]
     of_schedules = [
         (
             {"backend": row.backend, "schedule": row.name},
@@ -115,6 +128,7 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
     of_databases = [({"database": name}, (int(name in found),)) for name in (*found, *unreachable)]
     lines = [
         *_lines("queue", _GAUGES, of_queues),
+        *_lines("supervisors", _SUPERVISORS_GAUGES, of_supervisors),
         *_lines("gates", _GATES_GAUGES, of_gates),
         *_lines("flows", _FLOWS_GAUGES, of_flows),
         *_lines("schedule", _SCHEDULE_GAUGES, of_schedules),

@@ -26,7 +26,7 @@ LONGEST_FIRST = (
     "test_cluster", "test_lifecycle", "test_recovery", "test_left_behind", "test_ray_hangs", "test_signals",
     "test_processes", "test_session", "test_swallowed", "test_unready_nodes", "test_distributed", "test_deploys",
     "test_admin_pages", "test_calls", "test_poison", "test_on_ray", "test_reload", "test_upgrade", "test_ray",
-    "test_benchmarks", "test_docs",
+    "test_benchmarks", "test_docs", "test_sentry",
 )  # fmt: skip
 
 

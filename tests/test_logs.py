@@ -88,6 +88,7 @@ def test_a_line_about_an_execution_says_which_in_fields(entries, failures, outco
     assert entry["level"] == level
     assert message in entry["message"]
     assert entry.items() >= fields(mine, failures + 1).items()
+    assert entry.get("outcome") == (None if level == "DEBUG" else "Raised")
 
 
 def test_a_line_about_nothing_in_particular_has_no_such_fields(entries):

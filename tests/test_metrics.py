@@ -12,6 +12,7 @@ import pytest
 from anyio import current_time, fail_after, sleep, to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
+from django_ray.options import Options
 from django_ray_worker.core.exceptions import Misconfigured
 from django_ray_worker.main import _endpoint as endpoint_of
 from django_ray_worker.main import add_arguments
@@ -84,6 +85,35 @@ async def test_executions_are_counted_by_queue_and_outcome(database, connect, en
         assert (f"django_ray_{name}_seconds_bucket", "0.001", "default") in found
         assert (f"django_ray_{name}_seconds_bucket", "3600.0", "default") in found
     assert found["django_ray_run_seconds_bucket", "0.0025", "default"] == 3
+
+
+async def test_every_outcome_of_a_queue_is_there_before_the_first_one_of_it(database, connect, endpoint):
+    """Else a counter would begin with 1, of which Prometheus sees no increase."""
+    session, executor = connect(), Holding()
+    async with living(database, executor, endpoint=endpoint, grace=0):
+        session.execute(INSERT, ["default", 1])
+        await executor.has_run(1)
+        _, text = await get(endpoint, "/metrics")
+    found = {key[1:]: value for key, value in samples(text).items() if key[0] == "django_ray_attempts_total"}
+    outcomes = ("succeeded", "failed", "retried", "cancelled", "postponed")
+    assert found == {tuple(sorted(("default", outcome))): 0 for outcome in outcomes}
+
+
+async def test_how_long_pruning_has_not_got_on_is_shown_where_it_is_asked_for(database, endpoint):
+    async with living(database, Instant(), endpoint=endpoint) as life:
+        await ready(endpoint)
+        assert "prune" not in (await get(endpoint, "/metrics"))[1]
+        life.metrics.pruned_at = current_time() - 7200
+        _, text = await get(endpoint, "/metrics")
+    assert 7200 <= samples(text)["django_ray_prune_idle_seconds",] < 7300
+
+
+async def test_a_supervisor_that_prunes_says_so(database, endpoint):
+    async with living(database, Instant(), endpoint=endpoint, options=Options(prune_after=3600)):
+        with fail_after(20):
+            while "prune_idle" not in (text := (await get(endpoint, "/metrics"))[1]):  # noqa: ASYNC110
+                await sleep(0.01)
+    assert 0 <= samples(text)["django_ray_prune_idle_seconds",] < 20
 
 
 class Holding(Instant):

@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from anyio import Event, create_task_group, fail_after, sleep
+from anyio import Event, create_task_group, current_time, fail_after, sleep
 
 from django_ray.options import Options
+from django_ray_worker.core.metrics import Metrics
 from django_ray_worker.recording import pruning
 from django_ray_worker.recording.pruning import Pruning
 from tests.supervisors import Instant, living
@@ -88,13 +89,15 @@ async def test_it_looks_every_hour_or_as_often_as_rows_grow_old_but_not_more_tha
 
     monkeypatch.setattr(pruning, "sleep", note)
     with pytest.raises(StopAsyncIteration):
-        await Pruning(Scripted(0), age).run()
+        await Pruning(Scripted(0), Metrics(), age).run()
     assert slept == [pruning.FIRST_SECONDS, period]
 
 
 async def test_without_prune_after_nothing_is_sent():
+    metrics = Metrics()
     with fail_after(5):
-        await Pruning(Scripted(), Options().prune_after).run()
+        await Pruning(Scripted(), metrics, Options().prune_after).run()
+    assert metrics.pruned_at is None
 
 
 class Scripted:
@@ -131,11 +134,71 @@ async def test_no_error_of_it_ends_the_supervisor(error, message, monkeypatch, c
     monkeypatch.setattr(pruning, "LEAST_PERIOD_SECONDS", 0.01)
     store = Scripted(5, error, 5)
     async with create_task_group() as tasks:
-        tasks.start_soon(Pruning(store, 0.01).run)
+        tasks.start_soon(Pruning(store, Metrics(), 0.01).run)
         with fail_after(20):
             await store.is_through.wait()
         tasks.cancel_scope.cancel()
     assert message in caplog.text
+
+
+class Rounds:
+    """A store of which each round is told what to do; notes when pruning had got on last, before each batch."""
+
+    def __init__(self, metrics, *rounds):
+        self._metrics = metrics
+        self._rounds = [list(batches) for batches in rounds]
+        self.seen = []
+        self.is_through = Event()
+
+    async def prune(self, age, limit):
+        self.seen.append(self._metrics.pruned_at)
+        if not self._rounds:
+            self.is_through.set()
+            return 0
+        answer = self._rounds[0].pop(0)
+        if not self._rounds[0]:
+            del self._rounds[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def prune_workers(self, age, limit):
+        return 0
+
+    prune_gates = prune_flows = prune_workers
+
+
+async def seen_by(metrics, *rounds):
+    """Return when pruning had got on last before each batch, and before the round after these."""
+    store = Rounds(metrics, *rounds)
+    async with create_task_group() as tasks:
+        tasks.start_soon(Pruning(store, metrics, 0.01).run)
+        with fail_after(20):
+            await store.is_through.wait()
+        tasks.cancel_scope.cancel()
+    return store.seen
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(pruning, "FIRST_SECONDS", 0.005)
+    monkeypatch.setattr(pruning, "PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(pruning, "LEAST_PERIOD_SECONDS", 0.01)
+
+
+async def test_it_gets_on_with_each_batch_and_with_each_round_in_which_nothing_fails(quick):
+    began = current_time()
+    seen = await seen_by(Metrics(), [5, 5, 0], [0])
+    assert began <= seen[0]
+    assert seen == sorted(set(seen))
+
+
+async def test_a_round_that_fails_each_time_does_not_get_on_whatever_it_deletes_before(quick):
+    error = psycopg.errors.InsufficientPrivilege("permission denied")
+    start, *seen, after = await seen_by(Metrics(), [5, error], [5, 5, error], [5, 0])
+    assert start < seen[0]  # the first batch, when nothing had failed yet
+    assert len(set(seen)) == 1
+    assert after > seen[0]
 
 
 async def test_what_somebody_is_busy_with_is_skipped(open_store, connect):

@@ -100,3 +100,67 @@ def test_a_scrape_leaves_no_setting_behind_in_the_transaction_around_it():
 def test_it_is_only_for_reading(caplog):
     with caplog.at_level("CRITICAL"):
         assert django_ray.views.metrics(RequestFactory().post("/metrics/tasks")).status_code == 405
+
+
+@pytest.fixture
+def supervisor(connect):
+    """Make supervisors, with sessions or without."""
+
+    def make(*, backend="default", has_session=False, **columns):
+        said = {"hostname": "h", "pid": 1, "queues": [], "concurrency": 1, "version": "0", **columns}
+        one = RayWorker.objects.create(backend=backend, **said)
+        if has_session:
+            connect().execute("SELECT django_ray_identify(%s)", [one.pk])
+
+    return make
+
+
+def supervisors(backend="default"):
+    """Return how many are alive, silent, lost."""
+    text = django_ray.views.metrics(RequestFactory().get("/metrics/tasks")).text
+    found = {
+        sample.name.removeprefix("django_ray_supervisors_"): int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("django_ray_supervisors_") and sample.labels == {"backend": backend}
+    }
+    return found["alive"], found["silent"], found["lost"]
+
+
+def test_supervisors_are_counted_by_whether_they_are_there_or_lost(supervisor):
+    assert supervisors() == (0, 0, 0)
+    supervisor(has_session=True)
+    supervisor(has_session=True, backend="any")
+    for _ in range(2):
+        supervisor()
+    for minutes in (1, 30, 59, 61):
+        supervisor(lost_at=Now() - timedelta(minutes=minutes))
+    supervisor(stopped_at=Now())  # it has said goodbye
+    assert supervisors() == (1, 2, 3)
+    assert supervisors("any") == (1, 0, 0)
+
+
+def test_a_supervisor_that_was_taken_for_dead_and_lives_is_lost_no_more(supervisor):
+    supervisor(has_session=True, lost_at=Now())
+    assert supervisors() == (0, 0, 1)
+    RayWorker.objects.update(lost_at=None)
+    assert supervisors() == (1, 0, 0)
+
+
+def test_counting_supervisors_reads_no_rows_of_those_that_have_ended(supervisor):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO django_ray_worker"
+            " (hostname, pid, backend, queues, concurrency, ray_address, version, stopped_at, lost_at)"
+            " SELECT 'h', 1, 'default', '[]', 1, '', '0', now() - interval '2 hours', now() - interval '3 hours'"
+            " FROM generate_series(1, 3000)"
+        )
+    supervisor()
+    supervisor(lost_at=Now())
+    assert supervisors() == (0, 1, 1)
+    with planned_by_index(connection.alias), connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + django_ray.status._PRESENCE)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "Seq Scan" not in plan
+    assert "rows=3000" not in plan
+    assert "Rows Removed" not in plan

@@ -177,7 +177,7 @@ def _found(row: str) -> Found:
 def _ended(found: Found, result: Any) -> Envelope:
     """Return what becomes of one, by its result."""
     if isinstance(result, BaseException):
-        return failed(found, "raised", result)
+        return _raised(found, result)
     try:
         plain, encoded = found.checked(result)
     except BaseException as error:  # noqa: BLE001 - the body's, whose objects are encoded
@@ -185,6 +185,16 @@ def _ended(found: Found, result: Any) -> Envelope:
     if is_heard(task_finished):
         finish(found, {"status": TaskResultStatus.SUCCESSFUL, "_return_value": plain})
     return {"kind": "returned", "result": encoded, "output": found.output.text}
+
+
+def _raised(found: Found, error: BaseException) -> Envelope:
+    """Say that it was raised: in an except block, where Django's logger looks for it."""
+    where = error.__traceback__
+    try:
+        raise error  # noqa: TRY301
+    except BaseException as raised:  # noqa: BLE001 - the body's, whatever it is
+        raised.__traceback__ = where  # it was not raised here
+        return failed(found, "raised", raised)
 
 
 _INTERRUPTED: Any = {**envelope_of("missing", KeyboardInterrupt("It was interrupted.")), "kind": "interrupted"}

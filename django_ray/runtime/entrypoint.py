@@ -435,6 +435,7 @@ def finish(found: Found, changes: Mapping[str, Any], *errors: TaskError) -> None
     """Tell receivers that it has ended."""
 
     def tell() -> None:
+        running.set(found.context)  # a batch has none: who hears of an error may ask of which execution it is
         result = found.result
         # For receivers in this process; the row gets the database's time.
         for name, value in {**changes, "finished_at": timezone.now()}.items():

@@ -24,8 +24,8 @@ from django_ray.runtime.output import put_above
 __all__ = ["configure", "write_objects"]
 
 
-# What a record about an execution carries: see Claim.log_fields.
-FIELDS = ("task_id", "attempt", "queue", "task")
+# What a record about an execution carries: see Claim.log_fields, and judge.py.
+FIELDS = ("task_id", "attempt", "queue", "task", "outcome")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Ray says which process has written a line, and on which other host; the label of a task follows.
 # or stands in the place of the process's name, for what a process wrote that a task had started.

@@ -289,7 +289,7 @@ class Supervisor:
         waits.start_soon(self._follow_executor)
         if self._config.is_elastic:
             waits.start_soon(self._demand.run)
-        waits.start_soon(Pruning(self._store, self._config.options.prune_after).run)
+        waits.start_soon(Pruning(self._store, self.metrics, self._config.options.prune_after).run)
         log.info("%s", self._banner())
         self._monitor.tell_ready()
         if self._config.burst:

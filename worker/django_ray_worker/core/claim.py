@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import override
 from uuid import UUID
 
@@ -40,7 +40,7 @@ class Claim:
     missing_for: float  # Seconds since it first could not be begun; 0 unless that was so the last time.
     waited: float | None  # Seconds from claimable to claimed; None for later attempts.
     # The row as JSON, for the Ray worker, or its fence alone when it is large; the supervisor never looks inside.
-    payload: str
+    payload: str = field(repr=False)  # It may be long, and holds what is nobody's business who reads logs.
     released: int = 0  # Times that it came back without having ended or been charged.
     lane: str | None = None  # The name of the lane that it was taken from.
 

@@ -33,10 +33,13 @@ def judge(claim: Claim, outcome: Outcome) -> Verdict:
         case Retry(error=error, after=after):
             log.warning(
                 "Attempt %d of %s failed, again in %.1f s: %s: %s",
-                claim.attempt, claim, after, error.exception_class_path, error.message, extra=claim.log_fields,
+                claim.attempt, claim, after, error.exception_class_path, error.message, extra=_fields(claim, outcome),
             )  # fmt: skip
         case Fail(error=error):
-            log.error("%s failed at attempt %d:\n%s", claim, claim.attempt, error.traceback, extra=claim.log_fields)
+            log.error(
+                "%s failed at attempt %d:\n%s",
+                claim, claim.attempt, error.traceback, extra=_fields(claim, outcome),
+            )  # fmt: skip
         case Postpone(error=error, after=after) if isinstance(outcome, Unprepared):
             log.warning(
                 "%s was not begun: %s. Another node may run it, or this one soon: again in %.1f s, for %.0f s in all "
@@ -59,6 +62,11 @@ def judge(claim: Claim, outcome: Outcome) -> Verdict:
         case _:
             pass
     return verdict
+
+
+def _fields(claim: Claim, outcome: Outcome) -> dict[str, str | int]:
+    """Return what a record carries: who forwards errors knows by the outcome what the Ray worker has told already."""
+    return {**claim.log_fields, "outcome": type(outcome).__name__}
 
 
 def _why(outcome: Outcome) -> str:

@@ -24,3 +24,4 @@ class Metrics:
     schedule_problems: int = 0  # Schedules with a problem, at the last pulse.
     turned_away: int = 0  # Executions that were cancelled here at a full gate.
     expired: int = 0  # Executions that had not begun by their time, and were ended here.
+    pruned_at: float | None = None  # When pruning got on last, by the clock of the loop; None without PRUNE_AFTER.

@@ -10,12 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from anyio import sleep
+from anyio import current_time, sleep
 
 from django_ray_worker.core.tries import backoff, is_news
 from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
 if TYPE_CHECKING:
+    from django_ray_worker.core.metrics import Metrics
     from django_ray_worker.database.store import Store
 
 __all__ = ["Pruning"]
@@ -32,15 +33,18 @@ PAUSE_SECONDS = 0.1  # Between two batches: a million rows are not worth a slow 
 class Pruning:
     """Of one supervisor."""
 
-    def __init__(self, work: Store, age: float | None) -> None:
+    def __init__(self, work: Store, metrics: Metrics, age: float | None) -> None:
         self._store = work
+        self._metrics = metrics
         self._age = age  # Seconds that finished executions are kept; None is for ever.
+        self._has_failed = False  # The last round.
 
     async def run(self) -> None:
         """Prune for ever, if at all."""
         if self._age is None:
             return
         period = max(LEAST_PERIOD_SECONDS, min(PERIOD_SECONDS, self._age))
+        self._metrics.pruned_at = current_time()
         await sleep(FIRST_SECONDS)
         while True:
             try:
@@ -50,6 +54,10 @@ class Pruning:
                 await self._prune(self._age, self._store.prune_flows, "flows")
             except DatabaseError as error:
                 log.error("Pruning failed (%s); again in %.0f s.", one_line(error), period)  # noqa: TRY400 - one line
+                self._has_failed = True
+            else:
+                self._has_failed = False
+                self._get_on()
             await sleep(period)
 
     async def _prune(self, age: float, prune: Callable[[float, int], Awaitable[int]], what: str) -> None:
@@ -70,6 +78,12 @@ class Pruning:
             gone, tries = gone + deleted, 0
             if not deleted:
                 break
+            self._get_on()
             await sleep(PAUSE_SECONDS)
         if gone:
             log.info("Deleted %d %s, done with more than %g s ago.", gone, what, age)
+
+    def _get_on(self) -> None:
+        """Take note of it: of a round that takes hours too, but not of what a round does that fails each time."""
+        if not self._has_failed:
+            self._metrics.pruned_at = current_time()

@@ -19,6 +19,7 @@ __all__ = ["Exposition"]
 BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600,
 )  # fmt: skip
+OUTCOMES = ("succeeded", "failed", "retried", "cancelled", "postponed")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -33,6 +34,7 @@ class Exposition:
         self._waits = self._histogram("django_ray_wait_seconds", "From claimable to the first claim.")
         self._runs = self._histogram("django_ray_run_seconds", "How long bodies took.")
         self._batches = self._histogram("django_ray_batch_size", "Executions that shared a call in a lane.", SIZES)
+        self._queues = set[str]()  # That the outcomes are shown of.
 
     def _histogram(self, name: str, what: str, buckets: Sequence[float] = BUCKETS) -> Histogram:
         return Histogram(name, what, ("queue",), buckets=buckets, registry=self.registry)
@@ -44,6 +46,7 @@ class Exposition:
     def waited(self, queue: str, seconds: float) -> None:
         """Take note of a first claim."""
         self._waits.labels(queue).observe(seconds)
+        self._introduce(queue)
 
     def ran(self, queue: str, seconds: float) -> None:
         """Take note of a body."""
@@ -55,7 +58,15 @@ class Exposition:
 
     def ended(self, queue: str, verdict: str) -> None:
         """Take note of a verdict."""
+        self._introduce(queue)
         self._attempts.labels(queue, verdict).inc()
+
+    def _introduce(self, queue: str) -> None:
+        """Show all outcomes of a queue: of a counter that begins with 1, Prometheus sees no increase."""
+        if queue not in self._queues:
+            self._queues.add(queue)
+            for outcome in OUTCOMES:
+                self._attempts.labels(queue, outcome)
 
 
 class _Supervisor(Collector):
@@ -94,6 +105,8 @@ class _Supervisor(Collector):
         yield _counter("ticks_lost", "Ticks that were missed, and not made up for.", own.ticks_lost)
         yield _gauge("tick_lag_seconds", "From the last tick that was enqueued here to its enqueue.", own.tick_lag)
         yield _gauge("schedule_problems", "Schedules with a problem, at the last pulse.", own.schedule_problems)
+        if figures.prune_idle is not None:
+            yield _gauge("prune_idle_seconds", "Since PRUNE_AFTER was heeded without an error.", figures.prune_idle)
 
 
 def _gauge(name: str, what: str, value: float) -> Metric:

@@ -40,6 +40,7 @@ class Figures:
     lane_waiting: int = 0  # Executions that wait there for a place, or for others.
     wanted: int = 0  # Slots that the cluster was asked for, and has not given yet.
     replicas: Mapping[str, int] = field(default_factory=dict[str, int])  # Of each worker.
+    prune_idle: float | None = None  # Seconds since pruning got on; None without PRUNE_AFTER.
 
 
 class Monitor:
@@ -100,4 +101,5 @@ class Monitor:
             lane_waiting=len(dispatcher.lanes.claims),
             wanted=self._executor.wanted,
             replicas=self._executor.replicas,
+            prune_idle=None if metrics.pruned_at is None else current_time() - metrics.pruned_at,
         )
