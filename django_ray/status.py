@@ -26,8 +26,8 @@ from django_ray.rows import numbers_of, queues_of
 from django_ray.standing import Standing, gates_standing, oldest_behind_gates
 
 __all__ = [
-    "MINUTES", "MOST", "Minute", "Presence", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "past", "presence",
-    "queues", "status",
+    "MINUTES", "MOST", "Minute", "Presence", "Queue", "Status", "Supervisor", "gates", "oldest_gated", "past",
+    "presence", "queues", "status",
 ]  # fmt: skip
 
 MOST = 10_000  # A count that is one more than this says "more than".

@@ -81,7 +81,7 @@ def test_counting_ends_at_a_limit_and_reads_no_more_rows_than_that(monkeypatch):
     assert found["depth", "default", "default"] == 11
     assert found["scheduled", "default", "default"] == 11
     with planned_by_index(connection.alias), connection.cursor() as cursor:
-        parameters = {"backend": "default", "configured": ["default"], "most": 10}
+        parameters = {"backend": "default", "configured": ["default"], "most": 10, "most_queues": 100}
         cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + django_ray.status._QUEUES, parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Seq Scan on django_ray_execution" not in plan
