@@ -471,7 +471,7 @@ class ExecutionAdmin(ReadOnly):
             "took": (row.finished_at - row.last_attempted_at).total_seconds()
             if row.finished_at and row.last_attempted_at
             else None,
-            "runs": max(0.0, (now - row.last_attempted_at).total_seconds()) if runs else None,
+            "runs": max(0.0, (now - row.last_attempted_at).total_seconds()) if runs and row.last_attempted_at else None,
             "usual": usual(database, row.callable_path) if runs else None,
             "can_look": row.state == State.RUNNING and dashboard.can_listen(),
             "is_finished": row.state in FINISHED,
