@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-LINK = re.compile(r"\]\((?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
+LINK = re.compile(r"(?P<name>\[[\w-]+\.md)?\]\((?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 # Path in the repository -> page of the site.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
@@ -63,6 +63,13 @@ def source_page(path: str) -> str:
     return f"---\nsearch:\n  exclude: true\n---\n\n# {path}\n\n````{language}\n{text}\n````\n"
 
 
+def title_of(files: Files, uri: str) -> str:
+    """Return the title of a page, as far as its colon."""
+    file = files.get_file_from_path(uri)
+    heading = re.search(r"^# ([^:\n]+)", file.content_string, re.MULTILINE) if file else None
+    return heading[1] if heading else uri
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages whose files are outside docs/."""
     texts = {page: (ROOT / path).read_text(encoding="utf-8") for path, page in PAGES.items() if (ROOT / path).is_file()}
@@ -93,6 +100,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not (ROOT / target).is_file():
             return match[0]
         there = os.path.relpath(shown_at(target), posixpath.dirname(uri) or ".")
-        return f"]({there}{match['anchor'] or ''})"
+        # On a code host the name of the file says most, here the title of the page does.
+        name = f"[{title_of(files, shown_at(target))}" if match["name"] else ""
+        return f"{name}]({there}{match['anchor'] or ''})"
 
     return LINK.sub(moved, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+    r"""Show "\|" in a cell of a table as "|", as code hosts do, also in code."""
+    return re.sub(r"<td[^>]*>.*?</td>", lambda cell: cell[0].replace("\\|", "|"), html, flags=re.DOTALL)

@@ -82,6 +82,18 @@ def test_a_tag_that_is_not_the_version_is_not_published(tag):
     assert f"{tag} is not the version" in done.stderr
 
 
+def test_a_python_that_is_named_is_taken_and_no_other():
+    """Else a job of the matrix would test another version than its name says."""
+    script = ["sh", str(ROOT / "scripts" / "find-python")]
+    named = subprocess.run(script, check=True, capture_output=True, text=True, env={"PYTHON": sys.executable})
+    assert named.stdout.strip() == sys.executable
+    missing = subprocess.run(
+        script, check=False, capture_output=True, text=True, env={**os.environ, "PYTHON": "python3.99"}
+    )
+    assert missing.returncode == 1
+    assert "PYTHON=python3.99" in missing.stderr
+
+
 def test_the_hooks_of_pre_commit_are_there():
     (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repo["repo"] == "local"

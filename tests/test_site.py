@@ -118,29 +118,43 @@ def test_no_page_loads_anything_from_another_host(site):
     assert re.findall(r"url\(['\"]?(?:https?:)?//[^)]*\)|@import[^;]*", sheets) == []
 
 
-def test_a_dead_link_ends_the_build(tmp_path):
-    """Also one to an anchor, or to a file that is not there: strict says so, and the settings of validation."""
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN, str(tmp_path)],
+def build_with(line, folder):
+    """Build the site as it would be with one line more in docs/faq.md."""
+    return subprocess.run(
+        [sys.executable, "-c", BUILD, str(folder), line],
         cwd=ROOT, check=False, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
+
+
+def test_a_dead_link_ends_the_build(tmp_path):
+    done = build_with("[one](tasks.md#no-such-heading), [two](no-such-page.md)", tmp_path)
     assert done.returncode == 1
     assert "'#no-such-heading'" in done.stderr
     assert "'no-such-page.md'" in done.stderr
 
 
-BROKEN = """
+def test_a_link_to_a_file_outside_of_docs_leads_to_its_text(tmp_path):
+    """On a code host it is a path in the repository; the site has a page with what is in the file."""
+    done = build_with("[the project](../pyproject.toml) and [what is new](../CHANGELOG.md)", tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "faq" / "index.html").read_text()
+    assert 'href="../source/pyproject.toml/"' in page
+    assert 'href="../changelog/"' in page
+    assert "django-ray-listen" in (tmp_path / "site" / "source" / "pyproject.toml" / "index.html").read_text()
+
+
+BUILD = """
 import logging, shutil, sys
 from pathlib import Path
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 logging.basicConfig(level="WARNING")
-docs = Path(sys.argv[1], "docs")
-shutil.copytree("docs", docs)
-page = docs / "faq.md"
-page.write_text(page.read_text() + "\\n[one](tasks.md#no-such-heading), [two](no-such-page.md)\\n")
-build(load_config("mkdocs.yml", docs_dir=str(docs), site_dir=str(Path(sys.argv[1], "site"))))
+folder = Path(sys.argv[1])
+shutil.copytree("docs", folder / "docs")
+page = folder / "docs" / "faq.md"
+page.write_text(page.read_text() + "\\n" + sys.argv[2] + "\\n")
+build(load_config("mkdocs.yml", docs_dir=str(folder / "docs"), site_dir=str(folder / "site")))
 """
 
 
