@@ -26,7 +26,13 @@ RIDDLES = {
     r"what (is|are) said of (it|them)": "what the page says about it",
     r"whatever (it|they) (is|are|was|were) about": "at whatever point",
     r"as( many)? as like": "any number of ... can",
+    r"in whichever way": "in any way, however",
+    r"it is looked (at|for)": "the page looks at, the supervisor looks for",
     # English word by word.
+    r"(?<!there) (is|are) no (?!longer|more|other|need|one)\w+": "is not a ...",
+    r"(fires?|fired|declares?)( it| them)? no more": "stops firing, does not declare any more",
+    r"for so many (seconds|hours)|so many seconds": "for a number of seconds, for N seconds",
+    r"but for": "except",
     r"(is|are|was|were) dead and will be found": "has died, and a peer has noticed",
     r"more and more (seldom|rarely)": "less and less often",
     r"later and later": "after growing pauses",
@@ -51,7 +57,11 @@ RIDDLES = {
 
 
 # "Who enqueues pays." A question may begin so, and "Who may do what" is the heading of one.
-WITHOUT_SUBJECT = re.compile(r"(?:(?<=[.:|] )|(?<=^- ))Who\s(?!may\s+do\s+what)[^.?|:]+[.|]", re.MULTILINE)
+WITHOUT_SUBJECT = re.compile(
+    r"(?:(?<=[.:|] )|(?<=^- ))Who\s(?!may\s+do\s+what)[^.?|:]+[.|]"
+    r"|(?<=[:;|] )who(?:ever)?\s(?:has|goes|lives|leaves|sleeps|comes|looks|sends|may\snot)\b",
+    re.MULTILINE,
+)
 
 
 def findings(text: str) -> list[tuple[int, str, str]]:
