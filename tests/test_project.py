@@ -14,6 +14,8 @@ import django_ray
 from tests.supervisors import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+# What later steps may read of an action.
+OUTPUTS = {"actions/configure-pages@v5": {"base_url"}, "actions/deploy-pages@v4": {"page_url"}}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -43,6 +45,23 @@ def test_what_is_not_run_is_an_action_of_the_host_and_no_step_is_anything_else()
     used = [step.get("uses", "actions/none@v0") for _, step in steps()]
     assert [action for action in used if not re.fullmatch(r"actions/[a-z-]+@v\d+", action)] == []
     assert [step for _, step in steps() if len({"run", "uses"} & step.keys()) != 1] == []
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_each_expression_of_a_workflow_names_something_that_is_there(workflow):
+    """A misspelt name is no error there: it is empty."""
+    for job in yaml.safe_load(workflow.read_text())["jobs"].values():
+        matrix = job.get("strategy", {}).get("matrix", {})
+        known = {"github.server_url", "github.repository", "github.ref", "github.ref_name"}
+        known |= {f"matrix.{name}" for name in matrix}
+        known |= {
+            f"steps.{step['id']}.outputs.{name}"
+            for step in job["steps"]
+            if "id" in step
+            for name in OUTPUTS[step["uses"]]
+        }
+        assert set(re.findall(r"\$\{\{ (.+?) \}\}", yaml.safe_dump(job, width=10_000))) <= known
+    assert workflow.read_text().count("${{") == len(re.findall(r"\$\{\{ [\w.]+ \}\}", workflow.read_text()))
 
 
 def test_each_version_that_the_readme_promises_is_tested():

@@ -158,6 +158,17 @@ build(load_config("mkdocs.yml", docs_dir=str(folder / "docs"), site_dir=str(fold
 """
 
 
+def test_the_glossary_has_each_word_of_the_architecture_in_a_sentence_or_two():
+    words = (ROOT / "docs" / "architecture.md").read_text().partition("## Words")[2].partition("\n## ")[0]
+    entries = re.findall(r"^## (.+)\n\n((?:.+\n)+)", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    names = [name for name, _ in entries]
+    used = {word.removesuffix("s").capitalize() for word in re.findall(r"\*(\w+)\*", words)}
+    assert {"Fence", "Outcome", "Upstream"} <= used
+    assert used - set(names) == set()
+    assert names == sorted(names)
+    assert [name for name, text in entries if len(re.findall(r"[.!?](?=\s|$)", text)) > 3] == []
+
+
 def test_the_page_of_the_commands_says_what_they_say():
     assert reference_commands.PAGE.read_text() == reference_commands.page(), "run `make reference`"
 
