@@ -448,7 +448,8 @@ class ExecutionAdmin(ReadOnly):
         database, now = database_of_row(row), timezone.now()
         schedule = self._schedule(request, row)
         progress = rows_of(RayProgress, database).filter(pk=row.pk).first()
-        runs = row.state == State.RUNNING and row.last_attempted_at is not None
+        began = row.last_attempted_at if row.state == State.RUNNING else None
+        runs = began is not None
         output = row.output or (progress.output if runs and progress else "")
         return {
             "row": row,
@@ -471,7 +472,7 @@ class ExecutionAdmin(ReadOnly):
             "took": (row.finished_at - row.last_attempted_at).total_seconds()
             if row.finished_at and row.last_attempted_at
             else None,
-            "runs": max(0.0, (now - row.last_attempted_at).total_seconds()) if runs and row.last_attempted_at else None,
+            "runs": None if began is None else max(0.0, (now - began).total_seconds()),
             "usual": usual(database, row.callable_path) if runs else None,
             "can_look": row.state == State.RUNNING and dashboard.can_listen(),
             "is_finished": row.state in FINISHED,

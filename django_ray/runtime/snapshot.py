@@ -149,7 +149,7 @@ def _innermost_last(lines: Sequence[str]) -> list[str]:
 def _stack() -> Iterator[str]:
     """Yield the lines of a traceback: of the body's thread, of those that it started, and of what coroutines await."""
     others: list[list[FrameType]] = []
-    for frame in list(sys._current_frames().values()):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the documented way
+    for frame in list(getattr(sys, "_current_frames")().values()):  # noqa: B009 - documented, and private for the type checkers
         frames = [one for one, _ in traceback.walk_stack(frame)][::-1]
         ours = [index for index, one in enumerate(frames) if _module(one) == "django_ray.runtime.entrypoint"]
         if ours:

@@ -31,6 +31,7 @@ EX_CONFIG = 78  # sysexits.h
 EXAMPLES = """examples:
   django-ray-listen --settings mysite.settings
   django-ray-listen --queue mail,reports --concurrency 8
+  django-ray-listen --queue mail:4,images:2,default     at most 4 of mail and 2 of images at once
   django-ray-listen --cluster head.example.com:6379 --metrics-port 9100 --log-format json
   django-ray-listen --sync --burst          without Ray, until nothing is left to do
   django-ray-listen --reload                for development
@@ -89,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queue",
         action="append",
         default=[],
-        metavar="A,B",
-        help="queues to serve; repeatable (default: all of it)",
+        metavar="A,B:4",
+        help="queues to serve, B with at most 4 at once; repeatable (default: all of it)",
     )
     parser.add_argument("--concurrency", type=_slots, metavar="N", help="tasks at a time (default: Ray's CPUs)")
     where = parser.add_mutually_exclusive_group()
@@ -186,10 +187,10 @@ def _reload(options: argparse.Namespace, project: Path) -> None:
 
 def _config(options: argparse.Namespace, project: Path) -> Config:
     from django_ray_worker.core.config import Config
-    from django_ray_worker.preflight import find_backend, find_queues
+    from django_ray_worker.preflight import find_backend, find_queues, find_quotas
 
     backend = find_backend(options.backend)
-    wanted = [name for group in options.queue for name in group.split(",") if name]
+    wanted, quotas = find_quotas(backend, [name for group in options.queue for name in group.split(",") if name])
     address = options.cluster or (None if options.local else os.environ.get("RAY_ADDRESS"))
     if not (address or options.local):
         address = backend.settings.ray_address
@@ -205,6 +206,7 @@ def _config(options: argparse.Namespace, project: Path) -> Config:
         settings_module=os.environ["DJANGO_SETTINGS_MODULE"],
         project=project,
         options=backend.settings,
+        quotas=quotas,
         declared=_declared(backend),
     )
 

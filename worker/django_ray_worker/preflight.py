@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from django.apps import apps
@@ -34,7 +35,11 @@ WHERE rolname = session_user AND datname = current_database() AND NOT rolsuper
 UNION ALL SELECT session_user::text, -1, -1 LIMIT 1
 """
 
-__all__ = ["find_backend", "find_database", "find_queues"]
+# Of what stands after the colon in --queue mail:4. Anything else is a part of the queue's name.
+_NUMBER = re.compile(r"[+-]?[0-9][0-9.]*")
+MOST_AT_ONCE = 100_000
+
+__all__ = ["find_backend", "find_database", "find_queues", "find_quotas"]
 
 
 def find_backend(alias: str) -> RayTaskBackend:
@@ -67,6 +72,28 @@ def find_queues(backend: RayTaskBackend, wanted: Sequence[str]) -> tuple[str, ..
             )
         return tuple(dict.fromkeys(wanted))
     return tuple(dict.fromkeys(wanted)) or tuple(sorted(configured)) or None
+
+
+def find_quotas(backend: RayTaskBackend, wanted: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """Return the names of the queues in what --queue says, and the quotas of those that have one: mail:4."""
+    names, quotas = [], dict[str, int]()
+    for said in wanted:
+        name, colon, number = said.rpartition(":")
+        # A queue may have a colon in its own name.
+        if not colon or said in backend.queues or not _NUMBER.fullmatch(number):
+            names.append(said)
+            continue
+        quota = int(number) if number.isdecimal() and len(number) <= len(str(MOST_AT_ONCE)) else 0
+        if not name or not 1 <= quota <= MOST_AT_ONCE:
+            raise Misconfigured(
+                f"--queue {said!r}: what stands after the colon is how many executions of the queue may run here at "
+                f"once, a whole number from 1 to {MOST_AT_ONCE:,}, as in mail:4."
+            )
+        if quotas.get(name, quota) != quota:
+            raise Misconfigured(f"--queue {name!r} has two numbers, {quotas[name]} and {quota}: give one.")
+        names.append(name)
+        quotas[name] = quota
+    return names, quotas
 
 
 def find_database(backend: RayTaskBackend) -> Database:

@@ -19,6 +19,7 @@ from anyio import CancelScope, create_task_group, current_time, move_on_after
 from django_ray_worker.claiming.claimer import Claimer, Wakeup
 from django_ray_worker.claiming.demand import Demand
 from django_ray_worker.claiming.gatekeeper import Gatekeeper
+from django_ray_worker.claiming.quotas import Quotas
 from django_ray_worker.claiming.scheduler import Scheduler
 from django_ray_worker.claiming.sources import LaneSource, QueueSource
 from django_ray_worker.core.exceptions import Stuck
@@ -169,6 +170,7 @@ class Supervisor:
         self._recorder = Recorder(store, self.metrics, on_recorded=self._has_recorded)
         self._inventory = Inventory(store, self._identity, partial(stock_of, config, executor))
         slots = slots_of(config, executor)
+        quotas = Quotas(config.queues, config.quotas, on_room=self._wakeup.look)
         self._dispatcher = Dispatcher(
             executor,
             slots,
@@ -178,9 +180,15 @@ class Supervisor:
             on_room=self._lane_wakeup.look,
             is_stopping=lambda: stop.intake.cancel_called,
             ahead=ahead_of(config, executor),
+            quotas=quotas,
         )
         self._demand = Demand(
-            store, executor, most=config.options.max_concurrency, on_resized=self._resize, listen=self._listen
+            store,
+            executor,
+            most=config.options.max_concurrency,
+            on_resized=self._resize,
+            listen=self._listen,
+            queues=quotas.have_place,
         )
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
         self._teller = Teller(store, self._dispatcher, executor)
@@ -202,7 +210,7 @@ class Supervisor:
         self._lane_bell = Doorbell(self._session, store, [config.lane_bell], most_waits=1, look=self._lane_wakeup.look)
         self._claimer = Claimer(
             store,
-            QueueSource(store, self._identity),
+            QueueSource(store, self._identity, quotas, self._dispatcher.turns),
             may_claim=self._may_claim,
             doorbell=self._doorbell,
             gate_bell=self._gate_bell,
@@ -408,8 +416,14 @@ class Supervisor:
             await self._registration.sign_off()
         log.info("Supervisor %d has ended: %s.", self._identity.worker, self._tally.sum)
 
+    def _quota(self, queue: str) -> str:
+        quota = self._config.quotas.get(queue)
+        return queue if quota is None else f"{queue} (at most {quota} at once)"
+
     def _banner(self) -> str:
-        queues = "any queue" if self._config.queues is None else f"queues {', '.join(self._config.queues)}"
+        queues = (
+            "any queue" if self._config.queues is None else f"queues {', '.join(map(self._quota, self._config.queues))}"
+        )
         slots = f"{self._dispatcher.slots} slot{'' if self._dispatcher.slots == 1 else 's'}"
         return (
             f"Supervisor {self._identity.worker} is ready: backend {self._config.backend}, {queues}, {slots}, "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import Event, move_on_after
 
 from django_ray.runtime.call import BUDGET_SECONDS, PATIENCE_SECONDS
+from django_ray_worker.claiming.quotas import Quotas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from django_ray_worker.claiming.pace import Pace
     from django_ray_worker.claiming.slots import Slots
-    from django_ray_worker.core.claim import Claim
+    from django_ray_worker.core.claim import Claim, Turns
 
 __all__ = ["Backlog"]
 
@@ -46,12 +47,14 @@ class Backlog:
         most_per_call: int,
         give_back: Callable[[Claim], None],
         on_held_up: Callable[[], object] = bool,
+        quotas: Quotas | None = None,
     ) -> None:
         self._slots = slots
         self._pace = pace
         self._most = most_per_call
         self._give_back = give_back
         self._on_held_up = on_held_up  # Nothing has moved for a while.
+        self._quotas = quotas or Quotas()
         self._claims: deque[Claim] = deque()
         self._per_call = 1  # Of those claimed last, so many would fit.
         self._trust = most_per_call  # In what fits: after a return to the queue it grows again, call by call.
@@ -64,7 +67,17 @@ class Backlog:
     @property
     def is_ready(self) -> bool:
         """Tell whether a call may be sent now."""
-        return bool(self._claims) and (self._slots.free > 0 or (self._free_ahead > 0 and _takes_a_cpu(self._claims[0])))
+        if not self._claims or (first := self._first) is None:
+            return False
+        return self._slots.free > 0 or (self._free_ahead > 0 and _takes_a_cpu(self._claims[first]))
+
+    @property
+    def _first(self) -> int | None:
+        """The place of the claim that is the next to run: the first whose queue may have another call."""
+        if not self._quotas:
+            return 0
+        may_run = self._quotas.has_place
+        return next((place for place, claim in enumerate(self._claims) if may_run(claim.queue_name)), None)
 
     @property
     def _free_ahead(self) -> int:
@@ -79,6 +92,10 @@ class Backlog:
         room = (self._slots.free + self._free_ahead) * self._per_call + ahead - len(self._claims)
         # Not a few at a time: each claim is a statement.
         return room if room > 0 and 2 * room >= ahead else 0
+
+    def turns(self) -> Turns | None:
+        """Return what may be claimed of each queue; None where none has a quota."""
+        return self._quotas.turns(self._claims, self._per_call)
 
     def put(self, claims: Sequence[Claim]) -> None:
         """Take over what was claimed."""
@@ -96,14 +113,21 @@ class Backlog:
     def take(self) -> list[Claim]:
         """Return the next claims for one call, when a slot is free: what fits, spread over the free slots."""
         share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free + self._free_ahead)))
-        first = self._claims.popleft()
+        place = self._first or 0
+        first = self._claims[place]
+        del self._claims[place]
         chosen, seconds, characters = [first], self._pace.of(first), len(first.payload)
-        while self._claims and len(chosen) < share:
-            seconds += self._pace.of(self._claims[0])
-            characters += len(self._claims[0].payload)
-            if seconds > PLANNED_SECONDS or characters > MOST_CHARACTERS or not _fits(first, self._claims[0]):
+        while place < len(self._claims) and len(chosen) < share:
+            other = self._claims[place]
+            if self._quotas and not self._quotas.are_shared(first.queue_name, other.queue_name):
+                place += 1  # the queues come in turn, and each has calls of its own
+                continue
+            seconds += self._pace.of(other)
+            characters += len(other.payload)
+            if seconds > PLANNED_SECONDS or characters > MOST_CHARACTERS or not _fits(first, other):
                 break
-            chosen.append(self._claims.popleft())
+            chosen.append(other)
+            del self._claims[place]
         self._trust = min(self._most, 2 * self._trust)
         return chosen
 

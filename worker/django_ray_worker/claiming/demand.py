@@ -17,7 +17,7 @@ from django_ray_worker.core.tries import backoff, is_news
 from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from django_ray_worker.database.store import Store
 
@@ -63,11 +63,13 @@ class Demand:
         most: int | None,
         on_resized: Callable[[], None],
         listen: Callable[[], Awaitable[None]],
+        queues: Callable[[], Sequence[str] | None] = lambda: None,
     ) -> None:
         self._store = work
         self._places = places
         self._most = most  # Executions at a time; None is as many as the cluster can run.
         self._on_resized = on_resized
+        self._queues = queues  # For which more slots would help; None is all of ours.
         self._listen = listen  # From now on it is told when more comes, and once.
         self._crowded = Event()
         self._calmed = Event()
@@ -102,7 +104,7 @@ class Demand:
                 await self._crowded.wait()
             self._crowded, self._calmed = Event(), Event()
             try:
-                waiting = await self._store.waiting(MOST_PLACES)
+                waiting = await self._store.waiting(MOST_PLACES, self._queues())
             except DatabaseError as error:
                 if not is_transient(error):
                     raise

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from django_ray_worker.claiming.lanes import Lanes
-    from django_ray_worker.core.claim import Batch, Claim
+    from django_ray_worker.claiming.quotas import Quotas
+    from django_ray_worker.core.claim import Batch, Claim, Turns
     from django_ray_worker.core.identity import Identity
     from django_ray_worker.database.store import Store
 
@@ -32,9 +33,13 @@ class Source(Protocol):
 class QueueSource:
     """Of one supervisor."""
 
-    def __init__(self, work: Store, identity: Identity) -> None:
+    def __init__(
+        self, work: Store, identity: Identity, quotas: Quotas, turns: Callable[[], Turns | None] = lambda: None
+    ) -> None:
         self._store = work
         self._identity = identity
+        self._quotas = quotas
+        self._turns = turns
         self._place: str | None = None  # Where any queue is served, and there are very many: the one to go on after.
         self._gate_place: tuple[str | None, str | None] = (None, None)  # The one to go on after.
         self._is_gates_turn = True  # Of an odd number of slots, what waits behind gates gets one more every other time.
@@ -42,9 +47,12 @@ class QueueSource:
     async def claim(self, room: int) -> Batch:
         """Take up to so many."""
         share = (room + self._is_gates_turn) // 2
+        turns = self._turns()
         batch = await self._store.claim(
-            self._identity.worker, room, self._place, share=share, after_gate=self._gate_place
+            self._identity.worker, room, self._place, share=share, after_gate=self._gate_place, turns=turns
         )
+        if turns is not None:
+            self._quotas.note(turns, batch.claims)
         self._place = batch.place
         if batch.gates.is_used:
             self._gate_place, self._is_gates_turn = batch.gates.place, not self._is_gates_turn

@@ -20,6 +20,7 @@ __all__ = [
     "Reconciled",
     "Recorded",
     "Rescued",
+    "Turns",
 ]
 
 
@@ -75,6 +76,15 @@ class Gates:
     has_more: bool = False  # And more of it may start than was taken.
     next_in: float | None = None  # Seconds until something may start that may not before.
     place: tuple[str | None, str | None] = (None, None)  # The queue and the gate after which the next claim goes on.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """Of which queues to claim, where some have quotas: of one priority, from the one that has the fewest here."""
+
+    queues: list[str]
+    rooms: dict[str, int]  # How many executions at most, of those with a quota.
+    held: dict[str, int]  # How many are here.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

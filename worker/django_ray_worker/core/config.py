@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from django_ray.options import Options
 
@@ -27,6 +29,7 @@ class Config:
     settings_module: str
     project: Path  # The folder that the project's modules are imported from.
     options: Options
+    quotas: Mapping[str, int] = MappingProxyType({})  # How many calls of a queue at once, where that was said.
     declared: tuple[str, str] = ("[]", "[]")  # What the code says of schedules: JSON for declare.sql.
 
     @property

@@ -14,11 +14,14 @@ from django_ray.bounds import LONGEST
 from django_ray.options import Options
 from django_ray.requirements import MOST_OPTIONS
 from django_ray.serialization import MAX_MESSAGE, MAX_TRACEBACK, clean_text
-from django_ray_worker.core.claim import Claim
+from django_ray_worker.core.claim import Claim, Turns
 from django_ray_worker.core.outcome import Error
 from django_ray_worker.core.policy import CANCELLED, Cancel, Fail, Postpone, Release, Retry, Succeed, Verdict
 
-__all__ = ["SQL", "Record", "claim_of", "claim_parameters", "lane_parameters", "lock_parameters", "record_parameters"]
+__all__ = [
+    "SQL", "Record", "claim_of", "claim_parameters", "lane_parameters", "lock_parameters", "record_parameters",
+    "turn_parameters",
+]  # fmt: skip
 
 
 MOST_LANES = 200  # That a claim from lanes looks into.
@@ -36,13 +39,14 @@ class Record(NamedTuple):
     output: str = ""  # The last lines that its body wrote.
 
 
-def _load(name: str) -> bytes:
+def _load(name: str, **others: str) -> bytes:
+    """Return a statement with its parts; others are files that stand in the place of a part."""
     text = files(__package__ or __name__).joinpath("sql", f"{name}.sql").read_bytes()
-    head, mark, tail = text.partition(_PART)
-    if not mark:
-        return text
-    part, _, rest = tail.partition(b"\n")
-    return head + _load(part.decode()) + rest
+    head, *tails = text.split(_PART)
+    for tail in tails:
+        part, _, rest = tail.decode().partition("\n")
+        head += _load(others.get(part, part)) + rest.encode()
+    return head
 
 
 SQL: Mapping[str, bytes] = {
@@ -54,7 +58,7 @@ SQL: Mapping[str, bytes] = {
         "register", "revive", "running", "session_settings", "settle_late", "sign_off", "stock", "unsettled", "waiting",
         "watch",
     )
-}  # fmt: skip
+} | {"claim_in_turn": _load("claim", heads="heads_in_turn")}  # fmt: skip
 
 
 def claim_parameters(
@@ -79,6 +83,11 @@ def claim_parameters(
         "after_queue": after_gate[0],
         "after_gate": after_gate[1],
     }
+
+
+def turn_parameters(turns: Turns) -> dict[str, Any]:
+    """Return what is different in claim_in_turn."""
+    return {"queues": turns.queues, "rooms": json.dumps(turns.rooms), "held": json.dumps(turns.held)}
 
 
 def lane_parameters(

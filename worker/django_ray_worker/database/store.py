@@ -34,6 +34,7 @@ from django_ray_worker.core.claim import (
     Reconciled,
     Recorded,
     Rescued,
+    Turns,
 )
 from django_ray_worker.core.policy import Verdict
 from django_ray_worker.core.schedule import Decision, Fired, Waiting
@@ -48,6 +49,7 @@ from django_ray_worker.database.statements import (
     lane_parameters,
     lock_parameters,
     record_parameters,
+    turn_parameters,
 )
 
 if TYPE_CHECKING:
@@ -151,12 +153,16 @@ class Store:
         *,
         share: int | None = None,
         after_gate: tuple[str | None, str | None] = (None, None),
+        turns: Turns | None = None,
     ) -> Batch:
-        """Take up to limit executions for worker. The rest is as claim_parameters() has it."""
+        """Take up to limit executions for worker, in turn if so; the rest is as claim_parameters() has it."""
         asked = claim_parameters(worker, limit, after=after, share=share, after_gate=after_gate)
-        parameters = {**self._scope, **asked}
+        parameters, statement = {**self._scope, **asked}, "claim"
+        if turns is not None:
+            parameters |= turn_parameters(turns)
+            statement = "claim_in_turn"
         async with self._connection() as connection:
-            rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
+            rows = await (await connection.execute(SQL[statement], parameters)).fetchall()
         return Batch(
             claims=tuple(claim_of(row, self._options) for row in rows if row["task_id"] is not None),
             has_skipped=rows[0]["has_skipped"],
@@ -192,10 +198,14 @@ class Store:
             ),
         )
 
-    async def waiting(self, most: int) -> Backlogged:
-        """Return our part of the executions that could be claimed, counted up to most; and when the next falls due."""
+    async def waiting(self, most: int, queues: Sequence[str] | None = None) -> Backlogged:
+        """Return our part of the executions that could be claimed, counted up to most; and when the next falls due.
+
+        queues are some of ours; None is all of them.
+        """
+        scope = self._scope if queues is None else {**self._scope, "queues": list(queues)}
         async with self._connection() as connection:
-            row = await (await connection.execute(SQL["waiting"], {**self._scope, "limit": most})).fetchone()
+            row = await (await connection.execute(SQL["waiting"], {**scope, "limit": most})).fetchone()
         assert row is not None  # noqa: S101 - aggregates
         return Backlogged(**row)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from django_ray_worker.claiming.backlog import Backlog
 from django_ray_worker.claiming.lanes import Lanes
 from django_ray_worker.claiming.pace import Pace
+from django_ray_worker.claiming.quotas import Quotas
 from django_ray_worker.claiming.slots import Slots
 from django_ray_worker.core.judge import judge
 from django_ray_worker.core.outcome import Cancelled, Interrupted, Lost, Unplaced, Unstarted
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from django_ray_worker.core.claim import Claim, Held
+    from django_ray_worker.core.claim import Claim, Held, Turns
     from django_ray_worker.core.outcome import Outcome
     from django_ray_worker.recording.tally import Tally
     from django_ray_worker.running.executor import Executor
@@ -48,6 +49,7 @@ class Dispatcher:
         on_room: Callable[[], None] = lambda: None,
         is_stopping: Callable[[], bool] = bool,
         ahead: int = 0,
+        quotas: Quotas | None = None,
     ) -> None:
         self._executor = executor
         self._tally = tally
@@ -55,6 +57,7 @@ class Dispatcher:
         self._on_free = on_free
         self._is_stopping = is_stopping
         self._pace = Pace()
+        self._quotas = quotas or Quotas()
         self._slots: Slots[Call] = Slots(total, ahead)
         self._backlog = Backlog(
             self._slots,
@@ -62,6 +65,7 @@ class Dispatcher:
             most_per_call=executor.most_per_call,
             give_back=lambda claim: self._report(claim, Unstarted()),
             on_held_up=self._take_back,
+            quotas=self._quotas,
         )
         self.lanes = Lanes(
             executor,
@@ -105,7 +109,13 @@ class Dispatcher:
     @property
     def room(self) -> int:
         """How many more executions to claim now."""
-        return self._backlog.room()
+        room = self._backlog.room()
+        # Where no queue may have more, there is nothing to claim.
+        return room if room == 0 or (turns := self.turns()) is None or turns.queues else 0
+
+    def turns(self) -> Turns | None:
+        """Return what may be claimed of each queue; None where none has a quota."""
+        return self._backlog.turns()
 
     @property
     def held(self) -> frozenset[UUID]:
@@ -136,6 +146,7 @@ class Dispatcher:
             claims = self._backlog.take()
             call = self._call(claims)
             self._slots.take(call, soon=self._backlog.is_short(claims))
+            self._quotas.take(claims)
             self._backlog.move()
             self._calls.start_soon(self._run_in_slot, call)
 
@@ -167,6 +178,7 @@ class Dispatcher:
 
     async def _run_in_slot(self, call: Call) -> None:
         lacking: Mapping[str, float] = {}
+        claims = call.claims
         try:
             if self._executor.lacks(call.claims[0]):
                 await self._executor.look()
@@ -175,6 +187,7 @@ class Dispatcher:
                 await self._run(call)
         finally:
             self._slots.release(call)
+            self._quotas.release(claims)
             self._backlog.move()
             self.dispatch()
             self._on_free()

@@ -6,28 +6,19 @@
 WITH queue AS MATERIALIZED (
     SELECT name, next_due, is_last FROM django_ray_heads(%(backend)s, %(queues)s, %(after)s, %(most_queues)s)
 ), head AS MATERIALIZED (
-    SELECT head.task_id, head.priority
-    FROM queue
-    CROSS JOIN LATERAL (
-        SELECT task_id, priority FROM django_ray_execution
-        WHERE backend = %(backend)s AND queue_name = queue.name AND state = 'READY' AND due_at IS NULL
-            AND (expires_at IS NULL OR expires_at > statement_timestamp() OR started_at IS NOT NULL)
-        ORDER BY priority DESC, task_id
-        LIMIT %(limit)s
-        FOR UPDATE SKIP LOCKED
-    ) AS head
-    LIMIT %(limit)s * greatest(%(limit)s, 32)::bigint
+-- part: heads
 ), gated AS MATERIALIZED (
     SELECT * FROM django_ray_admissible(%(backend)s, %(queues)s, %(limit)s::int, %(after_queue)s::text, %(after_gate)s::text)
     WHERE EXISTS (SELECT FROM django_ray_execution WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL)
 ), chosen AS MATERIALIZED (
     -- Of one priority, what waits behind gates has its share before the others, and gets what these leave.
     SELECT task_id FROM (
-        SELECT task_id, priority, %(share)s::int AS rank FROM head
+        SELECT task_id, priority, %(share)s::int AS rank, turn FROM head
         UNION ALL
-        SELECT task_id, priority, CASE WHEN rank <= %(share)s::int THEN rank - %(limit)s::int ELSE rank END FROM gated WHERE task_id IS NOT NULL
+        SELECT task_id, priority, CASE WHEN rank <= %(share)s::int THEN rank - %(limit)s::int ELSE rank END, 0
+        FROM gated WHERE task_id IS NOT NULL
     ) AS candidate
-    ORDER BY priority DESC, rank, task_id LIMIT %(limit)s
+    ORDER BY priority DESC, rank, turn, task_id LIMIT %(limit)s
 ), claimed AS (
 -- part: taken
 ), facts AS (
