@@ -90,6 +90,11 @@ class Queue:
         return sum(minute.failed for minute in self.minutes)
 
     @property
+    def retried(self) -> int:
+        """How many attempts failed that were tried again."""
+        return sum(minute.retried for minute in self.minutes)
+
+    @property
     def postponed(self) -> int:
         """How often one was claimed and could not be begun, because its code was not known there, for instance."""
         return sum(minute.postponed for minute in self.minutes)

@@ -47,7 +47,6 @@ from django_ray.locking import Locked
 from django_ray.metadata import metadata_of
 from django_ray.models import FINISHED, RayFlow, RayProgress, RayQueue, RaySchedule, RayTaskExecution, State
 from django_ray.moments import for_machines
-from django_ray.rows import supervisors_of
 from django_ray.serialization import clean_text
 from django_ray.situation import paused_queues, situation
 from django_ray.snapshot import NoSnapshot, snapshot
@@ -91,14 +90,19 @@ def _arguments(row: Any) -> str:
 
 
 def _more_of(row: Any) -> str:
-    """Return when it is due, behind what it waits, and what its last attempt failed with."""
+    """Return when it is due, and behind what it waits."""
     parts = [until(row.due_at)] if row.state == State.READY and row.due_at else []
     if row.state == State.WAITING and row.gate is not None:
         parts.append(row.gate.removeprefix("!"))
-    if row.exception_type and row.state in {State.READY, State.FAILED}:
-        said = f"{short_class(row.exception_type)}: {row.error_text or ''}"
-        parts.append(Truncator(" ".join(said.split())).chars(MOST_OF_AN_ERROR))
     return ", ".join(parts)
+
+
+def _error_of(row: Any) -> str:
+    """Return what its last attempt failed with."""
+    if not row.exception_type or row.state not in {State.READY, State.FAILED}:
+        return ""
+    said = f"{short_class(row.exception_type)}: {row.error_text or ''}"
+    return Truncator(" ".join(said.split())).chars(MOST_OF_AN_ERROR)
 
 
 # What is said after a verb. One sentence each, so that it can be translated.
@@ -152,11 +156,10 @@ class ExecutionAdmin(ReadOnly):
         "shown_state",
         "shown_task",
         "shown_arguments",
-        "queue_name",
+        "shown_queue",
         "shown_age",
         "shown_duration",
         "shown_attempts",
-        "worker",
     )
     list_display_links = ("shown_task",)
     list_filter = FILTERS
@@ -177,7 +180,7 @@ class ExecutionAdmin(ReadOnly):
 
     @admin.display(description=_("state"))
     def shown_state(self, row: Any) -> str:
-        """Return where it stands, as a word in its colour, and what it waits for, or what it failed with."""
+        """Return where it stands, as a word in its colour, and what it waits for."""
         paused = {(row.backend, row.queue_name)} if row.is_paused else set[tuple[str, str]]()
         now = situation(row, timezone.now(), paused)
         badge = format_html('<span class="dr-state dr-{}">{}</span>', now.style, now.label)
@@ -187,9 +190,17 @@ class ExecutionAdmin(ReadOnly):
 
     @admin.display(description=_("task"))
     def shown_task(self, row: RayTaskExecution) -> str:
-        """Return the path of the function, which may be broken before its name."""
+        """Return the path of the function, which may be broken before its name, and what it failed with."""
         module, _, name = row.callable_path.rpartition(".")
-        return format_html('<span class="dr-quiet">{}.</span><wbr><b>{}</b>', module, name)
+        path = format_html('<span class="dr-quiet">{}.</span><wbr><b>{}</b>', module, name)
+        if not (error := _error_of(row)):
+            return path
+        return format_html('{}<br><span class="dr-bad-text">{}</span>', path, error)
+
+    @admin.display(description=_("queue"), ordering="queue_name")
+    def shown_queue(self, row: RayTaskExecution) -> str:
+        """Return the queue."""
+        return row.queue_name
 
     @admin.display(description=_("arguments"))
     def shown_arguments(self, row: Any) -> str:
@@ -217,11 +228,6 @@ class ExecutionAdmin(ReadOnly):
     def shown_attempts(self, row: RayTaskExecution) -> int:
         """Return how many attempts began."""
         return len(row.worker_ids)
-
-    @admin.display(description=_("supervisor"))
-    def worker(self, row: RayTaskExecution) -> str:
-        """Return the supervisor of the last attempt."""
-        return (supervisors_of(row.worker_ids) or ["\N{EN DASH}"])[-1]
 
     @override
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
@@ -369,8 +375,10 @@ class ExecutionAdmin(ReadOnly):
         if row is None:
             raise Http404
         verb(request, rows_of(RayTaskExecution, database_of_row(row)).filter(pk=task_id))
-        page = "admin:django_ray_raytaskexecution_change"
-        return HttpResponseRedirect(reverse(page, args=[task_id], current_app=self.admin_site.name))
+        page, where = "admin:django_ray_raytaskexecution_change", [task_id]
+        if request.POST.get("back") == "live" and shows(self.admin_site, RayQueue, request):
+            page, where = "admin:django_ray_rayqueue_changelist", []
+        return HttpResponseRedirect(reverse(page, args=where, current_app=self.admin_site.name))
 
     @override
     def change_view(

@@ -175,6 +175,7 @@ class QueueAdmin(Admin):
             **dashboard.context(),
             "can_pause": self.has_change_permission(request),
             "can_see_executions": shows(self.admin_site, RayTaskExecution, request),
+            "can_cancel": request.user.has_perm("django_ray.change_raytaskexecution"),
             "can_see_supervisors": shows(self.admin_site, RayWorker, request),
             "can_see_flows": shows(self.admin_site, RayFlow, request),
             "can_see_gates": shows(self.admin_site, RayGate, request),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, override
 
 from django.contrib import admin
-from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models import Count, OuterRef, QuerySet, Subquery, Sum
 from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from django_ray.admin.lists import ReadOnly
-from django_ray.models import RayTaskExecution, RayWorker, State
+from django_ray.admin.lists import ReadOnly, link_to, rows_of, shows
+from django_ray.databases import database_of_row
+from django_ray.models import RayMinute, RayTaskExecution, RayWorker, State
 from django_ray.rows import numbers_of, queues_of
-from django_ray.templatetags.django_ray import ago, amounts
+from django_ray.templatetags.django_ray import ago, amounts, count_all, duration, seconds_since
 
 __all__ = ["SupervisorAdmin"]
+
+MOST_RUNNING = 50  # Executions that the page of one lists.
+_HOUR = timedelta(hours=1)
 
 
 @admin.register(RayWorker)
@@ -33,12 +41,10 @@ class SupervisorAdmin(ReadOnly):
         "since",
         "shown_end",
     )
-    fields = (
-        *("hostname", "shown_pid", "backend", "shown_queues", "concurrency", "wanted"),
-        *("shown_replicas", "ray_address", "shown_resources", "version"),
-        *("started_at", "pulse", "pulse_at", "stopped_at", "lost_at"),
+    readonly_fields = (
+        *("shown_pid", "shown_queues", "shown_replicas", "shown_resources", "shown_hour", "shown_running"),
+        *("shown_end",),
     )
-    readonly_fields = ("shown_pid", "shown_queues", "shown_replicas", "shown_resources")
     ordering = ("-id",)
 
     @override
@@ -73,6 +79,45 @@ class SupervisorAdmin(ReadOnly):
     def shown_resources(self, row: RayWorker) -> str:
         """Return what its cluster has in all."""
         return amounts(numbers_of(row.resources)) or "\N{EN DASH}"
+
+    @admin.display(description=_("last hour"))
+    def shown_hour(self, row: RayWorker) -> str:
+        """Return what has become of executions there within the last hour."""
+        minutes = rows_of(RayMinute, database_of_row(row)).filter(worker=row, minute__gt=timezone.now() - _HOUR)
+        found = minutes.aggregate(*(Sum(name, default=0) for name in ("succeeded", "failed", "retried", "cancelled")))
+        return gettext("%(succeeded)s succeeded, %(failed)s failed, %(retried)s retried, %(cancelled)s cancelled") % {
+            name.removesuffix("__sum"): count_all(number) for name, number in found.items()
+        }
+
+    @admin.display(description=_("runs now"))
+    def shown_running(self, row: RayWorker) -> SafeString | str:
+        """Return links to what runs in its name, the longest running ones first."""
+        rows = rows_of(RayTaskExecution, database_of_row(row)).filter(state=State.RUNNING, claimed_by=row.pk)
+        found = rows.order_by("last_attempted_at").only("callable_path", "last_attempted_at")[: MOST_RUNNING + 1]
+        lines = [
+            (
+                link_to("admin:django_ray_raytaskexecution_change", one, self.admin_site.name),
+                one.callable_path,
+                duration(None if one.last_attempted_at is None else seconds_since(one.last_attempted_at)),
+            )
+            for one in found[:MOST_RUNNING]
+        ]
+        more = gettext("and more") if len(found) > MOST_RUNNING else ""
+        if not lines:
+            return "\N{EN DASH}"
+        return format_html("{}{}", format_html_join("", '<a href="{}">{}</a> {}<br>', lines), more)
+
+    @override
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return what is known of it: with what runs there for who may see that, and how it was lost where it was."""
+        return (
+            *("shown_end", "hostname", "shown_pid", "backend", "shown_queues", "concurrency"),
+            *(("wanted",) if obj is None or obj.wanted else ()),
+            *(("shown_running",) if shows(self.admin_site, RayTaskExecution, request) else ()),
+            *("shown_hour", "shown_replicas", "ray_address", "shown_resources", "version", "started_at"),
+            *(("stopped_at",) if obj is not None and obj.stopped_at else ("pulse", "pulse_at")),
+            *(("lost_at", "rescued") if obj is not None and obj.lost_at else ()),
+        )
 
     @admin.display(description=_("running"))
     def running(self, row: Any) -> int:
