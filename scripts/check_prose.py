@@ -64,9 +64,31 @@ WITHOUT_SUBJECT = re.compile(
 )
 
 
+LONGEST = 50  # Words of a sentence. Half of that is long already.
+FIGURES = {"performance.md"}  # Its sentences are lists of numbers.
+
+
+def prose_of(text: str) -> str:
+    """Return a text with blanks in place of code and addresses, so that each word stays in its line."""
+    return CODE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+
+
+def long_sentences(text: str) -> list[tuple[int, str, str]]:
+    """Return line, beginning and advice for each sentence of more than LONGEST words, outside of tables."""
+    prose = re.sub(r"^(\||#|    ).*$", "", prose_of(text), flags=re.MULTILINE)
+    found = []
+    # Up to its end, the end of its paragraph, or the next item of its list.
+    for sentence in re.finditer(r"[^\s.!?:](?:(?!\n\s*\n|\n\s*(?:[-*]|\d+\.) |[.!?:]\s).)*", prose, re.DOTALL):
+        words = re.findall(r"\S*\w\S*", sentence[0])
+        if len(words) > LONGEST:
+            line = prose.count("\n", 0, sentence.start()) + 1
+            found.append((line, " ".join(words[:6]) + " ...", "several sentences, or a list"))
+    return found
+
+
 def findings(text: str) -> list[tuple[int, str, str]]:
-    """Return line, phrase and advice for each riddle in a text, leaving out code and addresses."""
-    prose = CODE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    """Return line, phrase and advice for each riddle in a text."""
+    prose = prose_of(text)
     found = [
         (match, "the subject: a supervisor that ..., a task that ...") for match in WITHOUT_SUBJECT.finditer(prose)
     ]
@@ -80,13 +102,13 @@ def findings(text: str) -> list[tuple[int, str, str]]:
 
 def main(names: list[str]) -> int:
     """Print what was found; return 1 if there was anything."""
-    pages = [Path(name).resolve() for name in names] or PAGES
-    lines = [
-        f"{page.relative_to(ROOT)}:{line}: {phrase!r}: write {advice}"
-        for page in pages
-        if page in PAGES
-        for line, phrase, advice in findings(page.read_text(encoding="utf-8"))
-    ]
+    lines = []
+    for page in [Path(name).resolve() for name in names] or PAGES:
+        if page not in PAGES:
+            continue
+        text = page.read_text(encoding="utf-8")
+        found = findings(text) + ([] if page.name in FIGURES else long_sentences(text))
+        lines += [f"{page.relative_to(ROOT)}:{line}: {phrase!r}: write {advice}" for line, phrase, advice in found]
     print(*lines, sep="\n", end="\n" if lines else "")
     return bool(lines)
 

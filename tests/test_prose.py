@@ -38,6 +38,13 @@ def test_plain_words_and_code_are_left_alone(text):
     assert check_prose.findings(text) == []
 
 
+def test_a_sentence_of_more_than_fifty_words_is_found_and_others_are_not():
+    words = " ".join(["word"] * 50)
+    assert check_prose.long_sentences(f"# Tasks\n\n{words}.\n\n- {words}\n- {words}\n\n| {words} {words} |\n") == []
+    ((line, beginning, _),) = check_prose.long_sentences(f"# Tasks\n\nShort.\n{words},\nand more.\n")
+    assert (line, beginning) == (4, "word word word word word word ...")
+
+
 def test_the_pages_have_no_riddles(capsys):
     assert check_prose.main([]) == 0, capsys.readouterr().out
     assert {"README.md", "index.md", "reliability.md"} <= {page.name for page in check_prose.PAGES}
