@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, MOST_FACTOR, is_number, is_whole, shown
 
-__all__ = ["MOST_RELEASED", "Backoff", "RetryPolicy", "class_path", "pause"]
+__all__ = ["MOST_RELEASED", "Backoff", "RetryPolicy", "class_path", "pause", "short_class"]
 
 FREE_RELEASES = 5  # Returns without a pause: a slot was not free in time, a queue was paused, and the like.
 LONGEST_PAUSE = 60.0
@@ -33,6 +33,11 @@ def class_path(exception: type[BaseException] | str) -> str:
     if isinstance(exception, str):
         return exception
     return f"{exception.__module__}.{exception.__qualname__}"
+
+
+def short_class(path: str | None) -> str:
+    """Return the path of a class as people write it: those of Python without their module."""
+    return (path or "").removeprefix("builtins.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

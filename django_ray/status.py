@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import OuterRef, Subquery
 from django.db.models.fields.json import KT
@@ -29,6 +29,8 @@ __all__ = ["MINUTES", "MOST", "Minute", "Queue", "Status", "Supervisor", "gates"
 
 MOST = 10_000  # A count that is one more than this says "more than".
 MINUTES = 60
+MOST_QUEUES = 200  # Of one backend, that are shown;
+MOST_MEASURED = 1000  # and that are told to monitoring.
 _FEW = 20  # Running tasks and failures that are listed.
 MOST_GROUPED = 1000  # Failures that are grouped.
 
@@ -105,6 +107,13 @@ class Queue:
         return sum(minute.waited for minute in self.minutes) / self.ended if self.ended else None
 
 
+class Queues(NamedTuple):
+    """Those that are looked at, of one backend or of one database."""
+
+    queues: Sequence[Queue]
+    more: int  # How many are not.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervisor:
     """One that has not said goodbye."""
@@ -166,6 +175,7 @@ class Status:
     lost: Sequence[Lost]  # The last ones first.
     schedules: Sequence[Upcoming]  # What fires next, the first one first.
     unreachable: Mapping[str, str] = field(default_factory=dict[str, str])  # Databases that do not answer, and why.
+    more_queues: int = 0  # That are not looked at: there are very many.
     is_divided: bool = False  # Executions live in more than one database.
 
 
@@ -176,6 +186,7 @@ def status() -> Status:
     return Status(
         at=timezone.now(),
         queues=[queue for part in parts for queue in part.queues],
+        more_queues=sum(part.more_queues for part in parts),
         running=sorted((row for part in parts for row in part.running), key=_began)[:_FEW],
         failures=sorted((row for part in parts for row in part.failures), key=_ended, reverse=True)[:_FEW],
         failure_groups=sorted(
@@ -194,9 +205,11 @@ def status() -> Status:
 def _status(database: str) -> Status:
     with planned_by_index(database):
         failures, groups = _failures(database)
+        found = _queues_in(database, MOST_QUEUES)
         return Status(
             at=timezone.now(),
-            queues=_queues_in(database),
+            queues=found.queues,
+            more_queues=found.more,
             running=list(_running(database).order_by("last_attempted_at")[:_FEW]),
             failures=failures,
             failure_groups=groups,
@@ -253,14 +266,18 @@ def gates(prefix: str = "", backends: Sequence[str] | None = None) -> tuple[list
 
 
 def queues(database: str) -> list[Queue]:
-    """Look at the queues of the backends there: those of QUEUES, and what else holds something or did."""
+    """Look at the queues of the backends there: those of QUEUES, and what else holds something or did.
+
+    No more than MOST_MEASURED for each backend; those of QUEUES first.
+    """
     with planned_by_index(database):
-        return _queues_in(database)
+        return list(_queues_in(database, MOST_MEASURED).queues)
 
 
-def _queues_in(database: str) -> list[Queue]:
+def _queues_in(database: str, most: int) -> Queues:
     is_served = _serving(database)
-    return [queue for alias in backends_in(database) for queue in _queues(database, alias, is_served)]
+    parts = [_queues(database, alias, is_served, most) for alias in backends_in(database)]
+    return Queues([queue for part in parts for queue in part.queues], sum(part.more for part in parts))
 
 
 def _few(database: str) -> Any:
@@ -297,17 +314,22 @@ WITH RECURSIVE running AS MATERIALIZED (
             WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL AND priority < class.priority
             ORDER BY priority DESC LIMIT 1)
     FROM class WHERE class.priority IS NOT NULL
-), queue(name) AS MATERIALIZED (
-    SELECT unnest(%(configured)s::text[])
-    UNION SELECT django_ray_filled_queues(%(backend)s)
-    UNION SELECT queue_name FROM running
-    UNION SELECT name FROM blocked WHERE name IS NOT NULL
-    UNION SELECT name FROM django_ray_queue WHERE backend = %(backend)s AND paused_at IS NOT NULL
-    UNION SELECT queue_name FROM django_ray_minute
+), found(name, rank) AS (
+    -- Of very many, those come first that somebody has named, has paused, or that do something.
+    SELECT unnest(%(configured)s::text[]), 0
+    UNION ALL SELECT name, 1 FROM django_ray_queue WHERE backend = %(backend)s AND paused_at IS NOT NULL
+    UNION ALL SELECT queue_name, 2 FROM running
+    UNION ALL SELECT queue_name, 3 FROM django_ray_minute
         WHERE minute > statement_timestamp() - interval '1 hour' AND backend = %(backend)s
+    UNION ALL SELECT django_ray_filled_queues(%(backend)s), 4
+    UNION ALL SELECT name, 4 FROM blocked WHERE name IS NOT NULL
+), known AS MATERIALIZED (
+    SELECT name, min(rank) AS rank FROM found GROUP BY name
+), queue(name) AS MATERIALIZED (
+    SELECT name FROM known ORDER BY rank, name COLLATE "C" LIMIT %(most_queues)s
 )
 SELECT
-    name,
+    name, (SELECT count(*) FROM known) AS known,
     (SELECT count(*) FROM (
         SELECT FROM django_ray_execution
         WHERE backend = %(backend)s AND queue_name = name AND state = 'READY' AND due_at IS NULL LIMIT %(most)s + 1
@@ -412,22 +434,27 @@ LIMIT {_FEW}
 """  # noqa: S608 - constants
 
 
-def _queues(database: str, alias: str, is_served: Callable[[str, str], bool]) -> list[Queue]:
+def _queues(database: str, alias: str, is_served: Callable[[str, str], bool], most: int) -> Queues:
     minutes: dict[str, dict[int, Minute]] = {}
     for row in select(database, _MINUTES, backend=alias):
         name, index = row.pop("queue_name"), MINUTES - 1 - row.pop("ago")
         minutes.setdefault(name, {})[index] = Minute(**row)
     configured = sorted(task_backends[alias].queues)
-    return [
-        Queue(
-            **row,
-            backend=alias,
-            database=database,
-            is_served=is_served(alias, row["name"]),
-            minutes=tuple(minutes.get(row["name"], {}).get(index, Minute()) for index in range(MINUTES)),
-        )
-        for row in select(database, _QUEUES, backend=alias, configured=configured, most=MOST)
-    ]
+    rows = select(database, _QUEUES, backend=alias, configured=configured, most=MOST, most_queues=most)
+    known = [row.pop("known") for row in rows]
+    return Queues(
+        [
+            Queue(
+                **row,
+                backend=alias,
+                database=database,
+                is_served=is_served(alias, row["name"]),
+                minutes=tuple(minutes.get(row["name"], {}).get(index, Minute()) for index in range(MINUTES)),
+            )
+            for row in rows
+        ],
+        more=known[0] - len(rows) if known else 0,
+    )
 
 
 def _supervisors(database: str) -> list[Supervisor]:

@@ -20,7 +20,7 @@ from django_ray import probes
 from django_ray.databases import databases
 from django_ray.probes import MOST, MOST_RUNNING, Sight
 from django_ray.probing import planned_by_index
-from django_ray.retry import FREE_RELEASES
+from django_ray.retry import FREE_RELEASES, short_class
 from django_ray.rows import numbers_of, queues_of
 from django_ray.tables import Tables, execution_model
 
@@ -98,7 +98,7 @@ class _Case:
             return f"It was CANCELLED {when}"
         if row.state == "SUCCESSFUL":
             return f"It ended SUCCESSFUL {when}{attempt}"
-        error = f", with {row.exception_type}" if row.exception_type else ""
+        error = f", with {short_class(row.exception_type)}" if row.exception_type else ""
         message = " ".join((row.message or "").split())
         if len(message) > _MOST_MESSAGE:
             message = f"{message[:_MOST_MESSAGE]}..."
@@ -232,7 +232,7 @@ class _Case:
         if row.released > FREE_RELEASES:
             return f"It has come back {row.released} times without having ended, and is {due}"
         if row.failures or row.losses:
-            error = f", after {row.exception_type}" if row.exception_type else ""
+            error = f", after {short_class(row.exception_type)}" if row.exception_type else ""
             return f"The next attempt, {self._attempt().removeprefix('attempt ')}, is {due}{error}"
         return f"It is {due}"
 

@@ -1,10 +1,16 @@
 """Thousands of queues: who enqueues holds few locks, and a claim costs what it takes."""
 
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 
 import pytest
 from anyio import fail_after, sleep
+from django.core.management import call_command
+from django.urls import reverse
 
+from django_ray.models import RayQueue
+from django_ray.status import MOST_MEASURED, MOST_QUEUES, status
+from django_ray.status import queues as queues_seen
 from django_ray_worker.core.config import MOST_BELLS
 from django_ray_worker.database import statements
 from django_ray_worker.database.statements import SQL, claim_parameters
@@ -243,3 +249,26 @@ async def test_a_name_at_the_edge_has_its_turn_as_well(open_store, connect, inse
         place = batch.place
     assert sorted(seen) == sorted(["a", name, "b"])
     assert (await store.claim(worker, 1, place)).claims == ()
+
+
+def test_pages_stay_small_beside_ten_thousand_queues_and_five_thousand_tasks(connect, admin_client):
+    session = connect()
+    session.execute(
+        "INSERT INTO django_ray_execution (backend, queue_name, callable_path)"
+        " SELECT 'any', 'queue-' || n, 'shop.tasks.task_' || n % 5000 FROM generate_series(1, 10000) n"
+    )
+    RayQueue.objects.pause("queue-9999", "any")
+    found = status()
+    assert len([queue for queue in found.queues if queue.backend == "any"]) == MOST_QUEUES
+    assert found.more_queues == 10_000 - MOST_QUEUES
+    names = {queue.name for queue in found.queues}
+    assert {"default", "other", "queue-9999"} <= names  # those of QUEUES, and what somebody has paused
+    page = admin_client.get(reverse("admin:django_ray_rayqueue_changelist")).content
+    assert len(page) < 1_000_000
+    assert b"and 9,800 more queues" in page
+    out = StringIO()
+    call_command("django_ray_status", stdout=out)
+    assert "And 9,800 more queues." in out.getvalue()
+    assert len(queues_seen("default")) <= 2 * MOST_MEASURED
+    for name in ("raytaskexecution_changelist", "tasks"):
+        assert len(admin_client.get(reverse(f"admin:django_ray_{name}")).content) < 1_000_000

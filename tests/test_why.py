@@ -111,7 +111,7 @@ def test_it_ended(execution):
 def test_it_failed(execution):
     error = json.dumps([{"exception_class_path": "builtins.ValueError", "message": "No address.\nAt all."}])
     failed = execution(state="'FAILED'", finished_at=HOUR, worker_ids="'[\"1\"]'", errors=f"'{error}'")
-    assert why(failed) == "It FAILED 60 min ago, in attempt 1, with builtins.ValueError: No address. At all."
+    assert why(failed) == "It FAILED 60 min ago, in attempt 1, with ValueError: No address. At all."
 
 
 def test_it_was_cancelled(execution):
@@ -293,7 +293,7 @@ def test_it_comes_back_again_and_again(execution, supervisor):
 def test_its_next_attempt_is_due(execution, supervisor):
     supervisor()
     error = json.dumps([{"exception_class_path": "builtins.ValueError"}])
-    said = "The next attempt, 2 of 3, is due in 3 h, after builtins.ValueError."
+    said = "The next attempt, 2 of 3, is due in 3 h, after ValueError."
     assert why(execution(due_at=SOON, failures=1, errors=f"'{error}'")) == said
 
 

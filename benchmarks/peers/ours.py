@@ -10,7 +10,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from itertools import batched
+from urllib.parse import quote
 
 import django
 
@@ -193,6 +195,17 @@ def ticks(start, stop):
     return enqueued, begun
 
 
+# One that finds much, and one that finds nothing, in each place.
+SEARCHES = [
+    *("task:mark1", "task:nowhere", "args:1", "args:nowhere", "error:m", "error:nowhere", "meta:nowhere"),
+    *("queue:queue3", "args:1 error:m queue:queue3"),
+]
+
+
+def _get(client, address):
+    assert client.get(address).status_code == 200, address
+
+
 def pages():
     """Return the median milliseconds of each page."""
     from django.contrib.auth.models import User
@@ -200,12 +213,28 @@ def pages():
     from django.urls import reverse
 
     from django_ray.models import RayTaskExecution
+    from django_ray.situation import SITUATIONS
 
     client = Client()
     client.force_login(User.objects.create_superuser("bench"))
     failed = RayTaskExecution.objects.filter(state="FAILED").order_by("-finished_at")[0]
     listing = reverse("admin:django_ray_raytaskexecution_changelist")
+    where = {
+        **{
+            f"executions, {state}": f"{listing}?state={state}"
+            for state in (*(one.name for one in SITUATIONS), "RUNNING", "SUCCESSFUL", "CANCELLED")
+        },
+        **{f"search for {term}": f"{listing}?q={quote(term)}" for term in SEARCHES},
+        **{
+            f"figures of each task, {hours} h": f"{reverse('admin:django_ray_tasks')}?hours={hours}"
+            for hours in (1, 24, 168)
+        },
+        "flows": reverse("admin:django_ray_rayflow_changelist"),
+        "gates": reverse("admin:django_ray_raygate_changelist"),
+        "schedules": reverse("admin:django_ray_rayschedule_changelist"),
+    }
     looks = {
+        **{name: partial(_get, client, address) for name, address in where.items()},
         "executions": lambda: client.get(listing),
         "executions, FAILED": lambda: client.get(f"{listing}?state=FAILED"),
         "executions of a queue": lambda: client.get(f"{listing}?queue_name=queue3"),

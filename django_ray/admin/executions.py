@@ -27,7 +27,7 @@ from django.utils.dateformat import time_format
 from django.utils.functional import lazy
 from django.utils.html import format_html
 from django.utils.text import Truncator, format_lazy
-from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
 
@@ -159,7 +159,6 @@ class ExecutionAdmin(ReadOnly):
         "shown_queue",
         "shown_age",
         "shown_duration",
-        "shown_attempts",
     )
     list_display_links = ("shown_task",)
     list_filter = FILTERS
@@ -219,15 +218,14 @@ class ExecutionAdmin(ReadOnly):
 
     @admin.display(description=_("took"))
     def shown_duration(self, row: RayTaskExecution) -> str:
-        """Return how long the last attempt took, or has been running."""
-        if row.last_attempted_at is None or row.state == State.READY:
-            return "\N{EN DASH}"
-        return duration(((row.finished_at or timezone.now()) - row.last_attempted_at).total_seconds())
-
-    @admin.display(description=_("attempts"))
-    def shown_attempts(self, row: RayTaskExecution) -> int:
-        """Return how many attempts began."""
-        return len(row.worker_ids)
+        """Return how long the last attempt took, or has been running, and how many there were."""
+        took = "\N{EN DASH}"
+        if row.last_attempted_at is not None and row.state != State.READY:
+            took = duration(((row.finished_at or timezone.now()) - row.last_attempted_at).total_seconds())
+        if (number := len(row.worker_ids)) <= 1:
+            return took
+        attempts = ngettext("%(number)s attempt", "%(number)s attempts", number) % {"number": count_all(number)}
+        return format_html('{}<br><span class="dr-quiet dr-whole">{}</span>', took, attempts)
 
     @override
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:

@@ -167,6 +167,12 @@ class QueueAdmin(Admin):
         }
         return TemplateResponse(request, "admin/django_ray/rayqueue/tasks.html", context)
 
+    def _may_cancel(self, request: HttpRequest) -> bool:
+        site = self.admin_site
+        return site.is_registered(RayTaskExecution) and site.get_model_admin(RayTaskExecution).has_change_permission(
+            request
+        )
+
     def _back(self) -> HttpResponse:
         return HttpResponseRedirect(reverse("admin:django_ray_rayqueue_changelist", current_app=self.admin_site.name))
 
@@ -175,7 +181,7 @@ class QueueAdmin(Admin):
             **dashboard.context(),
             "can_pause": self.has_change_permission(request),
             "can_see_executions": shows(self.admin_site, RayTaskExecution, request),
-            "can_cancel": request.user.has_perm("django_ray.change_raytaskexecution"),
+            "can_cancel": self._may_cancel(request),
             "can_see_supervisors": shows(self.admin_site, RayWorker, request),
             "can_see_flows": shows(self.admin_site, RayFlow, request),
             "can_see_gates": shows(self.admin_site, RayGate, request),

@@ -17,6 +17,7 @@ from django.utils.formats import number_format
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext
 
+from django_ray import retry
 from django_ray.moments import for_machines
 from django_ray.status import MOST, Minute, Queue
 
@@ -102,10 +103,7 @@ def amounts(numbers: Mapping[str, float] | None) -> str:
     return ", ".join(f"{number_format(f'{shown[name]:g}', force_grouping=True)} {name}" for name in ordered)
 
 
-@register.filter
-def short_class(path: str | None) -> str:
-    """Return the path of a class as people write it: those of Python without their module."""
-    return (path or "").removeprefix("builtins.")
+short_class = register.filter(retry.short_class)
 
 
 @register.filter

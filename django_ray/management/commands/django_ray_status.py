@@ -159,6 +159,8 @@ class Command(BaseCommand):
             sections = _sections(shown)
         for section in sections:
             show(self.stdout, section)
+        if shown.more_queues:
+            self.stdout.write(f"And {shown.more_queues:,} more queues.")
 
 
 @contextmanager
@@ -340,6 +342,7 @@ def _plain(shown: Status) -> dict[str, Any]:
             }
             for queue in shown.queues
         ],
+        "more_queues": shown.more_queues,
         "running": [{**_execution(row), "progress": _said(row)} for row in shown.running],
         "schedules": [
             {
