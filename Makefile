@@ -14,10 +14,16 @@ unexport PYTHONPATH
 # The newest Django is in .venv, the other one that is supported here.
 OTHER := .venv-django-6.0
 
-PYTEST = $(PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+# Its makers announce a successor at each start.
+MKDOCS = NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs
+
+# DJANGO=6.0 runs the tests on that one.
+TEST_PY = $(if $(filter 6.0,$(DJANGO)),$(OTHER)/bin/python,$(PY))
+TEST_READY = $(STAMP) $(if $(filter 6.0,$(DJANGO)),$(OTHER)/.installed)
+PYTEST = $(TEST_PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel demo test test-all lint unit slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
+.PHONY: help setup wheel dist demo docs docs-serve reference test test-all lint unit publish slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -28,15 +34,33 @@ wheel: $(STAMP) ## Build the wheel into dist/.
 	@rm -f dist/*.whl
 	@$(PY) -m hatchling build -t wheel
 
+dist: $(STAMP) ## Build what is published, wheel and sdist, into dist/, and check it.
+	@rm -f dist/*
+	@$(PY) -m hatchling build
+	@$(PY) -m twine --no-color check --strict dist/*
+
+publish: $(STAMP) ## Upload dist/, in a workflow that the index trusts; RELEASE_TAG is the tag of this version.
+	@test "$(RELEASE_TAG)" = "v$$($(PY) -m hatchling version)" || { echo "$(RELEASE_TAG) is not the version." >&2; exit 1; }
+	@$(UV) publish --trusted-publishing always dist/*
+
 demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 	@$(PY) example/demo.py
+
+docs: $(STAMP) ## Build the site of docs/ into site/; dead links, pages and anchors are errors.
+	@$(MKDOCS) build --quiet
+
+docs-serve: $(STAMP) ## Show it, and follow edits, at http://127.0.0.1:8001.
+	@$(MKDOCS) serve --dev-addr 127.0.0.1:8001
+
+reference: $(STAMP) ## Write docs/reference/commands.md from the commands.
+	@$(PY) scripts/reference_commands.py
 
 test: lint unit ## All checks and tests, without the slow ones.
 
 test-all: test slow $(OTHER)/.installed ## And the slow ones, which break Ray; and the others on the other Django.
-	@$(MAKE) --no-print-directory unit PY=$(OTHER)/bin/python
+	@$(MAKE) --no-print-directory unit DJANGO=6.0
 
-lint: $(STAMP) ## Style, types, import rules, container files.
+lint: $(STAMP) docs ## Style, types, import rules, prose, the site, container files, workflows.
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
@@ -45,9 +69,14 @@ lint: $(STAMP) ## Style, types, import rules, container files.
 	@.venv/bin/pyright
 	@.venv/bin/hadolint --no-color $(shell git ls-files '*Dockerfile')
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(shell git ls-files '*docker-compose.yml')
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	@.venv/bin/zizmor --offline --quiet --no-progress .github > .venv/zizmor.log || { cat .venv/zizmor.log; exit 1; }
+	@$(PY) scripts/check_prose.py
 
-unit: $(STAMP) ## The tests, in WORKERS (2) processes, each with modules of its own. ARGS="-k name" selects.
-	@$(PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
+unit: $(TEST_READY) ## The tests, in WORKERS (2) processes, each with modules of its own. ARGS="-k name" selects.
+	@$(TEST_PY) scripts/fetch_django_tests.py "$$(sh scripts/find-python)"
 	@$(PY) scripts/find_chromium.py
 	@$(PY) scripts/fetch_promtool.py
 	@$(PYTEST) -m "not slow and not alone" $(ARGS)
@@ -90,7 +119,7 @@ lock: $(UV) ## Renew requirements.lock.
 		--all-extras --group dev pyproject.toml --output-file requirements.lock
 
 clean: ## Remove what was installed and built.
-	@rm -rf .venv $(OTHER) .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv $(OTHER) .tools dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(UV):
 	@echo "Installing uv into .tools ..."

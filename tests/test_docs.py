@@ -32,7 +32,7 @@ from django_ray_worker.main import add_arguments
 from tests import docs_project
 from tests.supervisors import ROOT, until
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w/]+\.py)(, on Django (?P<major>\d+)\.(?P<minor>\d+))?$")
 SETTINGS_FILE = "mysite/settings.py"
@@ -285,7 +285,7 @@ def test_every_link_leads_somewhere(page):
 
 def test_the_readme_links_to_every_page():
     readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in readme] == []
+    assert [name_of(page) for page in PAGES[1:] if f"({name_of(page)})" not in readme] == []
 
 
 def test_every_option_of_the_command_is_explained():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from django_ray_worker.core.config import Config
 
-__all__ = ["add_arguments", "main", "run"]
+__all__ = ["add_arguments", "main", "make_parser", "run"]
 
 EX_CONFIG = 78  # sysexits.h
 EXAMPLES = """examples:
@@ -41,19 +41,7 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Parse the command line and run."""
     _heed_signals()
-    import django_ray
-
-    parser = argparse.ArgumentParser(
-        prog="django-ray-listen",
-        description="Run the tasks that Django enqueues, on Ray, as they come.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--settings", help="the settings module (default: DJANGO_SETTINGS_MODULE)")
-    parser.add_argument("--pythonpath", type=Path, help="the project's folder (default: this folder)")
-    parser.add_argument("--version", action="version", version=f"django-ray {django_ray.__version__}")
-    add_arguments(parser)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     project = (options.pythonpath or Path.cwd()).resolve()
     sys.path.insert(0, str(project))
     if options.settings:
@@ -74,6 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except django.core.exceptions.ImproperlyConfigured as error:
         _refuse(f"The settings {os.environ['DJANGO_SETTINGS_MODULE']!r} cannot be used: {error}")
     run(options, project)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return what django-ray-listen takes; docs/reference/commands.md is written from it."""
+    import django_ray
+
+    parser = argparse.ArgumentParser(
+        prog="django-ray-listen",
+        description="Run the tasks that Django enqueues, on Ray, as they come.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--settings", metavar="MODULE", help="the settings module (default: DJANGO_SETTINGS_MODULE)")
+    parser.add_argument("--pythonpath", type=Path, metavar="FOLDER", help="the project's folder (default: this folder)")
+    parser.add_argument(
+        "--version", action="version", version=f"django-ray {django_ray.__version__}", help="print the version"
+    )
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -42,10 +42,16 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
         verbs = parser.add_mutually_exclusive_group()
         verbs.add_argument("--set", metavar="NAME", help="override this gate; NAME:* is all of that name")
-        verbs.add_argument("--clear", metavar="NAME", help="have again what the code says")
-        parser.add_argument("--limit", type=int, metavar="N", help="with --set: so many may run at a time; 0 closes it")
-        parser.add_argument("--rate", metavar="COUNT/SECONDS", help="with --set: so many starts in so many seconds")
-        parser.add_argument("--burst", type=int, metavar="N", help="with --rate: so many of them at once (default: 1)")
+        verbs.add_argument("--clear", metavar="NAME", help="delete the override, so that the code decides again")
+        parser.add_argument(
+            "--limit", type=int, metavar="N", help="with --set: how many may run at a time; 0 closes it"
+        )
+        parser.add_argument(
+            "--rate", metavar="COUNT/SECONDS", help="with --set: how many may start in how many seconds"
+        )
+        parser.add_argument(
+            "--burst", type=int, metavar="N", help="with --rate: how many of them may start at once (default: 1)"
+        )
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:

@@ -16,7 +16,7 @@ class Command(BaseCommand):
 
     @override
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("queues", nargs="+", metavar="QUEUE")
+        parser.add_argument("queues", nargs="+", metavar="QUEUE", help="pause these")
         parser.add_argument("--backend", default="default", metavar="ALIAS", help="of this backend (default: default)")
         parser.add_argument("--because", metavar="TEXT", help="why, as the pages and django_ray_why tell others")
 

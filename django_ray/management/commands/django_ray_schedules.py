@@ -36,7 +36,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
         verbs = parser.add_mutually_exclusive_group()
         verbs.add_argument("--run-now", action="store_true", help="enqueue them once, whatever their rules say")
-        verbs.add_argument("--pause", action="store_true", help="fire them no more; what runs may finish")
+        verbs.add_argument("--pause", action="store_true", help="stop firing them; what runs may finish")
         verbs.add_argument("--resume", action="store_true", help="fire them again, from their next tick on")
         verbs.add_argument(
             "--backfill",
