@@ -8,11 +8,14 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
+from django.utils import timezone
 
+from django_ray import Flow
 from django_ray.management.commands import django_ray_prune
-from django_ray.models import RayQueue, RayTaskExecution, State
+from django_ray.models import RayQueue, RaySchedule, RayTaskExecution, State
 from tests import tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -248,3 +251,69 @@ def test_with_rich_they_see_a_bar(monkeypatch, capsys):
     assert "Deleting" in shown
     assert "100%" in shown
     assert "Deleted 3 executions." in output.getvalue()
+
+
+@pytest.fixture
+def ada(django_user_model):
+    return django_user_model.objects.create_user("ada", password="x")
+
+
+def history(user):
+    """Return what Django's history says that somebody did, the last entry last."""
+    return [
+        (entry.content_type.model, entry.change_message)
+        for entry in user.logentry_set.order_by("pk").select_related("content_type")
+    ]
+
+
+def test_django_s_history_says_who_did_what_with_a_command(ada):
+    waiting = tasks.add.enqueue(1, 2)
+    RayTaskExecution.objects.create(callable_path="x.y", state="FAILED", finished_at=timezone.now())
+    RaySchedule.objects.create(name="nightly", callable_path="x.y", cron="@daily")
+    flow = Flow("import")
+    with flow:
+        tasks.add.enqueue(3, 4)
+    run("pause", "default", "--because", "fire", "--by", "ada")
+    run("resume", "default", "--by", "ada")
+    run("cancel", waiting.id, "--by", "ada")
+    run("retry", "--state", "FAILED", "--task", "x.y", "--by", "ada")
+    run("schedules", "nightly", "--pause", "--by", "ada")
+    run("schedules", "nightly", "--pause", "--by", "ada")  # which changes nothing
+    run("gates", "--set", "shop:7", "--limit", "3", "--by", "ada")
+    run("gates", "--clear", "shop:7", "--by", "ada")
+    run("flows", str(flow.id), "--cancel", "--by", "ada")
+    run("prune", "--older-than", "0s", "--state", "CANCELLED", "--by", "ada")
+    assert history(ada) == [
+        ("rayqueue", "Paused. (by a command: queues default, backend default)"),
+        ("rayqueue", "Resumed. (by a command: queues default, backend default)"),
+        ("raytaskexecution", f"Cancelled 1 execution. (by a command: ids {waiting.id})"),
+        ("raytaskexecution", "Retried 1 execution. (by a command: task x.y, state FAILED)"),
+        ("rayschedule", "It is paused. (by a command: names nightly)"),
+        ("raygate", "Overridden: limit 3. (by a command: names shop:7)"),
+        ("raygate", "Overridden no more. (by a command: names shop:7)"),
+        ("rayflow", f"1 execution cancelled. (by a command: id {flow.id})"),
+        ("raytaskexecution", "Deleted 2 executions. (by a command: state CANCELLED, older_than 0s)"),
+    ]
+
+
+def test_a_queue_is_paused_by_who_says_so(ada):
+    run("pause", "default", "--by", "ada")
+    assert RayQueue.objects.get(name="default").paused_by == "ada"
+
+
+def test_somebody_whom_nobody_knows_does_nothing():
+    result = tasks.add.enqueue(1, 2)
+    for command in (["cancel", result.id], ["retry", "--all"], ["pause", "default"], ["gates", "--clear", "x"]):
+        with pytest.raises(CommandError, match="--by bob: this project has no such user"):
+            run(*command, "--by", "bob")
+    result.refresh()
+    assert result.status == "READY"
+
+
+def test_a_login_without_a_user_leaves_no_entry(monkeypatch, ada):
+    monkeypatch.setattr("getpass.getuser", lambda: "root")
+    run("pause", "default")
+    assert LogEntry.objects.count() == 0
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    run("resume", "default")
+    assert len(history(ada)) == 1

@@ -558,3 +558,46 @@ def test_all_of_a_state_is_found_as_before(admin_client, each):
 
 def metrics():
     return views.metrics(RequestFactory().get("/")).content.decode()
+
+
+# How many there are of each state.
+
+
+def offered(client):
+    """Return the names of states in the filter, as they are shown."""
+    page = html.unescape(client.get(LIST).content.decode())
+    return dict(re.findall(r'<a href="\?state=(\w+)">([^<]+)</a>', page))
+
+
+def test_each_state_has_its_number(admin_client):
+    later = timezone.now() + timedelta(hours=1)
+    error = {"exception_class_path": "a.B", "message": "m", "traceback": "t"}
+    RayQueue.objects.pause("other")
+    for columns, number in (
+        ({}, 3),
+        ({"queue_name": "other"}, 2),
+        ({"due_at": later}, 4),
+        ({"due_at": later, "worker_ids": ["7"], "failures": 1, "errors": [error]}, 5),
+        ({"due_at": later, "worker_ids": ["7"], "missing_since": timezone.now()}, 1),
+        ({"state": "WAITING", "gate": "shop:7"}, 6),
+        ({"state": "WAITING", "gate": "!shop.ship", "gate_rule": {"lane": 1, "limit": 0}}, 1),
+    ):
+        for _ in range(number):
+            standing(**columns)
+    found = offered(admin_client)
+    asked = ("waiting", "paused", "scheduled", "retrying", "unknown", "gate", "lane")
+    assert {name: found[name] for name in asked} == {
+        "waiting": "Waiting (3)", "paused": "Queue paused (2)", "scheduled": "Scheduled (4)",
+        "retrying": "Retrying (5)", "unknown": "Code unknown (1)", "gate": "Behind a gate (6)",
+        "lane": "Waits for a place (1)",
+    }  # fmt: skip
+    assert found["held"] == "Waits for others (0)"
+    assert found["FAILED"] == "Failed (0)"
+    assert found["SUCCESSFUL"] == "Successful"  # no index counts them
+
+
+def test_of_very_many_it_says_at_least_so_many(admin_client, monkeypatch):
+    monkeypatch.setattr("django_ray.admin.filters.MOST_NUMBERED", 5)
+    for _ in range(9):
+        standing()
+    assert offered(admin_client)["waiting"] == "Waiting (5+)"

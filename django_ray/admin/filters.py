@@ -22,7 +22,9 @@ from django.utils.translation import gettext_lazy as _
 from django_ray.admin.lists import chosen_database, rows_of, shows
 from django_ray.census import flows_with
 from django_ray.models import RayFlow, RayTaskExecution, State
+from django_ray.probing import planned_by_index, select
 from django_ray.situation import SITUATIONS, rows_in
+from django_ray.templatetags.django_ray import count_all
 from django_ray.templatetags.django_ray_databases import DATABASE
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 NEWEST = 100_000  # Executions that the list looks at when no index serves what is asked.
+MOST_NUMBERED = 2000  # Executions of an index that are counted for the numbers beside the states.
 NEWEST_FLOWS = 10_000  # The same of flows: each may hold many executions.
 _MOST_FLOWS = 1000  # That a filter by what they hold finds.
 _RECENT = 2000  # Executions whose queues, tasks and errors are offered as filters.
@@ -73,11 +76,15 @@ class StateFilter(ExecutionFilter):
 
     @override
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        numbers = _numbers(chosen_database(request))
         parts = [(one.name, one.label) for one in SITUATIONS]
         whole = [choice for choice in State.choices if choice[0] not in {State.READY, State.WAITING}]
         # All of READY, or of WAITING, is asked for by what leads here, and is offered where it is.
         named = [choice for choice in State.choices if choice[0] == self.value() and choice not in whole]
-        return [*named, *parts, *whole]
+        return [
+            (name, f"{label} ({numbers[name]})" if name in numbers else label)
+            for name, label in (*named, *parts, *whole)
+        ]
 
     @override
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -85,6 +92,60 @@ class StateFilter(ExecutionFilter):
             return queryset
         part = rows_in(self.value() or "", timezone.now(), queryset.db)
         return queryset.filter(state=self.value()) if part is None else queryset.filter(part)
+
+
+# Of each index the first rows: in their order, so that it is read whatever the statistics say.
+_NUMBERS = """
+WITH paused AS MATERIALIZED (
+    SELECT backend, name FROM django_ray_queue WHERE paused_at IS NOT NULL
+), ready AS MATERIALIZED (
+    SELECT backend, queue_name, missing_since FROM django_ray_execution WHERE state = 'READY' AND due_at IS NULL
+    ORDER BY backend, queue_name, priority DESC, task_id LIMIT %(most)s
+), due AS MATERIALIZED (
+    SELECT
+        backend, queue_name, missing_since, worker_ids <> '[]' AS is_again, due_at > statement_timestamp() AS is_later
+    FROM django_ray_execution WHERE state = 'READY' AND due_at IS NOT NULL
+    ORDER BY backend, queue_name, due_at LIMIT %(most)s
+), claimable AS MATERIALIZED (
+    SELECT name IS NOT NULL AS is_paused FROM (
+        SELECT backend, queue_name FROM ready WHERE missing_since IS NULL
+        UNION ALL SELECT backend, queue_name FROM due WHERE missing_since IS NULL AND NOT is_later
+    ) AS known LEFT JOIN paused ON paused.backend = known.backend AND name = queue_name
+), blocked AS MATERIALIZED (
+    SELECT gate, needs FROM django_ray_execution WHERE state = 'WAITING' ORDER BY backend, queue_name LIMIT %(most)s
+), running AS MATERIALIZED (
+    SELECT FROM django_ray_execution WHERE state = 'RUNNING' ORDER BY claimed_by_id LIMIT %(most)s
+), failed AS MATERIALIZED (
+    SELECT FROM django_ray_execution WHERE state = 'FAILED' ORDER BY finished_at DESC LIMIT %(most)s
+), sizes AS (
+    SELECT
+        (SELECT count(*) FROM ready) AS ready, (SELECT count(*) FROM due) AS due,
+        (SELECT count(*) FROM blocked) AS blocked, (SELECT count(*) FROM running) AS running,
+        (SELECT count(*) FROM failed) AS failed
+)
+SELECT name, number, looked >= %(most)s AS is_cut FROM sizes, LATERAL (VALUES
+    ('waiting', (SELECT count(*) FROM claimable WHERE NOT is_paused), greatest(ready, due)),
+    ('paused', (SELECT count(*) FROM claimable WHERE is_paused), greatest(ready, due)),
+    ('scheduled', (SELECT count(*) FROM due WHERE is_later AND NOT is_again AND missing_since IS NULL), due),
+    ('retrying', (SELECT count(*) FROM due WHERE is_later AND is_again AND missing_since IS NULL), due),
+    (
+        'unknown', (SELECT count(missing_since) FROM ready) + (SELECT count(missing_since) FROM due),
+        greatest(ready, due)
+    ),
+    ('gate', (SELECT count(*) FROM blocked WHERE gate NOT LIKE '!%%'), blocked),
+    ('lane', (SELECT count(*) FROM blocked WHERE gate LIKE '!%%'), blocked),
+    ('held', (SELECT count(*) FROM blocked WHERE gate IS NULL AND needs IS NOT NULL), blocked),
+    ('RUNNING', running, running),
+    ('FAILED', failed, failed)
+) AS counted(name, number, looked)
+"""
+
+
+def _numbers(database: str) -> dict[str, str]:
+    """Return how many executions there are of each state that an index leads to, among the first of each index."""
+    with planned_by_index(database):
+        rows = select(database, _NUMBERS, most=MOST_NUMBERED)
+    return {row["name"]: f"{count_all(row['number'])}{'+' if row['is_cut'] else ''}" for row in rows}
 
 
 class _RecentFilter(ExecutionFilter):

@@ -5,18 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_plus
 
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.db import models
 from django.http import HttpRequest
 
+from django_ray import entries
 from django_ray.admin.lists import MOST_COUNTED
-from django_ray.serialization import clean_text
 from django_ray.templatetags.django_ray import count_all
 
 __all__ = ["Chosen", "chosen", "chosen_one", "note"]
-
-MOST_SAID = 1000  # Characters of what was done, and of what was selected.
 
 
 class Chosen(NamedTuple):
@@ -45,12 +41,4 @@ def chosen_one(row: models.Model) -> Chosen:
 
 def note(request: HttpRequest, model: type[models.Model], did: Any, what: Chosen) -> None:
     """Write an entry, in the words that are shown to who did it."""
-    text, user = str(did), cast("Any", request.user)
-    LogEntry.objects.create(
-        user_id=user.pk,
-        content_type_id=ContentType.objects.get_for_model(model, for_concrete_model=False).pk,
-        object_id=None if what.pk is None else str(what.pk),
-        object_repr=clean_text(what.said, MOST_SAID)[:200],
-        action_flag=CHANGE,
-        change_message=clean_text(text if what.pk is not None else f"{text} ({what.said})", MOST_SAID),
-    )
+    entries.write(cast("Any", request.user).pk, model, str(did), what.said, what.pk)

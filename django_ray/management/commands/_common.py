@@ -12,29 +12,38 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError, CommandParser
+from django.db import DatabaseError, transaction
 from django.tasks import Task, task_backends
 from django.utils.module_loading import import_string
 
+from django_ray import entries
 from django_ray.backends import RayTaskBackend
 from django_ray.databases import database_of, databases
 from django_ray.locking import Locked
 from django_ray.naming import near
 
 if TYPE_CHECKING:
+    from django.db.models import Model
+
     from django_ray.models import ExecutionQuerySet
 
 _RECENT = 2000  # Executions whose names are known, besides those of the settings.
 
 __all__ = [
     "add_filters",
+    "add_operator",
+    "check_operator",
     "check_queues",
     "counted",
     "executions",
     "explaining_locks",
     "find_backend",
     "find_states",
+    "note",
     "operator",
     "piped",
     "refuse_unknown",
@@ -116,13 +125,59 @@ def warn_of(unreachable: Mapping[str, str], stderr: Any) -> None:
         stderr.write(f"The database {database!r} cannot be reached, and what is there is not shown: {reason}")
 
 
-def operator() -> str:
-    """Return who runs a command: a login and its host."""
+def add_operator(parser: CommandParser) -> None:
+    """Declare who does it."""
+    parser.add_argument(
+        "--by",
+        metavar="USER",
+        help="who does it, for Django's history: a user of this project (default: your login, if it is one)",
+    )
+
+
+def operator(options: Mapping[str, Any]) -> str:
+    """Return who runs a command: the user that it names, or a login and its host."""
+    return options["by"] or f"{_login()}@{platform.node()}"
+
+
+def note(options: Mapping[str, Any], model: type[Model], did: str) -> None:
+    """Have Django's history say who did what with a command, and what was chosen."""
+    if not apps.is_installed("django.contrib.admin"):
+        return
+    chosen = [
+        f"{name} {value}"
+        for name in ("ids", "id", "queues", "names", "queue", "task", "state", "exception", "backend", "older_than")
+        for value in _values(options.get(name))
+    ]
     try:
-        login = getpass.getuser()
+        with transaction.atomic():
+            if (user := _user(options["by"] or _login())) is not None:
+                entries.write(user.pk, model, did, f"by a command: {', '.join(chosen) or 'all'}")
+    except DatabaseError as error:  # a role that may not read users, for instance
+        if options["by"]:
+            raise CommandError(f"{did} Django's history does not say so: {error}") from None
+
+
+def check_operator(options: Mapping[str, Any]) -> None:
+    """Refuse a user whom nobody knows, before anything is done."""
+    name = options["by"]
+    if name and apps.is_installed("django.contrib.admin") and _user(name) is None:
+        raise CommandError(f"--by {name}: this project has no such user.")
+
+
+def _user(name: str) -> Any:
+    model = get_user_model()
+    return model._default_manager.filter(**{model.USERNAME_FIELD: name}).first()  # noqa: SLF001
+
+
+def _values(value: Any) -> Sequence[Any]:
+    return () if value is None else value if isinstance(value, list) else [value]
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
     except (KeyError, OSError):  # a process whose user has no name, as in a container
-        login = str(os.getuid())
-    return f"{login}@{platform.node()}"
+        return str(os.getuid())
 
 
 def check_queues(backend: RayTaskBackend, names: Sequence[str]) -> None:

@@ -6,7 +6,16 @@ from typing import Any, override
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_ray.management.commands._common import add_filters, counted, executions, explaining_locks, refuse_unknown
+from django_ray.management.commands._common import (
+    add_filters,
+    add_operator,
+    check_operator,
+    counted,
+    executions,
+    explaining_locks,
+    note,
+    refuse_unknown,
+)
 
 STATES = ("WAITING", "READY", "RUNNING")
 
@@ -22,14 +31,22 @@ class Command(BaseCommand):
     @override
     def add_arguments(self, parser: CommandParser) -> None:
         add_filters(parser, "cancel", STATES)
+        add_operator(parser)
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
+        from django_ray.models import RayTaskExecution
+
+        check_operator(options)
         with explaining_locks():
             number = sum(
                 chosen.count() if options["dry_run"] else chosen.cancel() for chosen in executions(options, STATES)
             )
         refuse_unknown(options, number)
-        self.stdout.write(
-            f"{counted(number)} would be cancelled." if options["dry_run"] else f"Cancelled {counted(number)}."
-        )
+        if options["dry_run"]:
+            self.stdout.write(f"{counted(number)} would be cancelled.")
+            return
+        done = f"Cancelled {counted(number)}."
+        if number:
+            note(options, RayTaskExecution, done)
+        self.stdout.write(done)

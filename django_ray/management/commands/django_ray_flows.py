@@ -15,7 +15,14 @@ from django.utils import translation
 from django_ray import census
 from django_ray.databases import databases
 from django_ray.flows import Flow, FlowProgress
-from django_ray.management.commands._common import explaining_locks, find_backend, piped
+from django_ray.management.commands._common import (
+    add_operator,
+    check_operator,
+    explaining_locks,
+    find_backend,
+    note,
+    piped,
+)
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.repairing import Repair, repaired
@@ -44,6 +51,7 @@ class Command(BaseCommand):
         parser.add_argument("--backend", metavar="ALIAS", help="flows of this backend in TASKS (default: of all)")
         parser.add_argument("--number", type=int, default=_SHOWN, metavar="N", help=f"so many (default: {_SHOWN})")
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+        add_operator(parser)
         verbs = parser.add_mutually_exclusive_group()
         verbs.add_argument("--cancel", action="store_true", help="with ID: cancel what has not ended")
         verbs.add_argument("--retry", action="store_true", help="with ID: run again what has failed or was cancelled")
@@ -92,11 +100,14 @@ class Command(BaseCommand):
         except LookupError as error:
             raise CommandError(str(error)) from None
         if options["cancel"] or options["retry"]:
+            check_operator(options)
             find_backend(flow.backend)
             with explaining_locks():
                 number = flow.cancel() if options["cancel"] else flow.retry()
             what = "cancelled" if options["cancel"] else "tried again"
-            self.stdout.write(f"{count_all(number)} execution{'' if number == 1 else 's'} {what}.")
+            done = f"{count_all(number)} execution{'' if number == 1 else 's'} {what}."
+            note({**options, "backend": None}, RayFlow, done)
+            self.stdout.write(done)
             return
         row: Any = find(RayFlow, UUID(flow.id))
         if row is None:

@@ -14,7 +14,15 @@ from django_ray.backends import RayTaskBackend
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, MOST, is_number
 from django_ray.gates import MOST_GATE
 from django_ray.locking import waiting_briefly
-from django_ray.management.commands._common import explaining_locks, find_backend, piped, warn_of
+from django_ray.management.commands._common import (
+    add_operator,
+    check_operator,
+    explaining_locks,
+    find_backend,
+    note,
+    piped,
+    warn_of,
+)
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.naming import near
 from django_ray.standing import Standing
@@ -40,6 +48,7 @@ class Command(BaseCommand):
             "--backend", metavar="ALIAS", help="of this backend in TASKS (default: all; a verb: default)"
         )
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+        add_operator(parser)
         verbs = parser.add_mutually_exclusive_group()
         verbs.add_argument("--set", metavar="NAME", help="override this gate; NAME:* is all of that name")
         verbs.add_argument("--clear", metavar="NAME", help="delete the override, so that the code decides again")
@@ -56,14 +65,19 @@ class Command(BaseCommand):
     @override
     def handle(self, *args: Any, **options: Any) -> None:
         """List, or do what is asked."""
+        from django_ray.models import RayGate
+
+        check_operator(options)
         if options["set"] is None:
             for name in ("limit", "rate", "burst"):
                 if options[name] is not None:
                     raise CommandError(f"--{name} says what --set NAME sets: say which gate.")
         if options["set"] is not None:
-            self._set(options["set"], _values(options), find_backend(options["backend"] or "default"))
+            done = self._set(options["set"], _values(options), find_backend(options["backend"] or "default"))
+            note({**options, "names": [options["set"]]}, RayGate, done)
         elif options["clear"] is not None:
-            self._clear(options["clear"], find_backend(options["backend"] or "default"))
+            done = self._clear(options["clear"], find_backend(options["backend"] or "default"))
+            note({**options, "names": [options["clear"]]}, RayGate, done)
         else:
             backends = None if options["backend"] is None else [find_backend(options["backend"]).alias]
             found, unreachable = gates(options["prefix"], backends)
@@ -78,7 +92,7 @@ class Command(BaseCommand):
         with translation.override("en"):
             show(self.stdout, _section(found))
 
-    def _set(self, name: str, values: dict[str, Any], backend: RayTaskBackend) -> None:
+    def _set(self, name: str, values: dict[str, Any], backend: RayTaskBackend) -> str:
         from django_ray.models import RayGate
 
         if not 0 < len(name) <= MOST_GATE or "\0" in name:
@@ -90,8 +104,9 @@ class Command(BaseCommand):
             row = rows.get(pk=row.pk)  # where it is written
         with translation.override("en"):
             self.stdout.write(f"{line(name)}: {override_in_words(row)}.")
+            return f"Overridden: {override_in_words(row)}."
 
-    def _clear(self, name: str, backend: RayTaskBackend) -> None:
+    def _clear(self, name: str, backend: RayTaskBackend) -> str:
         from django_ray.models import RayGate
 
         rows = RayGate.objects.using(backend.database).filter(backend=backend.alias)
@@ -103,6 +118,7 @@ class Command(BaseCommand):
             known = rows.values_list("name", flat=True).order_by("name")[:1000]
             raise CommandError(f"--clear {name}: nothing overrides this gate{near(name, list(known))}")
         self.stdout.write(f"{line(name)}: what the code says holds again.")
+        return "Overridden no more."
 
 
 def _values(options: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,14 @@ from django.db.models.functions import Now
 
 from django_ray.bounds import MOST, is_whole
 from django_ray.databases import databases
-from django_ray.management.commands._common import counted, find_states, refuse_unknown
+from django_ray.management.commands._common import (
+    add_operator,
+    check_operator,
+    counted,
+    find_states,
+    note,
+    refuse_unknown,
+)
 
 if TYPE_CHECKING:
     from django_ray.models import ExecutionQuerySet
@@ -46,11 +53,13 @@ class Command(BaseCommand):
         parser.add_argument("--batch-size", type=int, default=1000, metavar="N", help="rows at a time (default: 1000)")
         parser.add_argument("--max", type=int, metavar="N", help="stop after so many")
         parser.add_argument("--dry-run", action="store_true", help="say how many, and delete nothing")
+        add_operator(parser)
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
         from django_ray.models import RayTaskExecution
 
+        check_operator(options)
         for name in ("batch_size", "max"):
             if options[name] is not None and not is_whole(options[name], 1):
                 raise CommandError(
@@ -70,6 +79,8 @@ class Command(BaseCommand):
             return
         with _interrupts() as is_interrupted, self._progress(chosen, options) as show:
             gone = _prune(chosen, options["batch_size"], options["max"], show, is_interrupted)
+        if gone:
+            note(options, RayTaskExecution, f"Deleted {counted(gone)}.")
         if is_interrupted():
             self.stdout.write(f"Interrupted: deleted {counted(gone)} until then.")
             sys.exit(128 + signal.SIGINT)

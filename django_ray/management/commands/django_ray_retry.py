@@ -7,7 +7,16 @@ from typing import Any, override
 from django.core.management.base import BaseCommand, CommandParser
 
 from django_ray import again
-from django_ray.management.commands._common import add_filters, counted, executions, explaining_locks, refuse_unknown
+from django_ray.management.commands._common import (
+    add_filters,
+    add_operator,
+    check_operator,
+    counted,
+    executions,
+    explaining_locks,
+    note,
+    refuse_unknown,
+)
 
 STATES = ("FAILED", "CANCELLED")
 
@@ -20,6 +29,7 @@ class Command(BaseCommand):
     @override
     def add_arguments(self, parser: CommandParser) -> None:
         add_filters(parser, "retry", STATES)
+        add_operator(parser)
         parser.add_argument(
             "--exception",
             metavar="CLASS",
@@ -28,6 +38,9 @@ class Command(BaseCommand):
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
+        from django_ray.models import RayTaskExecution
+
+        check_operator(options)
         chosen = executions(options, STATES)
         if (name := options["exception"]) is not None:
             lookup = {"exception_type": name} if "." in name else {"exception_type__endswith": f".{name}"}
@@ -41,6 +54,8 @@ class Command(BaseCommand):
             done = [again.retry(rows) for rows in chosen]
         number, left = (sum(numbers) for numbers in zip(*done, strict=True))
         refuse_unknown(options, number + left)
+        if number:
+            note(options, RayTaskExecution, f"Retried {counted(number)}.")
         self.stdout.write(f"Retried {counted(number)}.{_left(left)}")
 
 

@@ -13,7 +13,15 @@ from django.utils import translation
 
 from django_ray.agenda import lag_of, next_of, next_times, overdue_of, with_last, with_now
 from django_ray.databases import databases
-from django_ray.management.commands._common import counted, explaining_locks, find_backend, piped
+from django_ray.management.commands._common import (
+    add_operator,
+    check_operator,
+    counted,
+    explaining_locks,
+    find_backend,
+    note,
+    piped,
+)
 from django_ray.management.commands._tables import NOTHING, Section, line, show
 from django_ray.moments import for_machines
 from django_ray.naming import near
@@ -34,6 +42,7 @@ class Command(BaseCommand):
         parser.add_argument("names", nargs="*", metavar="NAME", help="these (default: all, of what is shown)")
         parser.add_argument("--backend", metavar="ALIAS", help="those of this backend in TASKS (default: of all)")
         parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+        add_operator(parser)
         verbs = parser.add_mutually_exclusive_group()
         verbs.add_argument("--run-now", action="store_true", help="enqueue them once, whatever their rules say")
         verbs.add_argument("--pause", action="store_true", help="stop firing them; what runs may finish")
@@ -53,13 +62,19 @@ class Command(BaseCommand):
             with piped(self.stdout):
                 self._list(rows, as_json=options["json"])
             return
+        from django_ray.models import RaySchedule
+
+        check_operator(options)
         if not options["names"]:
             raise CommandError("Say which schedules: django_ray_schedules without a verb shows them.")
         # Everything is read before the first one is touched.
         deeds = [(row, verb(row)) for row in rows]
         for row, deed in deeds:
             with explaining_locks():
-                self.stdout.write(f"{line(row.name)} {deed()}.")
+                done = deed()
+            if not done.startswith("was "):  # it is as it was
+                note({**options, "names": [row.name]}, RaySchedule, f"It {done}.")
+            self.stdout.write(f"{line(row.name)} {done}.")
 
     def _verb(self, options: dict[str, Any]) -> Callable[[Any], Callable[[], str]] | None:
         """Return what makes of a row what is to be done with it, which says what it did."""
