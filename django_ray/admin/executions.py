@@ -38,7 +38,7 @@ from django_ray.admin.flow_page import neighbours
 from django_ray.admin.history import history
 from django_ray.admin.lists import MOST_COUNTED, ReadOnly, found, link_to, rows_of, shows
 from django_ray.admin.noting import chosen, chosen_one, note
-from django_ray.admin.searching import NEWEST_READ, found_by, terms
+from django_ray.admin.searching import NEWEST_READ, found_by, indexed, outside_index, terms
 from django_ray.again import Again
 from django_ray.bounds import shown
 from django_ray.databases import database_of_row, databases
@@ -259,6 +259,8 @@ class ExecutionAdmin(ReadOnly):
             return queryset.filter(pk=UUID(search_term.strip())), False
         except ValueError:
             pass
+        if (ids := indexed(queryset.db, said)) is not None:
+            return found_by(queryset.filter(pk__in=ids), outside_index(said), oldest_read=None), False
         if said:
             queryset = found_by(queryset, said, oldest_read=newest_id(queryset, NEWEST_READ))
         return bounded(queryset, request, self.get_list_filter(request)), False

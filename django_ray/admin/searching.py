@@ -14,9 +14,10 @@ from django.db.models import F, Func, Q, QuerySet, TextField
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast
 
+from django_ray import wordindex
 from django_ray.metadata import METADATA
 
-__all__ = ["KEYS", "NEWEST_READ", "Term", "found_by", "terms"]
+__all__ = ["KEYS", "NEWEST_READ", "Term", "found_by", "indexed", "outside_index", "terms"]
 
 NEWEST_READ = 20_000  # Executions whose arguments, errors and metadata a search reads.
 KEYS = ("id", "task", "queue", "args", "error", "meta")
@@ -41,6 +42,19 @@ def found_by(queryset: QuerySet[Any], said: list[Term], *, oldest_read: Any) -> 
     is_read = Q() if oldest_read is None else Q(pk__gt=oldest_read)
     rows: QuerySet[Any] = queryset.alias(**_TEXTS).filter(*(_condition(term, is_read) for term in said))
     return rows
+
+
+def indexed(database: str, said: list[Term]) -> list[UUID] | None:
+    """Return what the index of words finds of it; None where there is no such index, or it finds nothing."""
+    words = [(term.key, term.text) for term in said if term.key in {"", *wordindex.INDEXED}]
+    if not words or not wordindex.exists(database):
+        return None
+    return wordindex.found(database, words) or None
+
+
+def outside_index(said: list[Term]) -> list[Term]:
+    """Return what no index of words tells."""
+    return [term for term in said if term.key and term.key not in wordindex.INDEXED]
 
 
 # What is read, by the name under which it is compared.
