@@ -165,7 +165,7 @@ def check_operator(options: Mapping[str, Any]) -> None:
 
 
 def _user(name: str) -> Any:
-    model = get_user_model()
+    model: Any = get_user_model()
     return model._default_manager.filter(**{model.USERNAME_FIELD: name}).first()  # noqa: SLF001
 
 
