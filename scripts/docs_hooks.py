@@ -24,6 +24,7 @@ PAGES = {
 # Of pages in the search. Answers to questions come first; pages that explain at length, or list everything, come later.
 WEIGHTS = {
     "faq.md": 2,
+    "queues.md": 2,
     "troubleshooting.md": 2,
     "architecture.md": 0.3,
     "changelog.md": 0.3,
@@ -91,8 +92,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     uri = page.file.src_uri
     if uri.startswith("source/"):
         return markdown
-    if uri in WEIGHTS:
-        page.meta["search"] = {"boost": WEIGHTS[uri]}
+    # An example is found by what it is about; how it is done, the guides tell.
+    weight = 0.4 if uri.startswith("examples/") else WEIGHTS.get(uri)
+    if weight is not None:
+        page.meta["search"] = {"boost": weight}
     origin = origin_of(uri)
 
     def moved(match: re.Match[str]) -> str:

@@ -93,7 +93,7 @@ def test_the_admin_calls_it_blocked(blocked, client):
     page = client.get(reverse("admin:django_ray_raytaskexecution_change", args=[blocked.id])).text
     assert "Blocked" in page
     assert "Cancel" in page
-    assert client.get(reverse("admin:django_ray_live")).text.count("Blocked") == 1
+    assert client.get(reverse("admin:django_ray_live")).text.count(">Blocked<") == 1
 
 
 def test_its_count_is_by_an_index(blocked):

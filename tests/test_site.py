@@ -51,6 +51,11 @@ QUESTIONS = {
     "RayTaskResult": "reference/python",
     "what is a lane": "glossary",
     "who may retry in the admin": "admin",
+    "webhook example": "examples/webhooks",
+    "example csv import": "examples/csv-import",
+    "prometheus alerts": "monitoring",
+    "sentry": "monitoring",
+    "what does a task do now": "operations",
 }  # fmt: skip
 
 
