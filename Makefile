@@ -23,7 +23,7 @@ TEST_READY = $(STAMP) $(if $(filter 6.0,$(DJANGO)),$(OTHER)/.installed)
 PYTEST = $(TEST_PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel dist demo docs docs-serve reference test test-all lint unit publish slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
+.PHONY: help setup wheel dist demo docs docs-serve pictures reference test test-all lint unit publish slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -48,6 +48,10 @@ demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 
 docs: $(STAMP) ## Build the site of docs/ into site/; dead links, pages and anchors are errors.
 	@$(MKDOCS) build --quiet
+
+pictures: $(STAMP) ## Take the pictures of the admin in docs/pictures anew.
+	@mkdir -p docs/pictures
+	@DJANGO_RAY_PICTURES=$(CURDIR)/docs/pictures $(PY) -m pytest -q tests/browser/test_pages_for_everybody.py -k pictures
 
 docs-serve: $(STAMP) ## Show it, and follow edits, at http://127.0.0.1:8001.
 	@$(MKDOCS) serve --dev-addr 127.0.0.1:8001

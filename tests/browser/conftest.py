@@ -130,3 +130,14 @@ def take(tmp_path):
         page.screenshot(path=folder / f"{name}.png", full_page=True)
 
     return _take
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Take a picture for the docs: what is seen at once."""
+    folder = Path(os.environ.get("DJANGO_RAY_PICTURES", tmp_path))
+
+    def _picture(page, name):
+        page.screenshot(path=folder / f"{name}.png")
+
+    return _picture

@@ -105,3 +105,15 @@ def test_each_page(log_in, connect, take, scheme, is_full):
                 wrong[f"{name}{suffix}"] = f"{cut} pixels are cut off"
             take(page, f"all-{name}{suffix}-{scheme}-{'busy' if is_full else 'empty'}")
     assert not wrong, "\n".join(f"{name}: {what}" for name, what in wrong.items())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_of_the_docs(log_in, connect, picture, scheme):
+    """`make pictures` puts them into docs/pictures."""
+    fill(connect)
+    page = log_in(color_scheme=scheme)
+    page.set_viewport_size({"width": WIDE, "height": 820})
+    page.evaluate("localStorage.setItem('django.admin.navSidebarIsOpen', 'false')")
+    for name in ("live", "history"):
+        page.goto(pages()[name])
+        picture(page, f"{name}-{scheme}")
