@@ -34,7 +34,7 @@ class Queue:
     def __init__(self, waiting):
         self.number = waiting
 
-    async def waiting(self, most):
+    async def waiting(self, most, queues=None):
         return Backlogged(number=min(self.number, most), next_due=None)
 
 
@@ -151,3 +151,12 @@ def test_slots_that_are_taken_away_are_not_given_out_again():
     assert (slots.free, slots.ahead) == (0, (2,))
     slots.resize(3, 3)
     assert (slots.free, slots.ahead) == (1, ())
+
+
+async def test_only_what_more_slots_would_help_is_counted(open_store, insert):
+    store, _ = await open_store(queues=("default", "other"))
+    for queue in ("default", "default", "other"):
+        insert(queue_name=queue)
+    assert (await store.waiting(1000, ["other"])).number == 1
+    assert (await store.waiting(1000, [])).number == 0
+    assert (await store.waiting(1000, None)).number == 3
