@@ -146,7 +146,7 @@ async def test_counts_survive_an_outage_and_old_ones_go(open_store, connect):
     session = connect()
     session.execute(
         "INSERT INTO django_ray_minute (minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled,"
-        " waited, longest_wait) VALUES (now() - interval '25 hours', 'default', 'default', 1, 1, 0, 0, 0, 0, 0)"
+        " waited, longest_wait) VALUES (now() - interval '170 hours', 'default', 'default', 1, 1, 0, 0, 0, 0, 0)"
     )
     counts = {
         "queue_name": "a",
