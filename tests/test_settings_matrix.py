@@ -12,7 +12,7 @@ from tests.supervisors import ROOT, database_url, url_of
 
 OWN_USERS = "users of its own"
 # What most projects differ in; the others are among the slow ones.
-OFTEN = ("as they come", "no time zones", "a pool", "everybody logs in", OWN_USERS)
+OFTEN = ("as they come", "no time zones", OWN_USERS)
 
 
 def cases(*, beside_a_replica):
