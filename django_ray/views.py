@@ -1,13 +1,16 @@
 """path("metrics/tasks", django_ray.views.metrics): queues and schedules, for Prometheus. Needs no prometheus_client.
 
+task_metrics beside it says of each task what ended within the last hour: a page of its own, since it costs more.
+
 It says nothing but names of queues and schedules and numbers, to whoever may reach it, also where
 LoginRequiredMiddleware asks all others who they are: Prometheus cannot log in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
@@ -18,9 +21,10 @@ from django.views.decorators.http import require_safe
 from django_ray.agenda import all_schedules, lag_of, overdue_of
 from django_ray.census import late_edges
 from django_ray.databases import of_each
+from django_ray.figures import figures
 from django_ray.status import MOST, Presence, Queue, oldest_gated, presence, queues
 
-__all__ = ["metrics"]
+__all__ = ["metrics", "task_metrics"]
 
 type Values = Sequence[float | None]  # None is not known.
 
@@ -64,6 +68,18 @@ _SCHEDULE_GAUGES = {
 _DATABASE_GAUGES = {
     "up": "1 when the database, in which executions live, answers; of one that does not, nothing else is known.",
 }
+
+
+_TASK_GAUGES = {
+    "ended": "Executions that ended within the last hour, of the newest 20000 of all tasks.",
+    "failed": "Those of them that failed for good.",
+    "retried": "Attempts of them after the first.",
+    "run_p50_seconds": "How long their last attempts took, the median.",
+    "run_p95_seconds": "The same, the 95th percentile.",
+    "wait_p50_seconds": "How long they waited for their first attempt, the median.",
+    "wait_p95_seconds": "The same, the 95th percentile.",
+}
+MOST_MEASURED_TASKS = 100  # Of a database: those with the most executions. Each is seven series.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +150,27 @@ def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
         *_lines("schedule", _SCHEDULE_GAUGES, of_schedules),
         *_lines("database", _DATABASE_GAUGES, of_databases),
     ]
+    return _page(lines)
+
+
+@login_not_required
+@never_cache
+@require_safe
+def task_metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view
+    """Show the figures of each task within the last hour, in the text format of Prometheus."""
+    found, _ = of_each(lambda database: figures(database, timedelta(hours=1)))
+    of_tasks = [
+        (
+            {"database": database, "task": one.callable_path},
+            (one.ended, one.failed, one.retried, one.run_p50, one.run_p95, one.wait_p50, one.wait_p95),
+        )
+        for database, known in found.items()
+        for one in known.tasks[:MOST_MEASURED_TASKS]
+    ]
+    return _page(_lines("task", _TASK_GAUGES, of_tasks))
+
+
+def _page(lines: Iterable[str]) -> HttpResponse:
     return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; version=0.0.4; charset=utf-8")
 
 

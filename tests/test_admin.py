@@ -44,6 +44,8 @@ def pages(row):
         reverse("admin:django_ray_live"),
         reverse("admin:django_ray_stream"),
         reverse("admin:django_ray_tasks"),
+        reverse("admin:django_ray_history") + "?name=default&backend=default",
+        *(reverse(f"admin:django_ray_raytaskexecution_{page}", args=[row.pk]) for page in ("live", "stream", "now")),
     ]
 
 

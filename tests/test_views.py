@@ -6,6 +6,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.test import RequestFactory
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 import django_ray.status
@@ -164,3 +165,24 @@ def test_counting_supervisors_reads_no_rows_of_those_that_have_ended(supervisor)
     assert "Seq Scan" not in plan
     assert "rows=3000" not in plan
     assert "Rows Removed" not in plan
+
+
+def test_figures_of_each_task_of_the_last_hour():
+    now = timezone.now()
+    for seconds in range(1, 101):
+        RayTaskExecution.objects.create(
+            callable_path='shop."mail"', state="FAILED" if seconds % 4 == 0 else "SUCCESSFUL", finished_at=now,
+            last_attempted_at=now - timedelta(seconds=seconds), started_at=now, worker_ids=["7", "7"],
+        )  # fmt: skip
+    for number in range(django_ray.views.MOST_MEASURED_TASKS + 20):
+        RayTaskExecution.objects.create(callable_path=f"shop.rare_{number}", state="SUCCESSFUL", finished_at=now)
+    page = django_ray.views.task_metrics(RequestFactory().get("/metrics/tasks/figures")).content.decode()
+    labels = r'{database="default",task="shop.\"mail\""}'
+    for line in (
+        f"django_ray_task_ended{labels} 100",
+        f"django_ray_task_failed{labels} 25",
+        f"django_ray_task_retried{labels} 100",
+        f"django_ray_task_run_p50_seconds{labels} 50.5",
+    ):
+        assert line in page.splitlines()
+    assert page.count("\ndjango_ray_task_ended{") == django_ray.views.MOST_MEASURED_TASKS
