@@ -73,10 +73,13 @@ def snapshot(task_id: UUID | str, *, timeout: float = ANSWER_SECONDS) -> Snapsho
             f"Supervisor {row.claimed_by_id} has not answered within {timeout:g} s: it stands still, or its version "
             "of django-ray is an earlier one."
         )
-    found: Any = json.loads(said)
-    if found is None:
-        raise NoSnapshot("No process was found that runs it: it has not begun, has just ended, or is not on Linux.")
-    return Snapshot(**{name: found[name] for name in Snapshot.__slots__})
+    try:
+        found: Any = json.loads(said)
+        if found is not None:
+            return Snapshot(**{name: found[name] for name in Snapshot.__slots__})
+    except (KeyError, TypeError, ValueError):  # anybody may notify
+        raise NoSnapshot("What came for an answer cannot be read.") from None
+    raise NoSnapshot("No process was found that runs it: it has not begun, has just ended, or is not on Linux.")
 
 
 def _ask(database: str, worker: int, task_id: str, timeout: float) -> str | None:

@@ -408,12 +408,13 @@ GROUP BY 1, 2
 
 _PAST = """
 SELECT
-    floor(extract(epoch FROM minute - %(first)s::timestamptz) / %(step)s)::int AS index,
+    floor(extract(epoch FROM minute - %(first)s::timestamptz) / %(step)s::int)::int AS index,
     sum(succeeded) AS succeeded, sum(failed) AS failed, sum(retried) AS retried, sum(postponed) AS postponed,
     sum(least(greatest(waited, 0), 3153600000)) AS waited,
     max(least(greatest(longest_wait, 0), 3153600000)) AS longest_wait
 FROM django_ray_minute
-WHERE minute >= %(first)s::timestamptz AND minute < %(first)s::timestamptz + make_interval(secs => %(step)s * %(steps)s)
+WHERE minute >= %(first)s::timestamptz
+    AND minute < %(first)s::timestamptz + make_interval(secs => %(step)s::int * %(steps)s::int)
     AND backend = %(backend)s AND queue_name = %(name)s
 GROUP BY 1
 """

@@ -21,15 +21,26 @@ INDEX = "django_ray_words"
 MOST_MATCHED = 10_000  # Executions that a search looks at,
 MOST_FOUND = 1000  # and of which it returns the newest.
 
-_ALL = """'["string", "numeric"]'::jsonb"""
+# Bytes of JSON: an index holds a megabyte of words for each, and what is larger would be refused.
+MOST_INDEXED = 250_000
+
+
+def _words(value: str) -> str:
+    """Return the words of a column of JSON, in SQL; none where it is large."""
+    return (
+        f"CASE WHEN octet_length(({value})::text) <= {MOST_INDEXED}"
+        f""" THEN jsonb_to_tsvector('simple', {value}, '["string", "numeric"]'::jsonb) ELSE ''::tsvector END"""
+    )
+
+
 # By what a search calls them. No language: each word as it stands there.
 INDEXED: Mapping[str, str] = {
-    "args": f"(jsonb_to_tsvector('simple', args, {_ALL}) || jsonb_to_tsvector('simple', kwargs, {_ALL}))",
+    "args": f"({_words('args')} || {_words('kwargs')})",
     "error": (
         "to_tsvector('simple', coalesce(errors #>> '{-1,exception_class_path}', '') || ' '"
         " || coalesce(errors #>> '{-1,message}', ''))"
     ),
-    "meta": f"jsonb_to_tsvector('simple', carrier -> '{METADATA}', {_ALL})",
+    "meta": _words(f"carrier -> '{METADATA}'"),
 }
 CREATE = (
     f"CREATE INDEX CONCURRENTLY {INDEX} ON django_ray_execution"
@@ -53,7 +64,7 @@ def found(database: str, said: Sequence[tuple[str, str]]) -> list[UUID]:
     conditions, parameters = list[str](), list[Any]()
     for key, text in said:
         places = [INDEXED[key]] if key else [INDEXED["args"], INDEXED["error"]]
-        conditions.append(f"({' OR '.join(f'{place} @@ phraseto_tsquery(%s, %s)' for place in places)})")
+        conditions.append(f"({' OR '.join(f'({place}) @@ phraseto_tsquery(%s, %s)' for place in places)})")
         parameters += ["simple", text] * len(places)
     statement = (
         f"SELECT task_id FROM (SELECT task_id FROM django_ray_execution WHERE {' AND '.join(conditions)}"  # noqa: S608 - constants

@@ -29,15 +29,13 @@ def backlog_with(quotas, total=4):
 def test_a_queue_that_has_what_it_may_have_is_passed_over():
     quotas = Quotas(["mail", "images"], {"mail": 1})
     backlog, slots = backlog_with(quotas)
-    backlog.put([of_queue("mail"), of_queue("mail"), of_queue("images")])
-    sent = []
-    while backlog.is_ready:
-        call = backlog.take()
-        quotas.take(call)
-        slots.take(tuple(one.task_id for one in call), soon=False)
-        sent.append([one.queue_name for one in call])
-    assert sent == [["mail"], ["images"]]
+    backlog.put([of_queue("mail"), of_queue("images")])
+    quotas.take([of_queue("mail")])  # meanwhile
+    call = backlog.take()
+    slots.take("a call", soon=False)
+    assert [one.queue_name for one in call] == ["images"]
     assert [one.queue_name for one in backlog.claims] == ["mail"]
+    assert not backlog.is_ready
     quotas.release([of_queue("mail")])
     assert backlog.is_ready
 
@@ -79,10 +77,60 @@ def test_it_is_looked_again_when_a_queue_that_was_full_has_room():
     assert looks == [1]
 
 
+def test_a_call_that_ends_while_a_claim_is_under_way_is_not_missed():
+    """What the claim has left of its queue nobody rings for again."""
+    looks = []
+    quotas = Quotas(["mail", "default"], {"mail": 1}, on_room=lambda: looks.append(1))
+    quotas.note(quotas.turns([], 10), [of_queue("mail")])  # it had room for ten
+    quotas.take([of_queue("mail")])
+    turns = quotas.turns([], 10)
+    assert turns.queues == ["default"]
+    quotas.ask()
+    quotas.release([of_queue("mail")])
+    quotas.note(turns, [])
+    assert looks == [1]
+
+
+def test_a_claim_that_is_cancelled_while_it_waits_makes_room():
+    looks = []
+    quotas = Quotas(["mail", "images"], {"mail": 1}, on_room=lambda: looks.append(1))
+    backlog, slots = backlog_with(quotas, total=1)
+    slots.take("something", soon=False)
+    backlog.put([of_queue("mail")])
+    backlog.remove(backlog.claims[0])
+    assert looks == [1]
+
+
+def test_what_no_call_of_its_queue_can_carry_goes_back_at_once():
+    quotas, given_back = Quotas(["mail", "images"], {"mail": 2}), []
+    backlog = Backlog(Slots(8), Pace(), most_per_call=250, give_back=given_back.append, quotas=quotas)
+    mails = [of_queue("mail") for _ in range(5)]
+    backlog.put([*mails, of_queue("images")])
+    assert given_back == mails[2:]
+    assert len(backlog.claims) == 3
+
+
+def test_the_calls_of_a_queue_share_what_it_has_among_those_that_it_may_have():
+    known = Pace()
+    for _ in range(300):
+        known.observe(claim("tasks.short"), 0.0001)
+    quotas = Quotas(["mail"], {"mail": 1})
+    backlog = Backlog(Slots(8), known, most_per_call=250, give_back=print, quotas=quotas)
+    backlog.put([of_queue("mail", "tasks.short") for _ in range(40)])
+    assert len(backlog.take()) == 40  # not a part for each of eight slots
+
+
+def test_for_how_many_more_slots_would_help():
+    quotas = Quotas(["mail", "images", "default"], {"mail": 4, "images": 1})
+    quotas.take([of_queue("images")])
+    quotas.take([of_queue("mail")])
+    assert quotas.parts == [(["default"], None), (["mail"], 3)]
+    assert Quotas(["mail"]).parts == [(None, None)]
+
+
 def test_without_quotas_nothing_is_asked():
     quotas = Quotas(["mail"])
     assert quotas.turns([of_queue("mail")], 1) is None
-    assert quotas.have_place() is None
 
 
 async def test_of_one_priority_the_next_is_of_the_queue_that_has_the_fewest_here(open_store, insert):
@@ -111,6 +159,30 @@ async def test_no_more_of_a_queue_is_claimed_than_it_has_room_for(open_store, in
     assert other in {claim.task_id for claim in batch.claims}
     full = Turns(queues=["other"], rooms={"default": 0}, held={})
     assert (await store.claim(worker, 10, turns=full)).claims == ()
+
+
+async def test_what_waits_behind_a_gate_is_bound_as_well(open_store, insert):
+    store, worker = await open_store(queues=("default", "other"))
+    for _ in range(5):
+        insert(state="WAITING", gate="shop:7", gate_rule='{"limit": 10}')
+    other = insert(queue_name="other")
+    turns = Turns(queues=["default", "other"], rooms={"default": 2}, held={})
+    batch = await store.claim(worker, 10, turns=turns)
+    assert sorted(claim.queue_name for claim in batch.claims) == ["default", "default", "other"]
+    assert other in {claim.task_id for claim in batch.claims}
+
+
+async def test_what_a_quota_has_left_is_locked_by_nobody(open_store, insert, connect):
+    store, worker = await open_store(queues=("default", "other"))
+    for _ in range(6):
+        insert()
+    turns = Turns(queues=["default", "other"], rooms={"default": 2}, held={})
+    assert not (await store.claim(worker, 10, turns=turns)).has_skipped
+    session = connect()
+    with session.transaction():
+        locked = insert(queue_name="other")
+        session.execute("SELECT FROM django_ray_execution WHERE task_id = %s FOR UPDATE", [locked])
+        assert (await store.claim(worker, 10, turns=turns)).has_skipped
 
 
 @pytest.mark.django_db

@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from django_ray import wordindex
 from django_ray.admin import searching
+from django_ray.models import RayTaskExecution
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -93,7 +94,7 @@ def test_it_is_used(index, old):
         cursor.execute("SET enable_seqscan = off")
         place = wordindex.INDEXED["args"]
         cursor.execute(
-            f"EXPLAIN SELECT task_id FROM django_ray_execution WHERE {place} @@ phraseto_tsquery('simple', '4711')"
+            f"EXPLAIN SELECT task_id FROM django_ray_execution WHERE ({place}) @@ phraseto_tsquery('simple', '4711')"
         )
         assert wordindex.INDEX in "\n".join(line for (line,) in cursor.fetchall())
         cursor.execute("RESET enable_seqscan")
@@ -112,7 +113,17 @@ def test_one_that_was_broken_off_is_made_anew(connect):
     run()
     connect().execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(%s)", [wordindex.INDEX])
     assert wordindex.exists("default") is None
-    assert searching.indexed("default", searching.terms("args:1")) is None
+    assert searching.indexed(RayTaskExecution.objects.all(), searching.terms("args:1"), oldest=None) is None
     assert run() == "default: the index is made."
     assert wordindex.exists("default")
     run("--drop")
+
+
+def test_a_word_of_a_path_is_found_beside_it(admin_client, index, old, insert):
+    named = insert(callable_path="lovelace.tasks.count")
+    assert search(admin_client, "lovelace") == {old["word"], named}
+
+
+def test_what_is_too_large_for_an_index_of_words_is_enqueued_all_the_same(index, connect):
+    many = json.dumps([f"word-{number}" for number in range(200_000)])
+    connect().execute("INSERT INTO django_ray_execution (callable_path, args) VALUES ('x.y', %s)", [many])

@@ -13,6 +13,7 @@ from django.contrib.admin.actions import delete_selected
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import display_for_value
 from django.core.exceptions import PermissionDenied
+from django.db import OperationalError
 from django.db.models import Case, Exists, F, Func, IntegerField, OuterRef, QuerySet, TextField, Value, When
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Left
@@ -259,7 +260,7 @@ class ExecutionAdmin(ReadOnly):
             return queryset.filter(pk=UUID(search_term.strip())), False
         except ValueError:
             pass
-        if (ids := indexed(queryset.db, said)) is not None:
+        if (ids := indexed(queryset, said, oldest=newest_id(queryset, NEWEST))) is not None:
             return found_by(queryset.filter(pk__in=ids), outside_index(said), oldest_read=None), False
         if said:
             queryset = found_by(queryset, said, oldest_read=newest_id(queryset, NEWEST_READ))
@@ -422,6 +423,8 @@ class ExecutionAdmin(ReadOnly):
     def _now(self, request: HttpRequest, task_id: UUID) -> HttpResponse:
         """Show what the body does now."""
         row = self._row(request, task_id)
+        if not dashboard.can_listen():
+            raise Http404
         context: dict[str, Any] = {
             **self.admin_site.each_context(request),
             "title": _("What it does now"),
@@ -430,7 +433,7 @@ class ExecutionAdmin(ReadOnly):
         }
         try:
             found = snapshot(row.pk)
-        except NoSnapshot as error:
+        except (NoSnapshot, OperationalError) as error:
             context |= {"reason": str(error)}
         else:
             context |= {

@@ -44,12 +44,20 @@ def found_by(queryset: QuerySet[Any], said: list[Term], *, oldest_read: Any) -> 
     return rows
 
 
-def indexed(database: str, said: list[Term]) -> list[UUID] | None:
-    """Return what the index of words finds of it; None where there is no such index, or it finds nothing."""
+def indexed(queryset: QuerySet[Any], said: list[Term], *, oldest: Any) -> list[UUID] | None:
+    """Return what the index of words finds of it; None where there is no such index, or it finds nothing.
+
+    And what has words without a name in its path, which is in no index: of those that are newer than the oldest one.
+    """
     words = [(term.key, term.text) for term in said if term.key in {"", *wordindex.INDEXED}]
-    if not words or not wordindex.exists(database):
+    if not words or not wordindex.exists(queryset.db) or not (ids := wordindex.found(queryset.db, words)):
         return None
-    return wordindex.found(database, words) or None
+    if all(not key for key, _ in words):
+        newest = queryset if oldest is None else queryset.filter(pk__gt=oldest)
+        for _, text in words:
+            newest = newest.filter(callable_path__icontains=text)
+        ids += newest.order_by("-task_id").values_list("pk", flat=True)[: wordindex.MOST_FOUND]
+    return ids
 
 
 def outside_index(said: list[Term]) -> list[Term]:

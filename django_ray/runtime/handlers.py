@@ -11,6 +11,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from django_ray.runtime.mark import DUMP
+
 __all__ = ["Handlers", "spare_children"]
 
 # Without the enums that module signal makes of what it finds, which cost more than the rest.
@@ -35,7 +37,7 @@ class Handlers:
         """Take those that are there now for those that shall be."""
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         self._usual = list(map(_getsignal, _USUAL))
-        self._all = {number: _getsignal(number) for number in signal.valid_signals()}
+        self._all = {number: _getsignal(number) for number in signal.valid_signals() - {DUMP}}
         self._blocked = _sigmask(signal.SIG_BLOCK, ())
 
     def take_back(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
-    "PROCESSES", "WAKE", "Attempt", "Running", "alive", "files", "install", "interrupt", "kill",
+    "DUMP", "PROCESSES", "WAKE", "Attempt", "Running", "alive", "files", "install", "interrupt", "kill",
     "marked", "marked_processes", "marks", "pid_of", "read", "running", "running_on", "was_asked",
 ]  # fmt: skip
 
@@ -30,6 +30,8 @@ type Running = tuple[float, float]
 PROCESSES = Path("/proc")
 # Wakes a process that runs bodies: nothing else uses it, and unlike SIGINT it is not blocked in a Ray worker.
 WAKE = signal.SIGURG
+# Has Python's faulthandler write the stack, where snapshot.py has asked for that; Python itself knows of no handler.
+DUMP: int = getattr(signal, "SIGRTMIN", 0) + 9
 _NAME = "django-ray-mark"
 # The process, because a child that a body forks has the same memory; the attempt; when it began, by the host's clock;
 # and its last sign of life, which is written alone, in one piece, where it stands.

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import fcntl
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -40,8 +40,6 @@ LOOK_SECONDS = 0.01
 # Of the JSON text, since it travels in a notification of PostgreSQL, which holds 8,000.
 MOST_STACK, MOST_OUTPUT = 5000, 2000
 MOST_FRAMES = 40  # Of one thread or coroutine: the innermost.
-# Has faulthandler write; nothing else uses it, and a process is sent it only where our memory is found.
-_DUMP: int = getattr(signal, "SIGRTMIN", 0) + 9
 
 
 class Snapshot(TypedDict):
@@ -62,11 +60,10 @@ def install(pipe: int) -> None:
     """Once per process that runs attempts: who reads what is written into the pipe calls tell() for ASKED."""
     global _answers  # noqa: PLW0603 - of this process
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(f"{_NAME}{pipe}")
+        _answers = os.memfd_create(f"{_NAME}{pipe}")
         # Whoever asks empties it first: what is written goes to its end.
-        _answers = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_APPEND)
-        os.close(descriptor)
-        faulthandler.register(_DUMP, file=_answers, all_threads=False, chain=False)
+        fcntl.fcntl(_answers, fcntl.F_SETFL, os.O_APPEND)
+        faulthandler.register(mark.DUMP, file=_answers, all_threads=False, chain=False)
 
 
 def awaiting(task: asyncio.Task[Any]) -> None:
@@ -117,7 +114,7 @@ def _ask(path: Path, attempt: mark.Attempt) -> Snapshot | None:
             found: Snapshot = json.loads(said)
             return found if mark.read(path) == attempt else None
     os.truncate(answers, 0)
-    os.kill(pid, _DUMP)
+    os.kill(pid, mark.DUMP)  # only where our memory was found: it means the end to others
     lines = _answered(answers, DUMP_SECONDS).decode(errors="replace").splitlines()
     if mark.read(path) != attempt:
         return None
@@ -202,4 +199,4 @@ def _fitting(lines: list[str], most: int) -> list[str]:
         if left < 0:
             break
         kept += 1
-    return lines[len(lines) - kept :]
+    return lines[len(lines) - kept :] or [line[: most // 6] for line in lines[-1:]]  # one character may become six

@@ -188,7 +188,7 @@ class Supervisor:
             most=config.options.max_concurrency,
             on_resized=self._resize,
             listen=self._listen,
-            queues=quotas.have_place,
+            parts=lambda: quotas.parts,
         )
         self._reconciler = Reconciler(store, self._identity, self._dispatcher, self._recorder)
         self._teller = Teller(store, self._dispatcher, executor)

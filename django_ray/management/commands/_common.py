@@ -16,7 +16,7 @@ from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError, CommandParser
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, router, transaction
 from django.tasks import Task, task_backends
 from django.utils.module_loading import import_string
 
@@ -148,8 +148,10 @@ def note(options: Mapping[str, Any], model: type[Model], did: str) -> None:
         for name in ("ids", "id", "queues", "names", "queue", "task", "state", "exception", "backend", "older_than")
         for value in _values(options.get(name))
     ]
+    from django.contrib.admin.models import LogEntry
+
     try:
-        with transaction.atomic():
+        with transaction.atomic(using=router.db_for_write(LogEntry)):
             if (user := _user(options["by"] or _login())) is not None:
                 entries.write(user.pk, model, did, f"by a command: {', '.join(chosen) or 'all'}")
     except DatabaseError as error:  # a role that may not read users, for instance
@@ -160,7 +162,13 @@ def note(options: Mapping[str, Any], model: type[Model], did: str) -> None:
 def check_operator(options: Mapping[str, Any]) -> None:
     """Refuse a user whom nobody knows, before anything is done."""
     name = options["by"]
-    if name and apps.is_installed("django.contrib.admin") and _user(name) is None:
+    if not name or not apps.is_installed("django.contrib.admin"):
+        return
+    try:
+        user = _user(name)
+    except DatabaseError as error:
+        raise CommandError(f"--by {name}: users cannot be read: {error}") from None
+    if user is None:
         raise CommandError(f"--by {name}: this project has no such user.")
 
 

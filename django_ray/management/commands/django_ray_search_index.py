@@ -41,7 +41,11 @@ class Command(BaseCommand):
         with connections[database].cursor() as cursor:
             if state is None:
                 cursor.execute(wordindex.DROP)  # what was broken off is of no use
-            cursor.execute(wordindex.CREATE)
+            try:
+                cursor.execute(wordindex.CREATE)
+            except DatabaseError:
+                cursor.execute(wordindex.DROP)  # what is half made would be kept up all the same
+                raise
         return "the index is made."
 
     def _drop(self, database: str) -> str:

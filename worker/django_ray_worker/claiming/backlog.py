@@ -104,17 +104,36 @@ class Backlog:
         expected = sum(map(self._pace.of, claims)) / len(claims)
         self._per_call = max(1, min(self._trust, int(PLANNED_SECONDS / expected)))
         self._claims.extend(claims)
+        self._give_back_beyond_quotas()
         # They are longer than those before: what will not run soon is for whoever can run it.
         most = max(self._slots.free, AHEAD * self._slots.total * self._per_call)
         while len(self._claims) > most:
             self._give_back(self._claims.pop())
         self._filled.set()
 
+    def _give_back_beyond_quotas(self) -> None:
+        """Give back what no call of its queue could carry soon: the newest."""
+        if turns := self.turns():
+            for queue, room in turns.rooms.items():
+                held = [claim for claim in self._claims if claim.queue_name == queue]
+                most = room + len(held) if room else (self._quotas.left(queue) or 0) * self._per_call
+                for claim in held[max(0, most) :]:
+                    self._claims.remove(claim)
+                    self._give_back(claim)
+
+    def _share(self, first: Claim) -> int:
+        """Return how many claims the next call gets, which begins with this one: spread over the calls that may be."""
+        places, waiting = self._slots.free + self._free_ahead, len(self._claims)
+        if (left := self._quotas.left(first.queue_name)) is not None:
+            places = min(places, left)
+            waiting = sum(claim.queue_name == first.queue_name for claim in self._claims)
+        return min(self._most, math.ceil(waiting / max(1, places)))
+
     def take(self) -> list[Claim]:
         """Return the next claims for one call, when a slot is free: what fits, spread over the free slots."""
-        share = min(self._most, math.ceil(len(self._claims) / max(1, self._slots.free + self._free_ahead)))
         place = self._first or 0
         first = self._claims[place]
+        share = self._share(first)
         del self._claims[place]
         chosen, seconds, characters = [first], self._pace.of(first), len(first.payload)
         while place < len(self._claims) and len(chosen) < share:
@@ -148,6 +167,7 @@ class Backlog:
     def remove(self, claim: Claim) -> None:
         """Forget a claim."""
         self._claims.remove(claim)
+        self._quotas.withdraw(claim)
 
     def clear(self) -> None:
         """Give everything back."""

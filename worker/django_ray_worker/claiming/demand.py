@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from anyio import Event, create_task_group, move_on_after, sleep
 
+from django_ray_worker.core.claim import Backlogged
 from django_ray_worker.core.tries import backoff, is_news
 from django_ray_worker.database.errors import DatabaseError, is_transient, one_line
 
@@ -28,6 +29,10 @@ log = logging.getLogger("django_ray.claimer")
 MOST_PLACES = 1000  # That are asked for at a time.
 PAUSE_SECONDS = 1.0  # Between two looks how much waits.
 LONGEST_PAUSE_SECONDS = 30.0  # While what is asked for gets places that were there already: the backlog moves.
+
+
+# Queues of ours, and for how many executions of them more slots would help; None is all of them, and for any number.
+type Part = tuple[Sequence[str] | None, int | None]
 
 
 class Places(Protocol):
@@ -63,13 +68,13 @@ class Demand:
         most: int | None,
         on_resized: Callable[[], None],
         listen: Callable[[], Awaitable[None]],
-        queues: Callable[[], Sequence[str] | None] = lambda: None,
+        parts: Callable[[], Sequence[Part]] = lambda: [(None, None)],
     ) -> None:
         self._store = work
         self._places = places
         self._most = most  # Executions at a time; None is as many as the cluster can run.
         self._on_resized = on_resized
-        self._queues = queues  # For which more slots would help; None is all of ours.
+        self._parts = parts
         self._listen = listen  # From now on it is told when more comes, and once.
         self._crowded = Event()
         self._calmed = Event()
@@ -104,7 +109,7 @@ class Demand:
                 await self._crowded.wait()
             self._crowded, self._calmed = Event(), Event()
             try:
-                waiting = await self._store.waiting(MOST_PLACES, self._queues())
+                waiting = await self._waiting()
             except DatabaseError as error:
                 if not is_transient(error):
                     raise
@@ -128,6 +133,15 @@ class Demand:
                 self._ask_for(places)
             if self._asked < places:
                 due = 0.0
+
+    async def _waiting(self) -> Backlogged:
+        """Return how much waits for which more slots would help, and when the next falls due."""
+        number, next_due = 0, math.inf
+        for queues, most in self._parts():
+            found = await self._store.waiting(MOST_PLACES, queues)
+            number += found.number if most is None else min(found.number, most)
+            next_due = min(next_due, math.inf if found.next_due is None else found.next_due)
+        return Backlogged(number=number, next_due=None if next_due == math.inf else next_due)
 
     def _ask_for(self, places: int) -> None:
         """Ask for so many; a few first, and twice as many as long as they wait."""

@@ -52,6 +52,11 @@ class Quotas:
         if self._of:
             self._calls[claims[0].queue_name] += 1
 
+    def withdraw(self, claim: Claim) -> None:
+        """Take note that a claim which has waited here is gone: its queue has room again."""
+        if claim.queue_name in self._of:
+            self._on_room()
+
     def release(self, claims: Sequence[Claim]) -> None:
         """Count it no more."""
         queue = claims[0].queue_name
@@ -77,9 +82,22 @@ class Quotas:
             held={queue: held[queue] + self._calls[queue] for queue in self._queues},
         )
 
-    def have_place(self) -> list[str] | None:
-        """Return the queues of which another call may run; None where there are no quotas."""
-        return [queue for queue in self._queues if self.has_place(queue)] if self._of else None
+    def left(self, queue: str) -> int | None:
+        """Return how many more calls of a queue may run; None where it has no quota."""
+        return self._of[queue] - self._calls[queue] if queue in self._of else None
+
+    @property
+    def parts(self) -> list[tuple[list[str] | None, int | None]]:
+        """The queues for which more slots would help, and for how many executions; None is all of them, and any."""
+        if not self._of:
+            return [(None, None)]
+        free = [queue for queue in self._queues if queue not in self._of]
+        bound = [queue for queue in self._of if self.has_place(queue)]
+        return [(free, None), (bound, sum(self.left(queue) or 0 for queue in bound))]
+
+    def ask(self) -> None:
+        """Take note that a claim is under way: until it is known what it has left, any queue may be full."""
+        self._full = frozenset(self._of)
 
     def note(self, turns: Turns, claims: Sequence[Claim]) -> None:
         """Take note of a claim: a queue that had no more room than was taken may have more."""

@@ -47,7 +47,8 @@ class QueueSource:
     async def claim(self, room: int) -> Batch:
         """Take up to so many."""
         share = (room + self._is_gates_turn) // 2
-        turns = self._turns()
+        if (turns := self._turns()) is not None:
+            self._quotas.ask()
         batch = await self._store.claim(
             self._identity.worker, room, self._place, share=share, after_gate=self._gate_place, turns=turns
         )

@@ -58,7 +58,7 @@ SQL: Mapping[str, bytes] = {
         "register", "revive", "running", "session_settings", "settle_late", "sign_off", "stock", "unsettled", "waiting",
         "watch",
     )
-} | {"claim_in_turn": _load("claim", heads="heads_in_turn")}  # fmt: skip
+} | {"claim_in_turn": _load("claim", heads="heads_in_turn", order="order_in_turn", names="names_in_turn")}  # fmt: skip
 
 
 def claim_parameters(

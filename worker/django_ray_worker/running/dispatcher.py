@@ -187,12 +187,16 @@ class Dispatcher:
                 await self._run(call)
         finally:
             self._slots.release(call)
-            self._quotas.release(claims)
+            if not lacking:
+                self._quotas.release(claims)
             self._backlog.move()
             self.dispatch()
             self._on_free()
         if lacking:
-            await self._park(call, lacking)
+            try:
+                await self._park(call, lacking)
+            finally:
+                self._quotas.release(claims)
 
     async def _park(self, call: Call, lacking: Mapping[str, float]) -> None:
         """Let it wait in Ray for a node that may never come: without a slot, so that it holds up nobody."""

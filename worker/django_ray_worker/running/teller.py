@@ -72,5 +72,9 @@ class Teller:
         found: Any = None
         if claims := self._dispatcher.company(task_id):
             with move_on_after(LOOK_SECONDS):
-                found = await self._executor.snapshot(claims)
+                try:
+                    found = await self._executor.snapshot(claims)
+                except Exception:
+                    # What somebody wants to see ends no supervisor: Ray may just be going away.
+                    log.warning("What %s does could not be seen.", task_id, exc_info=True)
         await self._store.notify(ANSWERS, f"{task_id}{json.dumps(found)}")

@@ -11,21 +11,18 @@ WITH queue AS MATERIALIZED (
     SELECT * FROM django_ray_admissible(%(backend)s, %(queues)s, %(limit)s::int, %(after_queue)s::text, %(after_gate)s::text)
     WHERE EXISTS (SELECT FROM django_ray_execution WHERE backend = %(backend)s AND state = 'WAITING' AND gate IS NOT NULL)
 ), chosen AS MATERIALIZED (
-    -- Of one priority, what waits behind gates has its share before the others, and gets what these leave.
-    SELECT task_id FROM (
-        SELECT task_id, priority, %(share)s::int AS rank, turn FROM head
-        UNION ALL
-        SELECT task_id, priority, CASE WHEN rank <= %(share)s::int THEN rank - %(limit)s::int ELSE rank END, 0
-        FROM gated WHERE task_id IS NOT NULL
-    ) AS candidate
-    ORDER BY priority DESC, rank, turn, task_id LIMIT %(limit)s
+-- part: order
 ), claimed AS (
 -- part: taken
 ), facts AS (
     SELECT
         -- Locked by somebody else: a peer's claim, or a transaction that may yet leave it as it is and tell nobody. Who takes
         -- all that it asks for looks again anyway.
-        CASE WHEN number < %(limit)s THEN django_ray_is_passed_over(%(backend)s, names, ids) ELSE false END
+        CASE WHEN number < %(limit)s THEN django_ray_is_passed_over(
+            %(backend)s,
+-- part: names
+            , ids
+        ) ELSE false END
             OR coalesce(gates.has_skipped, false) AS has_skipped,
         -- What gates say, if something waits behind one: each column here is a value of each row.
         CASE WHEN gates.has_more IS NOT NULL

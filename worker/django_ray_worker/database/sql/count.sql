@@ -21,16 +21,16 @@ WITH counted AS (
     DELETE FROM django_ray_minute WHERE id = ANY (ARRAY(
         SELECT id FROM django_ray_minute
         WHERE minute < statement_timestamp() - interval '1 day' AND minute > statement_timestamp() - interval '26 hours'
-            AND minute <> date_trunc('hour', minute)
+            AND minute <> date_trunc('hour', minute, 'UTC')
         ORDER BY minute LIMIT 100 FOR UPDATE SKIP LOCKED
     ))
     RETURNING *
 ), folded AS (
     INSERT INTO django_ray_minute
         (minute, backend, queue_name, worker_id, succeeded, failed, retried, cancelled, postponed, waited, longest_wait)
-    SELECT date_trunc('hour', minute), backend, queue_name, worker_id,
+    SELECT date_trunc('hour', minute, 'UTC'), backend, queue_name, worker_id,
         sum(succeeded), sum(failed), sum(retried), sum(cancelled), sum(postponed), sum(waited), max(longest_wait)
-    FROM old GROUP BY 1, 2, 3, 4
+    FROM old GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     ON CONFLICT (minute, backend, queue_name, worker_id) DO UPDATE SET
         succeeded = django_ray_minute.succeeded + excluded.succeeded,
         failed = django_ray_minute.failed + excluded.failed,

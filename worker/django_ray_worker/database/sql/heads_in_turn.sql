@@ -1,5 +1,5 @@
     -- Of one priority in turn: the next is of the queue that has the fewest here. And of a queue with a quota no more than its room.
-    SELECT head.task_id, head.priority, head.turn
+    SELECT head.task_id, head.priority, head.turn, queue.name
     FROM queue
     CROSS JOIN LATERAL (
         SELECT

@@ -278,7 +278,7 @@ class RayExecutor:
 
     async def snapshot(self, claims: Sequence[Claim]) -> Snapshot | None:
         """Return what the body of one of these does now; None when none is found."""
-        return await self._hosts.snapshot(claims)
+        return await self._hosts.snapshot(claims) if self.is_usable else None
 
     async def _run(self, call: Awaited) -> Answer | NoAnswer:
         claims = call.claims
