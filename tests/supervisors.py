@@ -120,6 +120,13 @@ class Process:
             if text in line:
                 return line
 
+    def wait_for_all(self, *texts: str, timeout: float = 120) -> None:
+        """Return when the output has contained each of these, in any order."""
+        left = set(texts)
+        while left:
+            line = self.wait_for("", timeout)
+            left = {text for text in left if text not in line}
+
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
