@@ -596,6 +596,13 @@ def test_each_state_has_its_number(admin_client):
     assert found["SUCCESSFUL"] == "Successful"  # no index counts them
 
 
+def test_classes_of_python_are_offered_without_their_module(admin_client):
+    error = {"exception_class_path": "builtins.ValueError", "message": "m", "traceback": "t"}
+    standing(state="FAILED", finished_at=timezone.now(), errors=[error])
+    page = admin_client.get(LIST).content.decode()
+    assert '<a href="?exception_type=builtins.ValueError">ValueError</a>' in page
+
+
 def test_of_very_many_it_says_at_least_so_many(admin_client, monkeypatch):
     monkeypatch.setattr("django_ray.admin.filters.MOST_NUMBERED", 5)
     for _ in range(9):

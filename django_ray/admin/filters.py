@@ -24,7 +24,7 @@ from django_ray.census import flows_with
 from django_ray.models import RayFlow, RayTaskExecution, State
 from django_ray.probing import planned_by_index, select
 from django_ray.situation import SITUATIONS, rows_in
-from django_ray.templatetags.django_ray import count_all
+from django_ray.templatetags.django_ray import count_all, short_class
 from django_ray.templatetags.django_ray_databases import DATABASE
 
 __all__ = [
@@ -223,6 +223,10 @@ class ErrorFilter(_RecentFilter):
 
     title = _("error")
     parameter_name = "exception_type"
+
+    @override
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        return [(value, short_class(value)) for value, _label in super().lookups(request, model_admin)]
 
 
 class TimeFilter(ExecutionFilter):
