@@ -32,6 +32,7 @@ from django_ray_worker.main import add_arguments
 from tests import docs_project
 from tests.supervisors import ROOT, until
 
+README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w/]+\.py)(, on Django (?P<major>\d+)\.(?P<minor>\d+))?$")
@@ -316,6 +317,14 @@ def test_every_test_that_a_page_names_exists_and_proves_something(page):
         test = functions_in(match["path"]).get(match["name"])
         assert test is not None, f"{name_of(page)} names {match[0]}"
         assert "xfail" not in "".join(map(ast.unparse, test.decorator_list)), f"{match[0]} is expected to fail"
+
+
+def test_each_promise_of_the_readme_has_its_tests():
+    promises = re.findall(r"^(\d)\. ", README.partition("## What it promises")[2].partition("\n## ")[0], re.MULTILINE)
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = page.partition("## What the README promises")[2].partition("\n## ")[0]
+    assert [number for number in promises if not re.search(rf"^\| {number} .*::test_", rows, re.MULTILINE)] == []
+    assert promises == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_every_kind_of_failure_that_a_test_cites_is_explained_once():
