@@ -19,5 +19,8 @@ TASKS = {
 }
 # A storage that the Ray workers and the tests share.
 MEDIA_ROOT = os.environ.get("DOCS_MEDIA_ROOT", "")
+_MAIL = "django.core.mail.backends.locmem.EmailBackend"
 if django.VERSION >= (6, 1):
-    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
+    MAILERS = {"default": {"BACKEND": _MAIL}}
+else:
+    EMAIL_BACKEND = _MAIL

@@ -113,7 +113,7 @@ def test_one_that_was_broken_off_is_made_anew(connect):
     run()
     connect().execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(%s)", [wordindex.INDEX])
     assert wordindex.exists("default") is None
-    assert searching.indexed(RayTaskExecution.objects.all(), searching.terms("args:1"), oldest=None) is None
+    assert searching.indexed(RayTaskExecution.objects.all(), searching.terms("args:1"), oldest=lambda: None) is None
     assert run() == "default: the index is made."
     assert wordindex.exists("default")
     run("--drop")

@@ -260,7 +260,7 @@ class ExecutionAdmin(ReadOnly):
             return queryset.filter(pk=UUID(search_term.strip())), False
         except ValueError:
             pass
-        if (ids := indexed(queryset, said, oldest=newest_id(queryset, NEWEST))) is not None:
+        if (ids := indexed(queryset, said, oldest=lambda: newest_id(queryset, NEWEST))) is not None:
             return found_by(queryset.filter(pk__in=ids), outside_index(said), oldest_read=None), False
         if said:
             queryset = found_by(queryset, said, oldest_read=newest_id(queryset, NEWEST_READ))

@@ -7,6 +7,7 @@ index, so it is looked for in the newest executions only.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -44,16 +45,16 @@ def found_by(queryset: QuerySet[Any], said: list[Term], *, oldest_read: Any) -> 
     return rows
 
 
-def indexed(queryset: QuerySet[Any], said: list[Term], *, oldest: Any) -> list[UUID] | None:
+def indexed(queryset: QuerySet[Any], said: list[Term], *, oldest: Callable[[], Any]) -> list[UUID] | None:
     """Return what the index of words finds of it; None where there is no such index, or it finds nothing.
 
-    And what has words without a name in its path, which is in no index: of those that are newer than the oldest one.
+    And what has words without a name in its path, which is in no index: of those that are newer than oldest() says.
     """
     words = [(term.key, term.text) for term in said if term.key in {"", *wordindex.INDEXED}]
     if not words or not wordindex.exists(queryset.db) or not (ids := wordindex.found(queryset.db, words)):
         return None
     if all(not key for key, _ in words):
-        newest = queryset if oldest is None else queryset.filter(pk__gt=oldest)
+        newest = queryset if (first := oldest()) is None else queryset.filter(pk__gt=first)
         for _, text in words:
             newest = newest.filter(callable_path__icontains=text)
         ids += newest.order_by("-task_id").values_list("pk", flat=True)[: wordindex.MOST_FOUND]
