@@ -147,7 +147,7 @@ def test_shapes_of_options_leave_nothing_at_the_head(on_ray):
     results = [tasks.add.using(num_cpus=0.01 + number / 1000).enqueue(number, 1) for number in range(20)]
     assert [ended(result).return_value for result in results] == [number + 1 for number in range(20)]
     assert ended(processes.exports.enqueue()).return_value == before
-    assert before < 10
+    assert before <= 12  # as many functions as there are in functions.py, however many shapes they get
 
 
 def test_what_a_task_prints_without_end_is_not_kept_without_end(on_ray):
