@@ -26,6 +26,7 @@ WEIGHTS = {
     "faq.md": 2,
     "queues.md": 2,
     "troubleshooting.md": 2,
+    "tutorial.md": 0.4,
     "architecture.md": 0.3,
     "changelog.md": 0.3,
     "performance.md": 0.3,
