@@ -71,7 +71,7 @@ def snapshot(task_id: UUID | str, *, timeout: float = ANSWER_SECONDS) -> Snapsho
     if said is None:
         raise NoSnapshot(
             f"Supervisor {row.claimed_by_id} has not answered within {timeout:g} s: it stands still, or its version "
-            "of django-ray is an earlier one."
+            "of django-ray is an earlier one. Its log says what it does."
         )
     try:
         found: Any = json.loads(said)

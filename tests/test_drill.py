@@ -6,7 +6,6 @@ from datetime import timedelta
 from io import StringIO
 
 import pytest
-from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.urls import reverse
 from django.utils import timezone
@@ -207,7 +206,5 @@ def test_who_retried_these_jobs(night, page, admin_client):
         LIST + "?state=FAILED&exception_type=shop.carriers.Away",
         {"action": "retry", "select_across": "1", "_selected_action": [str(night["failed"].pk)], "confirmed": "1"},
     )
-    (admin,) = User.objects.filter(is_superuser=True)
-    history = page(reverse("admin:index"))
-    assert admin.logentry_set.count() == 1
-    assert "5 executions will be tried again." in f"{history} {admin.logentry_set.get().get_change_message()}"
+    history = page(reverse("admin:index"))  # the recent actions
+    assert re.search(r"all that match state=FAILED&amp;exception_type=shop\.carriers\.Away\s+Task execution", history)

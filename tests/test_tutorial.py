@@ -70,7 +70,7 @@ def test_the_tutorial_leads_to_a_bar_that_moves(shell, wheel, tmp_path, database
             seen = look_at_the_bar(f"http://127.0.0.1:{port}")
             assert seen == sorted(seen)
             assert {(0.25, "Emma"), (1.0, "Persuasion")} <= set(seen)
-            assert "1" in shell(the("python manage.py django_ray_status"))
+            assert "default" in shell(the("python manage.py django_ray_status"))
         finally:
             server.terminate()
             supervisor.terminate()

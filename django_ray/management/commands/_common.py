@@ -169,7 +169,7 @@ def check_operator(options: Mapping[str, Any]) -> None:
     except DatabaseError as error:
         raise CommandError(f"--by {name}: users cannot be read: {error}") from None
     if user is None:
-        raise CommandError(f"--by {name}: this project has no such user.")
+        raise CommandError(f"--by {name}: this project has no such user. Give the name of one, or leave --by out.")
 
 
 def _user(name: str) -> Any:
