@@ -22,6 +22,7 @@ QUESTIONS = {
     "how do I retry a task": "retries",
     "max attempts backoff": "retries",
     "limit concurrency per customer": "limits",
+    "a schema for each tenant": "examples/django-tenants",
     "rate limit an API": "limits",
     "prevent duplicate tasks": "limits",
     "schedule every night": "schedules",
