@@ -16,6 +16,7 @@ OTHER := .venv-django-6.0
 
 # Its makers announce a successor at each start.
 MKDOCS = NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs
+MIKE = NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv/bin:$$PATH" mike
 
 # DJANGO=6.0 runs the tests on that one.
 TEST_PY = $(if $(filter 6.0,$(DJANGO)),$(OTHER)/bin/python,$(PY))
@@ -23,7 +24,7 @@ TEST_READY = $(STAMP) $(if $(filter 6.0,$(DJANGO)),$(OTHER)/.installed)
 PYTEST = $(TEST_PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel dist demo docs docs-serve pictures reference test test-all lint unit publish slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
+.PHONY: help setup wheel dist demo docs docs-serve docs-publish pictures reference test test-all lint unit publish slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -48,6 +49,12 @@ demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 
 docs: $(STAMP) ## Build the site of docs/ into site/; dead links, pages and anchors are errors.
 	@$(MKDOCS) build --quiet
+
+# REF=v0.2.1 is shown as 0.2 and latest, anything else as dev.
+docs-publish: RELEASE = $(shell echo '$(REF)' | sed -nE 's/^v([0-9]+\.[0-9]+)\..*/\1/p')
+docs-publish: $(STAMP) ## Add the site to the branch gh-pages of origin, beside those of other versions.
+	@$(MIKE) --quiet deploy --push --update-aliases --alias-type copy $(if $(RELEASE),$(RELEASE) latest,dev)
+	@$(if $(RELEASE),$(MIKE) --quiet set-default --push latest)
 
 pictures: $(STAMP) ## Take the pictures of the admin in docs/pictures anew.
 	@mkdir -p docs/pictures

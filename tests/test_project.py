@@ -15,7 +15,7 @@ from tests.supervisors import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # What later steps may read of an action.
-OUTPUTS = {"actions/configure-pages@v5": {"base_url"}, "actions/deploy-pages@v4": {"page_url"}}
+OUTPUTS = {"actions/configure-pages@v5": {"base_url"}}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -52,7 +52,7 @@ def test_each_expression_of_a_workflow_names_something_that_is_there(workflow):
     """A misspelt name is no error there: it is empty."""
     for job in yaml.safe_load(workflow.read_text())["jobs"].values():
         matrix = job.get("strategy", {}).get("matrix", {})
-        known = {"github.server_url", "github.repository", "github.ref", "github.ref_name"}
+        known = {f"github.{name}" for name in ("server_url", "repository", "ref", "ref_name", "actor")}
         known |= {f"matrix.{name}" for name in matrix}
         known |= {
             f"steps.{step['id']}.outputs.{name}"
@@ -62,6 +62,35 @@ def test_each_expression_of_a_workflow_names_something_that_is_there(workflow):
         }
         assert set(re.findall(r"\$\{\{ (.+?) \}\}", yaml.safe_dump(job, width=10_000))) <= known
     assert workflow.read_text().count("${{") == len(re.findall(r"\$\{\{ [\w.]+ \}\}", workflow.read_text()))
+
+
+@pytest.mark.slow
+def test_the_site_of_a_release_stays_beside_that_of_main(tmp_path):
+    clone, branch = tmp_path / "clone", "gh-pages"
+
+    def run(*command, at=clone):
+        environment = {
+            name: value for name, value in os.environ.items() if name not in {"DJANGO_SETTINGS_MODULE", "REF"}
+        }
+        author = {"GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "tests"}
+        author |= {"GIT_CONFIG_KEY_1": "user.email", "GIT_CONFIG_VALUE_1": "tests@example.com"}
+        done = subprocess.run(command, cwd=at, env=environment | author, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    origin = tmp_path / "origin.git"
+    run("git", "init", "--quiet", "--bare", origin, at=ROOT)
+    run("git", "clone", "--quiet", "--no-hardlinks", ROOT, clone, at=ROOT)
+    run("git", "remote", "set-url", "origin", origin)
+    for name in ("Makefile", "mkdocs.yml"):
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    (clone / ".venv").symlink_to(ROOT / ".venv")
+    for ref in ("v0.1.0", "main", "v0.2.3"):
+        run("make", "--old-file", ".venv/.installed", "docs-publish", f"REF={ref}")
+    versions = json.loads(run("git", "show", f"{branch}:versions.json", at=origin))
+    assert {version["version"]: version["aliases"] for version in versions} == {"dev": [], "0.2": ["latest"], "0.1": []}
+    assert set(run("git", "ls-tree", "--name-only", branch, at=origin).split()) >= {"dev", "0.1", "0.2", "latest"}
+    assert "latest/" in run("git", "show", f"{branch}:index.html", at=origin)
 
 
 def test_each_version_that_the_readme_promises_is_tested():
