@@ -33,9 +33,15 @@ LONGEST_FIRST = (
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Of the others, and within a module, the order stays random."""
+    """Modules that share a supervisor come together, and first. Apart from that, the order stays random."""
     names = (*LONGEST_FIRST, None)
-    items.sort(key=lambda item: names.index(item.path.stem if item.path.stem in LONGEST_FIRST else None))
+    sharing = {item.path for item in items if _wants_the_kept_one(item)}
+    items.sort(
+        key=lambda item: (
+            item.path not in sharing,
+            names.index(item.path.stem if item.path.stem in LONGEST_FIRST else None),
+        )
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -177,6 +183,14 @@ def listen(transactional_db):
             pass
 
 
+def _forget_supervisors():
+    """Delete what they said when they went: the tables were emptied before, after the last test."""
+    RayMinute.objects.all().delete()
+    RayWorker.objects.all().delete()
+    # A body of an earlier module may have had its wrapper replaced: Django closes the first one alone at the end.
+    connections.close_all()
+
+
 @pytest.fixture(scope="module")
 def listen_for_all(django_db_setup, django_db_blocker):
     """Start one supervisor for the tests of a module."""
@@ -189,17 +203,56 @@ def listen_for_all(django_db_setup, django_db_blocker):
                 return supervisor
 
             yield _listen
-        # What it said when it went: the tables were emptied before, after the last test.
-        RayMinute.objects.all().delete()
-        RayWorker.objects.all().delete()
-        # A body of an earlier module may have had its wrapper replaced: Django closes the first one alone at the end.
-        connections.close_all()
+        _forget_supervisors()
+
+
+@pytest.fixture(scope="session")
+def keeping(django_db_blocker):
+    """Start and end the supervisor that goes on from module to module: Ray takes longer to start than most tests."""
+
+    class Keeping:
+        supervisor = None
+
+        def start(self):
+            if self.supervisor and self.supervisor.process.poll() is not None:
+                self.end()
+            if self.supervisor is None:
+                self.supervisor = Listen(connection, "--local", "--concurrency", "4")
+                self.supervisor.wait_for("is ready", timeout=180)
+            return self.supervisor
+
+        def end(self):
+            if self.supervisor is not None:
+                supervisor, self.supervisor = self.supervisor, None
+                with django_db_blocker.unblock():
+                    with supervisor:
+                        pass
+                    _forget_supervisors()
+
+    return Keeping()
+
+
+@pytest.fixture(scope="session")
+def kept(keeping, django_db_setup):
+    yield keeping
+    keeping.end()
 
 
 @pytest.fixture(scope="module")
-def ray_listen(listen_for_all):
+def ray_listen(kept):
     """One supervisor with a real local Ray for the tests of a module."""
-    return listen_for_all("--local", "--concurrency", "4")
+    return kept.start()
+
+
+def _wants_the_kept_one(item):
+    return "kept" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def end_of_the_kept_one(request, keeping):
+    """A module in which no test wants that supervisor has the queues for itself."""
+    if not any(item.module is request.module and _wants_the_kept_one(item) for item in request.session.items):
+        keeping.end()
 
 
 @pytest.fixture

@@ -163,9 +163,16 @@ def sleep(seconds):
     return seconds
 
 
+def say_where(path):
+    """Write the number of this process to a file that is there only when all of it is."""
+    unfinished = Path(path).with_suffix(".unfinished")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(path)
+
+
 @task
 def touch_and_sleep(path, seconds):
-    Path(path).write_text(str(os.getpid()))
+    say_where(path)
     time.sleep(float(seconds))
     return "slept"
 
@@ -313,7 +320,7 @@ def swallow(path):
 
 @task
 def touch_and_swallow(path):
-    Path(path).write_text(str(os.getpid()))
+    say_where(path)
     swallow.func(path)
 
 
@@ -346,7 +353,7 @@ def fail_after_file(context, path):
 @task
 def touch_and_wait(path):
     """Write the number of its process to a file, and end when there is another, with the suffix .go."""
-    Path(path).write_text(str(os.getpid()))
+    say_where(path)
     while not Path(path).with_suffix(".go").exists():
         time.sleep(0.005)
     return "waited"

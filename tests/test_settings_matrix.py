@@ -11,8 +11,8 @@ from tests.matrix.settings import CASES
 from tests.supervisors import ROOT, database_url, url_of
 
 OWN_USERS = "users of its own"
-# What most projects differ in; the others are among the slow ones.
-OFTEN = ("as they come", "no time zones", OWN_USERS)
+# The others are among the slow ones.
+OFTEN = ("as they come",)
 
 
 def cases(*, beside_a_replica):

@@ -13,7 +13,7 @@ from tests import tasks
 from tests.chaos import faults
 from tests.supervisors import until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
