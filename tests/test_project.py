@@ -166,6 +166,21 @@ def test_every_file_and_target_and_link_that_a_page_names_exists(page):
         assert "://" in link or (ROOT / link).is_file(), link
 
 
+def test_every_name_of_code_that_a_contributor_is_told_is_in_the_code():
+    names = re.findall(
+        r"`[\w.]*?(\w+)(?:\(.*?\))?`", (ROOT / "CONTRIBUTING.md").read_text().partition("## How to add")[2]
+    )
+    code = "".join(
+        path.read_text()
+        for folder in ("django_ray", "worker", "tests", "docs", ".github")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in {".py", ".yml"}
+    )
+    names = [name for name in names if name not in {"v", "py", "md", "yml", "nav"}]
+    assert {"_OF_TASKS", "_introduce", "test_an_invalid_task_is_refused_where_it_is_made"} <= set(names)
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
 def test_the_citation_names_the_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == django_ray.__version__

@@ -73,7 +73,7 @@ class Together:
             raise
         except Exception as error:
             # No execution may stop the supervisor; the loss limit ends one that always does this.
-            log.exception("The executor failed at %s.", ", ".join(str(claim) for claim in self._left))
+            log.exception("The executor failed at %s.", ", ".join(str(claim) for claim in self._left or self.claims))
             self._report_left(Lost(f"The executor failed: {type(error).__qualname__}: {error}"))
 
     async def _run(self) -> None:
