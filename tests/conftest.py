@@ -233,19 +233,19 @@ def keeping(django_db_blocker):
 
 
 @pytest.fixture(scope="session")
-def kept(keeping, django_db_setup):
+def kept_supervisor(keeping, django_db_setup):
     yield keeping
     keeping.end()
 
 
 @pytest.fixture(scope="module")
-def ray_listen(kept):
+def ray_listen(kept_supervisor):
     """One supervisor with a real local Ray for the tests of a module."""
-    return kept.start()
+    return kept_supervisor.start()
 
 
 def _wants_the_kept_one(item):
-    return "kept" in getattr(item, "fixturenames", ())
+    return "kept_supervisor" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="module", autouse=True)
