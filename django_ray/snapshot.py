@@ -90,6 +90,9 @@ def _ask(database: str, worker: int, task_id: str, timeout: float) -> str | None
     ends = seconds() + timeout
     try:
         with closing(psycopg.connect(**connection_parameters(database), autocommit=True)) as session:
+            # The answer may come so soon that psycopg reads it together with the end of the question.
+            heard: list[str] = []
+            session.add_notify_handler(lambda notification: heard.append(notification.payload))
             cursor: Any = session.execute("SELECT quote_ident(django_ray_channel(%s))", [ANSWERS])
             session.execute(f"LISTEN {cursor.fetchone()[0]}".encode())
             session.execute(
@@ -99,18 +102,19 @@ def _ask(database: str, worker: int, task_id: str, timeout: float) -> str | None
                 # psycopg's own notifies() would wake up ten times a second.
                 selector.register(session.fileno(), selectors.EVENT_READ)
                 while (left := ends - seconds()) > 0:
-                    for notification in _heard(session.pgconn):
-                        if notification.startswith(task_id):
-                            return notification.removeprefix(task_id)
+                    if answer := next((said for said in heard if said.startswith(task_id)), None):
+                        return answer.removeprefix(task_id)
+                    heard.clear()
                     selector.select(left)
+                    heard += _come(session.pgconn)
     except psycopg.OperationalError as error:
         raise OperationalError(*error.args) from error
     return None
 
 
-def _heard(pgconn: Any) -> list[str]:
+def _come(pgconn: Any) -> list[str]:
     pgconn.consume_input()
-    heard: list[str] = []
+    come: list[str] = []
     while notification := pgconn.notifies():
-        heard.append(notification.extra.decode())
-    return heard
+        come.append(notification.extra.decode())
+    return come

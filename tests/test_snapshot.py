@@ -1,9 +1,11 @@
 """What a running execution does now: asked of its supervisor, and answered by the process that runs its body."""
 
+import select
 from datetime import timedelta
 from io import StringIO
 from uuid import uuid4
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
@@ -81,6 +83,21 @@ def test_nothing_happens_to_a_body_that_is_looked_at_often(begun, finished, tmp_
     finished(result)
     assert result.return_value == "waited"
     assert len(result.worker_ids) == 1
+
+
+def test_an_answer_counts_that_is_read_together_with_the_end_of_the_question(begun, monkeypatch):
+    execute = psycopg.Connection.execute
+
+    def late(session, query, *args, **options):
+        cursor = execute(session, query, *args, **options)
+        if "pg_notify" in str(query):
+            select.select([session], [], [], 30)  # the answer is there
+            execute(session, "SELECT 1")  # which reads it
+        return cursor
+
+    result = begun(tasks.touch_and_wait)
+    monkeypatch.setattr(psycopg.Connection, "execute", late)
+    assert "touch_and_wait" in snapshot(result.id).stack[0]
 
 
 def test_each_body_gives_its_own(begun):
