@@ -68,6 +68,7 @@ def test_a_window_of_nothing_is_refused():
         parallel_map(double, [1], max_concurrency=0)
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_nested_functions_on_a_full_cluster_keep_their_order_and_do_not_deadlock(on_ray, finished):
     """G5: as many mapping tasks as CPUs, each with more children than that."""

@@ -17,7 +17,7 @@ from tests.supervisors import Listen, until
 from tests.tasks import note_place
 
 SUPERVISORS, GATES = 8, 50
-SECONDS = 300 if os.environ.get("DJANGO_RAY_STRESS") == "long" else 15
+SECONDS = 300 if os.environ.get("DJANGO_RAY_STRESS") == "long" else 8
 PAUSE = (0.2, 1.5)  # Seconds between two of them.
 LEDGER = """
 CREATE TABLE gate_ledger (

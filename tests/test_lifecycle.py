@@ -171,6 +171,7 @@ def test_the_last_lines_say_what_runs_and_what_was_done(listen, finished):
     assert RayTaskExecution.objects.get(state=State.FAILED).errors[0]["traceback"].splitlines()[1].endswith("in fail")
 
 
+@pytest.mark.slow
 def test_under_uv_run_tasks_run_where_the_supervisor_does(transactional_db, finished):
     """Ray would copy the folder, and build an environment of its own."""
     command = [str(ROOT / ".tools" / "bin" / "uv"), "run", "--no-project", "--python", sys.executable, "python"]
@@ -199,6 +200,7 @@ def test_a_burst_includes_what_is_due_and_leaves_what_is_not(listen):
     assert (due.status, later.status) == ("SUCCESSFUL", "READY")
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_its_work_to_its_successor(listen, tmp_path):
     """C1."""
     first = listen("--local", "--concurrency", "1")

@@ -87,6 +87,7 @@ def test_after_a_kill_the_next_one_has_its_whole_time(started, on_ray):
     assert [ended(result).return_value for result in both] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["cancel", "timeout"])
 def test_a_body_that_never_returns_to_python_ends_with_its_process(started, on_ray, by):
     """L12: its slot is free afterwards."""
@@ -129,6 +130,7 @@ def test_the_children_of_a_killed_task_end_with_it(on_ray, tmp_path):
         other.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [processes.end_child, processes.end_grandchild])
 def test_what_a_body_starts_can_be_told_to_end(on_ray, task):
     """I19: it does not inherit what its Ray worker does with signals."""
@@ -140,6 +142,7 @@ def test_what_a_body_forks_can_be_told_to_end(on_ray):
     assert ended(processes.end_forked_child.enqueue()).return_value is True
 
 
+@pytest.mark.slow
 def test_shapes_of_options_leave_nothing_at_the_head(on_ray):
     """L14."""
     ended(processes.where.using(fresh_process=True).enqueue())

@@ -150,6 +150,7 @@ def test_the_management_command_is_the_same(project, run, tmp_path, command):
 ALONE = ["setsid", sys.executable]
 
 
+@pytest.mark.slow
 def test_with_a_ray_of_its_own_ray_stays_and_old_code_goes(supervise, project, run, tmp_path):
     supervisor = supervise("--local", "--concurrency", "2", "--log-level", "debug", "--grace", "100", above=ALONE)
     supervisor.wait_for("is ready", 180)

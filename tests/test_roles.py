@@ -1026,6 +1026,7 @@ def needs(right, owner, use):
         owner.execute(f"GRANT {what} ON {place} TO {grantee}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_right_is_needed(acting, owner, kind):
     acting(kind)

@@ -107,6 +107,7 @@ def test_an_attempt_that_will_be_tried_again_sends_nothing(on_ray, sentry, finis
     until(lambda: sentry.about(finished(result)), what="the event")
 
 
+@pytest.mark.slow
 def test_what_no_body_can_tell_the_supervisor_does(on_ray, sentry, finished):
     lost, late = sentries.vanish.enqueue(), sentries.take_too_long.enqueue()
     for result, kind in ((lost, "Lost"), (late, "TimedOut")):
@@ -165,6 +166,7 @@ def test_what_one_body_tells_does_not_stay_for_the_next_one(on_ray, sentry, fini
     assert "of another task" not in str(event)
 
 
+@pytest.mark.slow
 def test_a_body_that_is_interrupted_by_a_stop_has_sent_what_it_told(another, sentry, tmp_path):
     ending = tmp_path / "ending"
     supervisor = another("--grace", "0")
@@ -179,6 +181,7 @@ def test_a_body_that_is_interrupted_by_a_stop_has_sent_what_it_told(another, sen
     assert RayTaskExecution.objects.get(pk=result.id).state == State.READY
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_stops_sends_everything_first(another, sentry, finished):
     supervisor = another()
     with sentry.held_up():

@@ -50,6 +50,7 @@ def test_a_unit_that_is_told_to_end_keeps_the_grace_of_its_bodies(listen, finish
     assert "Traceback" not in supervisor.log
 
 
+@pytest.mark.slow
 def test_what_dies_while_the_supervisor_stops_is_not_charged(listen, tmp_path):
     """I19."""
     supervisor = listen("--local", "--concurrency", "1", "--grace", "60")

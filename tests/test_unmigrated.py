@@ -103,7 +103,7 @@ PYTEST = ("pytest", "-p", "no:cacheprovider", "library/tests.py")
     [
         (UNMIGRATED, DJANGO),
         ("DATABASES['default']['TEST']['MIGRATE'] = False", DJANGO),
-        (UNMIGRATED, (*DJANGO, "--parallel", "2")),
+        pytest.param(UNMIGRATED, (*DJANGO, "--parallel", "2"), marks=pytest.mark.slow),
         ("", (*PYTEST, "--no-migrations")),
     ],
 )
@@ -142,6 +142,7 @@ def test_a_kept_database_without_migrations_is_used_again(project):
             server.execute(f"DROP DATABASE IF EXISTS test_library_{os.getpid()} WITH (FORCE)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", ["ImmediateBackend", "DummyBackend"])
 @pytest.mark.parametrize(
     ("settings", "command"),

@@ -51,6 +51,7 @@ def test_a_worker_is_built_once_and_ends_when_it_is_idle(folder, warm, finished)
     assert len(lines(folder, "built")) == 1
 
 
+@pytest.mark.slow
 def test_another_replica_comes_where_one_without_batches_is_not_enough(folder, warm):
     results = all_of([warming.pid_of.enqueue(3.0) for _ in range(6)])
     assert len({result.return_value for result in results}) == 2
@@ -71,7 +72,7 @@ def test_what_waits_becomes_a_batch(folder, warm):
     assert {result.attempts for result in results} == {1}
 
 
-@pytest.mark.parametrize("poison", ["raise", "exit", "short", "set", "mine"])
+@pytest.mark.parametrize("poison", ["raise", pytest.param("exit", marks=pytest.mark.slow), "short", "set", "mine"])
 def test_one_poison_call_fails_by_itself(folder, warm, poison):
     task = warming.double_all.using(max_attempts=1)
     calls = [(task, [number], {"pause": 0.0}) for number in range(63)]
@@ -84,6 +85,7 @@ def test_one_poison_call_fails_by_itself(folder, warm, poison):
     assert max(row.attempt_number for row in rows) <= 2
 
 
+@pytest.mark.slow
 def test_what_waits_behind_a_call_that_ends_its_process_is_not_charged(folder, warm, finished):
     """Two tasks of one worker have one replica."""
     poison = warming.double_all.enqueue("exit", 3.0)

@@ -84,7 +84,7 @@ def problems(page):
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("is_full", [True, False], ids=["busy", "empty"])
 def test_each_page(log_in, connect, take, scheme, is_full):
     if is_full:

@@ -20,6 +20,7 @@ def file(tmp_path):
     return tmp_path / "started"
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_swallowed_is_noticed_by_the_pulse(supervise, proxy, enqueue, finished, sql):
     """A1. The old session lives on in the server and holds our identity: it is hung up."""
     supervisor = supervise("--sync", through=proxy)
@@ -31,6 +32,7 @@ def test_a_connection_that_is_swallowed_is_noticed_by_the_pulse(supervise, proxy
     assert "Traceback" not in supervisor.log
 
 
+@pytest.mark.slow
 def test_sigterm_works_while_the_connection_is_swallowed(supervise, proxy):
     """A1, E1."""
     supervisor = supervise("--sync", "--grace", "1", through=proxy)

@@ -60,6 +60,7 @@ def test_who_was_taken_for_dead_settles_that_whatever_fails_meanwhile(  # noqa: 
     assert "Traceback" not in supervisor.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", [CLAIM, RECORD, ANNOUNCE])
 def test_a_statement_without_an_answer_is_asked_again(  # noqa: PLR0917
     supervise, proxy, enqueue, finished, sql, statement
@@ -99,6 +100,7 @@ WAITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAITERS)
 def test_a_waiter_whose_connections_are_forgotten_finds_the_end(migrated, proxy, sql, how):
     """I22: without a timeout; it waits for the answer to its look no longer than to any other."""
