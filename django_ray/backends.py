@@ -244,32 +244,33 @@ class RayTaskBackend(BaseTaskBackend):
         rows = insert(self.alias, self.database, enqueues, carrier)
         results: list[RayTaskResult[..., Any]] = [
             RayTaskResult(
-                task=changed(one.task, run_after=row.run_after, backend=self.alias),
+                task=changed(enqueue.checked.task, run_after=row.run_after, backend=self.alias),
                 id=str(row.task_id),
                 status=TaskResultStatus.READY,
                 enqueued_at=row.enqueued_at,
                 started_at=None,
                 last_attempted_at=None,
                 finished_at=None,
-                args=args,
-                kwargs=kwargs,
+                args=enqueue.args,
+                kwargs=enqueue.kwargs,
                 backend=self.alias,
                 errors=[],
                 worker_ids=[],
             )
-            for (one, args, kwargs, *_), row in zip(enqueues, rows, strict=True)
+            for enqueue, row in zip(enqueues, rows, strict=True)
         ]
-        for (one, *_), result in zip(enqueues, results, strict=True):
-            if one.metadata:
-                object.__setattr__(result, "_carrier", with_metadata(None, one.metadata))
-        return self._with_twins(results, [row.is_duplicate for row in rows])
+        if any(enqueue.checked.metadata for enqueue in enqueues):
+            for enqueue, result in zip(enqueues, results, strict=True):
+                if metadata := enqueue.checked.metadata:
+                    object.__setattr__(result, "_carrier", with_metadata(None, metadata))
+        if any(row.is_duplicate for row in rows):
+            return self._with_twins(results, [row.is_duplicate for row in rows])
+        return results
 
     def _with_twins(
         self, results: list[RayTaskResult[..., Any]], are_duplicates: Sequence[bool]
     ) -> list[RayTaskResult[..., Any]]:
         """Put the results of what was there already in the place of those that were not inserted."""
-        if not any(are_duplicates):
-            return results
         ids = {result.id for result, is_duplicate in zip(results, are_duplicates, strict=True) if is_duplicate}
         with Tables(self.database) as tables:
             rows = execution_model()._base_manager.using(tables.alias).in_bulk([UUID(one) for one in ids])  # noqa: SLF001

@@ -90,7 +90,9 @@ def insert(backend: str, database: str, enqueues: Sequence[Enqueue], carrier: Ca
     if flow is not None:
         carrier = {**(carrier or {}), FLOW: flow.carried}
     tables, inserted = Tables(database), list[Inserted]()
-    enqueues, places = _in_order(enqueues)
+    places = None
+    if len(enqueues) > ROWS_PER_INSERT and any(one.admission and one.key for one in enqueues):
+        enqueues, places = _in_order(enqueues)
     block = (
         transaction.atomic(using=tables.alias, savepoint=False) if len(enqueues) > ROWS_PER_INSERT else nullcontext()
     )
@@ -104,7 +106,7 @@ def insert(backend: str, database: str, enqueues: Sequence[Enqueue], carrier: Ca
             rows = _rows(some, carrier, None if flow is None else flow.flow)
             cursor.execute(_ENQUEUE if is_plain else _ENQUEUE_ADMITTED, [backend, rows])
             inserted += [Inserted(*row) for row in cursor.fetchall()]
-    return [inserted[place] for place in places]
+    return inserted if places is None else [inserted[place] for place in places]
 
 
 def _flow_in(database: str, backend: str) -> Membership | None:
@@ -126,8 +128,6 @@ def _in_order(enqueues: Sequence[Enqueue]) -> tuple[Sequence[Enqueue], Sequence[
 
     Over many statements, too, keys come in their order: two who enqueue the same ones wait in a line, not in a ring.
     """
-    if len(enqueues) <= ROWS_PER_INSERT or not any(one.key for one in enqueues):
-        return enqueues, range(len(enqueues))
     order = sorted(range(len(enqueues)), key=lambda number: enqueues[number].key or "~")  # those without one come last
     places = [0] * len(order)
     for place, number in enumerate(order):
