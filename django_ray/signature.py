@@ -37,7 +37,7 @@ def check_arguments(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[s
         and len(args) <= len(fit.positional)
         and fit.known.issuperset(kwargs)
         and fit.required.issubset((*given, *kwargs))
-        and not any(name in kwargs for name in given)
+        and kwargs.keys().isdisjoint(given)
     ):
         return
     try:
