@@ -75,6 +75,7 @@ def test_a_failure_in_a_call_is_its_own(trusted):
     assert (failed.args, failed.exception_type) == (["fail"], "builtins.ValueError")
 
 
+@pytest.mark.slow
 def test_a_body_that_ends_its_process_costs_the_others_of_its_call_nothing(trusted):
     """C2: the call is lost, nobody knows to whom; each runs alone then, and the guilty one is found."""
     enqueue(*["quick"] * 20, "exit", *["quick"] * 20)

@@ -19,6 +19,7 @@ def head(start_head):
     return address
 
 
+@pytest.mark.slow
 def test_a_cluster_runs_tasks_of_a_project_it_was_never_told_of(head, listen, finished):
     supervisor = listen("--cluster", head, RAY_AUTH_TOKEN=TOKEN)
     assert "2 slots" in supervisor.wait_for("is ready")

@@ -59,6 +59,7 @@ def test_a_fresh_process_was_nobodys_before_and_is_nobodys_after(on_ray):
     assert len({pid for pid, _ in fresh} - known) == 2
 
 
+@pytest.mark.slow
 def test_the_time_until_a_process_is_there_is_not_the_bodys(on_ray):
     """L16: its process takes more than three seconds to be set up, and its timeout is one."""
     result = ended(processes.where.using(fresh_process=True, timeout=1, max_attempts=1).enqueue())
@@ -77,6 +78,7 @@ def test_the_time_until_a_slot_is_there_is_not_the_bodys(on_ray, tmp_path):
     assert ended(whole).return_value == "slept"
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_next_one_has_its_whole_time(started, on_ray):
     """L16."""
     result, process = started(tasks.touch_and_swallow)
@@ -105,6 +107,7 @@ def test_a_body_that_never_returns_to_python_ends_with_its_process(started, on_r
     assert whole.return_value == 3
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_heed_its_timeout_is_killed(started, on_ray):
     """L16: and what it had begun is known, so that it is charged."""
     result, process = started(tasks.touch_and_swallow.using(timeout=1, max_attempts=1))
