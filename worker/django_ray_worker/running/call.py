@@ -108,7 +108,8 @@ class Call:
         except Exception as error:
             # No execution may stop the supervisor; the loss limit ends one that always does this.
             fields = self._left[0].log_fields if len(self._left) == 1 else None
-            log.exception("The executor failed at %s.", ", ".join(str(claim) for claim in self._left or self.claims), extra=fields)
+            failed = ", ".join(map(str, self._left or self.claims))
+            log.exception("The executor failed at %s.", failed, extra=fields)
             self._report_left(Lost(f"The executor failed: {type(error).__qualname__}: {error}"))
 
     async def _run(self) -> None:

@@ -73,7 +73,8 @@ class Together:
             raise
         except Exception as error:
             # No execution may stop the supervisor; the loss limit ends one that always does this.
-            log.exception("The executor failed at %s.", ", ".join(str(claim) for claim in self._left or self.claims))
+            failed = ", ".join(map(str, self._left or self.claims))
+            log.exception("The executor failed at %s.", failed)
             self._report_left(Lost(f"The executor failed: {type(error).__qualname__}: {error}"))
 
     async def _run(self) -> None:
