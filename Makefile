@@ -21,7 +21,9 @@ MIKE = NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv/bin:$$PATH" mike
 # DJANGO=6.0 runs the tests on that one.
 TEST_PY = $(if $(filter 6.0,$(DJANGO)),$(OTHER)/bin/python,$(PY))
 TEST_READY = $(STAMP) $(if $(filter 6.0,$(DJANGO)),$(OTHER)/.installed)
-PYTEST = $(TEST_PY) -m pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+# One file has nothing to share out.
+ONE_FILE = $(filter 1,$(words $(filter tests/%,$(ARGS))))
+PYTEST = $(TEST_PY) -m pytest -n $(or $(WORKERS),$(if $(ONE_FILE),0,2)) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup wheel dist demo docs docs-serve docs-publish pictures reference test test-all lint unit publish slow stress ticks gates soak bench long-bench autoscaler-test compose-test nodes-test lock clean
