@@ -22,7 +22,7 @@ MIKE = NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv/bin:$$PATH" mike
 TEST_PY = $(if $(filter 6.0,$(DJANGO)),$(OTHER)/bin/python,$(PY))
 TEST_READY = $(STAMP) $(if $(filter 6.0,$(DJANGO)),$(OTHER)/.installed)
 # One file has nothing to share out.
-ONE_FILE = $(filter 1,$(words $(filter tests/%,$(ARGS))))
+ONE_FILE = $(filter 1,$(words $(filter tests/%.py,$(ARGS))))
 PYTEST = $(TEST_PY) -m pytest -n $(or $(WORKERS),$(if $(ONE_FILE),0,2)) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -53,10 +53,10 @@ docs: $(STAMP) ## Build the site of docs/ into site/; dead links, pages and anch
 	@$(MKDOCS) build --quiet
 
 # REF=v0.2.1 is shown as 0.2 and latest, anything else as dev.
-docs-publish: RELEASE = $(shell echo '$(REF)' | sed -nE 's/^v([0-9]+\.[0-9]+)\..*/\1/p')
 docs-publish: $(STAMP) ## Add the site to the branch gh-pages of origin, beside those of other versions.
-	@$(MIKE) --quiet deploy --push --update-aliases --alias-type copy $(if $(RELEASE),$(RELEASE) latest,dev)
-	@$(if $(RELEASE),$(MIKE) --quiet set-default --push latest)
+	@release=$$(printf %s "$$REF" | sed -nE 's/^v([0-9]+\.[0-9]+)\..*/\1/p'); \
+	$(MIKE) --quiet deploy --push --update-aliases --alias-type copy $${release:-dev} $${release:+latest} && \
+	if [ -n "$$release" ]; then $(MIKE) --quiet set-default --push latest; fi
 
 pictures: $(STAMP) ## Take the pictures of the admin in docs/pictures anew.
 	@mkdir -p docs/pictures

@@ -30,7 +30,7 @@ from django_ray.deadline import answered
 
 __all__ = [
     "MARK_REPORTING", "TRANSIENT", "Mark", "amark", "answering", "close", "connection", "connection_parameters",
-    "hearing", "is_over", "listening", "mark_awaited", "pause",
+    "drain", "hearing", "is_over", "listening", "mark_awaited", "pause",
 ]  # fmt: skip
 
 _MARK = """
@@ -151,7 +151,7 @@ def listening(ours: Any) -> Generator[Callable[[str, float], bool]]:
             selector.register(session.fileno(), selectors.EVENT_READ)
             while result_id not in heard and (left := end - seconds()) > 0:
                 if selector.select(min(left, _LONGEST_SELECT)):
-                    _drain(session.pgconn, heard.add)
+                    drain(session.pgconn, heard.add)
         return result_id in heard
 
     session.add_notify_handler(note)
@@ -168,7 +168,8 @@ def listening(ours: Any) -> Generator[Callable[[str, float], bool]]:
             ours.close()
 
 
-def _drain(pgconn: Any, note: Callable[[str], None]) -> None:
+def drain(pgconn: Any, note: Callable[[str], None]) -> None:
+    """Note each message that has come, without waiting for more."""
     try:
         pgconn.consume_input()
     finally:
@@ -273,7 +274,7 @@ class _Ear:
 
     def _read(self, session: psycopg.AsyncConnection[Any]) -> None:
         try:
-            _drain(session.pgconn, self._heard)
+            drain(session.pgconn, self._heard)
         except psycopg.Error as error:
             self.fail(error)
 

@@ -85,7 +85,7 @@ def snapshot(task_id: UUID | str, *, timeout: float = ANSWER_SECONDS) -> Snapsho
 def _ask(database: str, worker: int, task_id: str, timeout: float) -> str | None:
     import psycopg
 
-    from django_ray.ears import connection_parameters
+    from django_ray.ears import connection_parameters, drain
 
     ends = seconds() + timeout
     try:
@@ -106,15 +106,7 @@ def _ask(database: str, worker: int, task_id: str, timeout: float) -> str | None
                         return answer.removeprefix(task_id)
                     heard.clear()
                     selector.select(left)
-                    heard += _come(session.pgconn)
+                    drain(session.pgconn, heard.append)
     except psycopg.OperationalError as error:
         raise OperationalError(*error.args) from error
     return None
-
-
-def _come(pgconn: Any) -> list[str]:
-    pgconn.consume_input()
-    come: list[str] = []
-    while notification := pgconn.notifies():
-        come.append(notification.extra.decode())
-    return come

@@ -36,6 +36,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Its models need another engine and settings: tests/test_django_tenants.py has a project for it alone.
 ALONE = ROOT / "docs" / "examples" / "django-tenants.md"
+TOGETHER = [page for page in PAGES if page != ALONE]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w/]+\.py)(, on Django (?P<major>\d+)\.(?P<minor>\d+))?$")
 SETTINGS_FILE = "mysite/settings.py"
@@ -114,7 +115,7 @@ def management_commands_of(page):
 def files_of_all_pages():
     """Return path -> text of the files of the project, made of the blocks of all pages in their order."""
     files = {}
-    for page in set(PAGES) - {ALONE}:
+    for page in TOGETHER:
         for block in blocks_of(page):
             if block.is_module:
                 files[block.path] = files.get(block.path, "") + block.text + "\n\n"
@@ -223,7 +224,7 @@ def command_parser():
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("supervisor", "importable")
-@pytest.mark.parametrize("page", [page for page in PAGES if page != ALONE], ids=name_of)
+@pytest.mark.parametrize("page", TOGETHER, ids=name_of)
 def test_the_examples_of_a_page_work(page, project, environment):
     until(RayWorker.objects.filter(stopped_at=None).exists, what="the supervisor's row, which the test before deleted")
     blocks = blocks_of(page)
