@@ -19,7 +19,8 @@ def planned_by_index(alias: str) -> Generator[None]:
             alias,
             "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),"
             " set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
-            " set_config('enable_sort', 'off', true), set_config('jit', 'off', true)",
+            " set_config('enable_sort', 'off', true), set_config('enable_incremental_sort', 'off', true),"
+            " set_config('jit', 'off', true)",
         )
         yield
         transaction.set_rollback(True, using=alias)  # the settings end here, in a caller's block too

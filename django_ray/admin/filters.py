@@ -326,7 +326,8 @@ def bounded(
 def newest_id(queryset: QuerySet[Any], number: int) -> Any:
     """Return the id after which so many newer ones come; None where there are not so many."""
     ids = rows_of(queryset.model, queryset.db).order_by("-pk").values_list("pk", flat=True)
-    return ids[number : number + 1].first()
+    with planned_by_index(queryset.db):
+        return ids[number : number + 1].first()
 
 
 def _uuid(text: Any) -> UUID | None:
