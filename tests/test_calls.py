@@ -111,7 +111,7 @@ def test_who_waits_for_a_long_body_in_its_call_can_be_cancelled(trusted, tmp_pat
     assert RayTaskExecution.objects.filter(args__0="hold", state=State.SUCCESSFUL).count() == 2
 
 
-@pytest.mark.parametrize("limit", ["timeout", "stall_timeout"])
+@pytest.mark.parametrize("limit", ["timeout", pytest.param("stall_timeout", marks=pytest.mark.slow)])
 def test_a_timeout_in_a_call_strikes_the_body_that_runs(trusted, tmp_path, limit):
     enqueue(
         *["quick"] * 20,

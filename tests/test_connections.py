@@ -86,6 +86,7 @@ def silent_hosts(monkeypatch):
         yield django
 
 
+@pytest.mark.slow
 async def test_the_host_behind_three_silent_ones_is_reached(silent_hosts, monkeypatch):
     """M3: whatever an answer may take otherwise."""
     monkeypatch.setattr("django_ray_worker.database.connections.OPEN_SECONDS", 5.0)

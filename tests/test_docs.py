@@ -37,6 +37,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Its models need another engine and settings: tests/test_django_tenants.py has a project for it alone.
 ALONE = ROOT / "docs" / "examples" / "django-tenants.md"
 TOGETHER = [page for page in PAGES if page != ALONE]
+LONG = {"getting-started"}
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w/]+\.py)(, on Django (?P<major>\d+)\.(?P<minor>\d+))?$")
 SETTINGS_FILE = "mysite/settings.py"
@@ -224,7 +225,9 @@ def command_parser():
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("supervisor", "importable")
-@pytest.mark.parametrize("page", TOGETHER, ids=name_of)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG), id=name_of(page)) for page in TOGETHER]
+)
 def test_the_examples_of_a_page_work(page, project, environment):
     until(RayWorker.objects.filter(stopped_at=None).exists, what="the supervisor's row, which the test before deleted")
     blocks = blocks_of(page)

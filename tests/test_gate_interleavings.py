@@ -142,7 +142,7 @@ class Scene:
         self.admitted = claim(self.claiming)
 
 
-@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize("isolation", ["read committed", pytest.param("repeatable read", marks=pytest.mark.slow)])
 def test_no_order_of_steps_loses_what_may_run(sessions, isolation):
     tried = list(orders())
     assert len(tried) == 210

@@ -58,7 +58,7 @@ def asked(server):
         KEPT,
         {"CONN_MAX_AGE": 3600},
         {**KEPT, "CONN_HEALTH_CHECKS": True},
-        {**POOLED, "OPTIONS": {"pool": True}},
+        pytest.param({**POOLED, "OPTIONS": {"pool": True}}, marks=pytest.mark.slow),
         {**POOLED, "OPTIONS": {"pool": POOL}},
     ],
     ids=["without end", "for an hour", "with health checks", "pool", "pool of three"],

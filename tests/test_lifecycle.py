@@ -50,6 +50,7 @@ def test_sigterm_interrupts_at_the_end_of_the_grace_and_releases(listen, tmp_pat
     assert sorted(row.attempt_number for row in rows) == [0, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_second_signal_interrupts_at_once(listen, tmp_path):
     """E2."""
     supervisor = listen("--local", "--concurrency", "1", "--grace", "600")

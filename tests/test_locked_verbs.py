@@ -110,6 +110,7 @@ def test_a_running_execution_is_asked_once_to_be_cancelled(connect, locked):
     assert len(list(listener.notifies(timeout=1, stop_after=2))) == 1
 
 
+@pytest.mark.slow
 def test_cancelling_one_result_says_that_it_is_locked(impatient, locked):
     """I5: result.cancel() calls a function of the database."""
     result = tasks.add.get_backend().get_result(RayTaskExecution.objects.order_by("task_id")[1].pk)
@@ -131,7 +132,7 @@ def test_a_command_ends_with_a_sentence(impatient, locked, command):
         call_command(command, "--all", stdout=StringIO())
 
 
-@pytest.mark.parametrize("command", ["django_ray_pause", "django_ray_resume"])
+@pytest.mark.parametrize("command", ["django_ray_pause", pytest.param("django_ray_resume", marks=pytest.mark.slow)])
 def test_a_queue_that_an_open_transaction_pauses_or_resumes_is_said_so(impatient, connect, command):
     """I5: the product's own verbs; the first pause inserts the row of the queue, and the second meets it."""
     stranger = connect(autocommit=False)

@@ -234,7 +234,7 @@ async def test_a_lock_on_the_row_of_a_living_supervisor_changes_nothing(  # noqa
     assert "does not come back" not in caplog.text
 
 
-@pytest.mark.parametrize("is_successor_there", [False, True])
+@pytest.mark.parametrize("is_successor_there", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_at_the_end_of_a_supervisor_the_locked_outcome_is_left_to_the_server(  # noqa: PLR0917
     listen, connect, rows, insert, stranger, tmp_path, is_successor_there
 ):

@@ -119,7 +119,7 @@ async def test_a_running_supervisor_names_the_execution_that_fails(database, ins
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("mode", ["--sync", "--local"])
+@pytest.mark.parametrize("mode", ["--sync", pytest.param("--local", marks=pytest.mark.slow)])
 def test_every_line_of_the_process_is_an_object(listen, finished, mode):
     """Also those of bodies, which say whose they are, and those of Ray."""
     supervisor = listen(mode, "--log-format", "json", "--concurrency", "1")

@@ -30,7 +30,7 @@ POISON = [
     (returns, "set", "builtins.TypeError", "pass a list"),
     (returns, "20 MB", "django_ray.exceptions.InvalidResult", "20,000,002 bytes"),
     (dies, "os._exit", "django_ray.exceptions.TaskLost", "died"),
-    (dies, "SIGSEGV", "django_ray.exceptions.TaskLost", "died"),
+    pytest.param(dies, "SIGSEGV", "django_ray.exceptions.TaskLost", "died", marks=pytest.mark.slow),
     (leaves, "autocommit off", None, ""),
     (leaves, "atomic open", None, ""),
     (leaves, "connection closed", None, ""),

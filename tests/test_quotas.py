@@ -214,6 +214,7 @@ def test_two_numbers_are_refused():
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_many_mails_do_not_hold_up_an_image(listen, tmp_path):
     supervisor = listen("--local", "--concurrency", "3", "--queue", "default:2,other")
     assert "default (at most 2 at once), other" in supervisor.wait_for("is ready", timeout=180)

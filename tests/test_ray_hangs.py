@@ -71,6 +71,7 @@ def test_a_frozen_head_stops_neither_the_pulse_nor_what_runs_nor_the_next(frozen
     finished(impossible)
 
 
+@pytest.mark.slow
 def test_a_task_is_cancelled_all_the_same(frozen, finished, tmp_path):
     """L13."""
     running = tasks.touch_and_sleep.enqueue(str(tmp_path / "started"), 600)

@@ -115,6 +115,7 @@ def test_an_edit_is_picked_up_and_what_runs_is_drained(supervise, project, run, 
     assert supervisor.wait() == 0
 
 
+@pytest.mark.slow
 def test_of_many_edits_in_a_second_the_last_one_counts(supervise, project, run):
     supervisor = supervise("--sync")
     supervisor.wait_for("is ready")
@@ -127,7 +128,9 @@ def test_of_many_edits_in_a_second_the_last_one_counts(supervise, project, run):
     assert "Traceback" not in supervisor.log
 
 
-@pytest.mark.parametrize("command", [["manage.py"], ["-m", "django"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["manage.py"], pytest.param(["-m", "django"], marks=pytest.mark.slow)], ids=" ".join
+)
 def test_the_management_command_is_the_same(project, run, tmp_path, command):
     (tmp_path / "manage.py").write_text(MANAGE)
     environment = {

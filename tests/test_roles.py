@@ -605,6 +605,7 @@ def test_a_supervisor_hangs_up_on_its_own_last_session(acting, assumed):
         connection.settings_dict["OPTIONS"].pop("assume_role", None)
 
 
+@pytest.mark.slow
 def test_on_ray_a_supervisor_and_its_ray_workers_do_all_their_work(acting, owner, supervise, tmp_path):
     """With a long body in a call of many, which has the Ray worker itself record the others."""
     acting("web")

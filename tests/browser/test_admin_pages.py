@@ -210,7 +210,7 @@ def test_scripts_stay_text_everywhere(log_in, connect):
         assert page.locator("img[src=x]").count() == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_what_the_pages_look_like(log_in, connect, take, scheme):
     worker = busy(connect)
     session = connect()

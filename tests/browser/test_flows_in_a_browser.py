@@ -208,7 +208,7 @@ def test_under_wsgi_the_page_asks_again_by_itself(log_in, live_server):
     expect(box(page, "add")).to_contain_text("Cancelled")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_pictures(log_in, connect, take, scheme):
     worker = RayWorker.objects.create(
         hostname="worker-1", pid=4711, backend="default", queues=["default"], concurrency=8, ray_address="", version="0"

@@ -59,7 +59,7 @@ def test_a_gate_is_closed_and_opened_again_by_clicking(log_in, connect):
     expect(page.locator(".dr-gates tbody tr")).to_have_count(1)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_pictures(log_in, connect, take, scheme):
     session = fill(connect)
     page = log_in(color_scheme=scheme)

@@ -85,7 +85,7 @@ def problems(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("is_full", [True, False], ids=["busy", "empty"])
+@pytest.mark.parametrize("is_full", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["busy", "empty"])
 def test_each_page(log_in, connect, take, scheme, is_full):
     if is_full:
         fill(connect)

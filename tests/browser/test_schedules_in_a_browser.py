@@ -155,7 +155,7 @@ def test_scripts_stay_text_everywhere(log_in):
     assert page.evaluate("window.owned") is None
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_what_the_pages_look_like(log_in, take, scheme):
     row = fill()
     page = log_in(color_scheme=scheme)

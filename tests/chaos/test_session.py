@@ -201,7 +201,7 @@ def test_a_server_that_is_a_standby_for_a_while_is_waited_for(supervise, migrate
     assert supervisor.process.poll() is None
 
 
-@pytest.mark.parametrize("peers", [0, 1])
+@pytest.mark.parametrize("peers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_idle_supervisor_sends_three_statements_per_pulse_and_no_claim(supervise, migrated, peers):
     """Nothing polls: counted by the server, in the log of what it received. Five pulses of each."""
     for _ in range(1 + peers):

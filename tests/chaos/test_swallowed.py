@@ -28,6 +28,7 @@ def asleep(sql):
     until(lambda: sql("SELECT 1 FROM pg_locks WHERE classid = 1145721434"), what="the supervisor asleep")
 
 
+@pytest.mark.slow
 def test_a_reconciliation_without_an_answer_holds_up_no_claim(supervise, proxy, enqueue, finished, sql):
     """I6: it holds the lock that a claim needs. There is no pulse that might help."""
     supervisor = supervise("--sync", through=proxy, PULSE="0")
