@@ -41,7 +41,7 @@ from django_ray.metadata import with_metadata
 from django_ray.naming import near
 from django_ray.options import OPTION_NAMES, Options
 from django_ray.progress import Progress, progress_of
-from django_ray.results import RayTaskResult, changed, import_task, missing_task, task_result
+from django_ray.results import RESULT, RayTaskResult, changed, import_task, missing_task, task_result
 from django_ray.rows import Row
 from django_ray.serialization import jsonable, storable
 from django_ray.signature import check_arguments
@@ -292,7 +292,7 @@ class RayTaskBackend(BaseTaskBackend):
             task_id = UUID(str(result_id))
         except ValueError:
             raise TaskResultDoesNotExist(result_id) from None
-        row = find(execution_model(), task_id, first=self.database)
+        row = find(execution_model(), task_id, first=self.database, sql=RESULT)
         if row is None:
             raise TaskResultDoesNotExist(result_id)
         try:

@@ -20,6 +20,7 @@ from django.utils.module_loading import import_string
 from django_ray.bounds import LONGEST, LONGEST_IN_WORDS, is_number, shown
 from django_ray.driver import need_psycopg
 from django_ray.metadata import metadata_of
+from django_ray.moments import held_sql
 from django_ray.rows import Row, StoredError, supervisors_of
 from django_ray.ticking import tick_of
 
@@ -37,7 +38,7 @@ else:
 
 
 __all__ = [
-    "RayTaskResult", "Row", "changed", "check_timeout", "import_task", "missing_task", "task_of", "task_result",
+    "RESULT", "RayTaskResult", "Row", "changed", "check_timeout", "import_task", "missing_task", "task_of", "task_result",
     "value_of",
 ]  # fmt: skip
 
@@ -49,6 +50,15 @@ _STATUS: Mapping[str, TaskResultStatus] = {
     "FAILED": TaskResultStatus.FAILED,
     "CANCELLED": TaskResultStatus.FAILED,
 }
+
+# What a result is made from. Django would take longer to write this than the server to answer it.
+_MOMENTS = ("enqueued_at", "run_after", "started_at", "last_attempted_at", "finished_at")
+RESULT = f"""
+SELECT
+    task_id, callable_path, state, backend, queue_name, priority, args, kwargs, carrier, result, errors, worker_ids,
+    {", ".join(f"{held_sql(name)} AS {name}" for name in _MOMENTS)}
+FROM django_ray_execution WHERE task_id = %s
+"""  # noqa: S608 - constants
 
 _REFRESHED = (*TASK_REFRESH_ATTRS, "_carrier")
 

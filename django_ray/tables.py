@@ -50,11 +50,15 @@ class Tables:
             raise ImproperlyConfigured(missing_tables(self.alias)) from error
 
 
-def find[Row: Model](model: type[Row], pk: UUID, first: str | None = None) -> Row | None:
-    """Return a row by its UUID, in whichever database it is; None for none. They are asked one after the other."""
+def find[Row: Model](model: type[Row], pk: UUID, first: str | None = None, sql: str | None = None) -> Row | None:
+    """Return a row by its UUID, in whichever database it is; None for none. They are asked one after the other.
+
+    SQL with the id as its parameter may say which columns it has.
+    """
     for database in databases(first):
+        rows = model._base_manager.using(database)  # noqa: SLF001
         with Tables(database):
-            row = model._base_manager.using(database).filter(pk=pk).first()  # noqa: SLF001
+            row = next(iter(rows.filter(pk=pk) if sql is None else rows.raw(sql, [pk])), None)
         if row is not None:
             return row
     return None
