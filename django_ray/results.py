@@ -38,8 +38,8 @@ else:
 
 
 __all__ = [
-    "RESULT", "RayTaskResult", "Row", "changed", "check_timeout", "import_task", "missing_task", "task_of", "task_result",
-    "value_of",
+    "RESULT", "RayTaskResult", "Row", "changed", "check_timeout", "import_task", "missing_task", "task_of",
+    "task_result", "value_of",
 ]  # fmt: skip
 
 _STATUS: Mapping[str, TaskResultStatus] = {
