@@ -52,11 +52,13 @@ demo: $(STAMP) ## Start PostgreSQL and Ray, run real tasks, show what happens.
 docs: $(STAMP) ## Build the site of docs/ into site/; dead links, pages and anchors are errors.
 	@$(MKDOCS) build --quiet
 
-# REF=v0.2.1 is shown as 0.2 and latest, anything else as dev.
+# REF=v0.2.1 is shown as 0.2, and as latest unless there is a newer tag; anything else as dev.
 docs-publish: $(STAMP) ## Add the site to the branch gh-pages of origin, beside those of other versions.
-	@release=$$(printf %s "$$REF" | sed -nE 's/^v([0-9]+\.[0-9]+)\..*/\1/p'); \
-	$(MIKE) --quiet deploy --push --update-aliases --alias-type copy $${release:-dev} $${release:+latest} && \
-	if [ -n "$$release" ]; then $(MIKE) --quiet set-default --push latest; fi
+	@release=$$(printf %s "$$REF" | sed -nE 's/^v([0-9]+\.[0-9]+)\.[0-9]+$$/\1/p'); \
+	newest=$$({ git tag --list 'v*'; printf '%s\n' "$$REF"; } | grep -E '^v[0-9.]+$$' | sort -V | tail -n 1); \
+	latest=$$([ -z "$$release" ] || [ "$$newest" != "$$REF" ] || echo latest); \
+	$(MIKE) --quiet deploy --push --update-aliases --alias-type copy $${release:-dev} $$latest && \
+	if [ -n "$$latest" ]; then $(MIKE) --quiet set-default --push latest; fi
 
 pictures: $(STAMP) ## Take the pictures of the admin in docs/pictures anew.
 	@mkdir -p docs/pictures

@@ -85,7 +85,9 @@ def test_the_site_of_a_release_stays_beside_that_of_main(tmp_path):
     for name in ("Makefile", "mkdocs.yml"):
         (clone / name).write_bytes((ROOT / name).read_bytes())
     (clone / ".venv").symlink_to(ROOT / ".venv")
-    for ref in ("v0.1.0", "main", "v0.2.3"):
+    for ref in ("v0.1.0", "main", "v0.2.3", "v0.1.1"):
+        if ref != "main":
+            run("git", "tag", ref)
         run("make", "--old-file", ".venv/.installed", "docs-publish", f"REF={ref}")
     versions = json.loads(run("git", "show", f"{branch}:versions.json", at=origin))
     assert {version["version"]: version["aliases"] for version in versions} == {"dev": [], "0.2": ["latest"], "0.1": []}
