@@ -17,6 +17,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_ray.databases import database_of_row, databases
+from django_ray.probing import planned_by_index
 from django_ray.tables import find
 from django_ray.templatetags.django_ray_databases import DATABASE, PRESERVED, of_page
 
@@ -50,7 +51,8 @@ class _Paginator(_Pages):
     def count(self) -> int:
         """Return how many there are, or MOST_COUNTED."""
         rows: Any = self.object_list
-        return int(rows.order_by()[:MOST_COUNTED].count())
+        with planned_by_index(rows.db):
+            return int(rows.order_by()[:MOST_COUNTED].count())
 
 
 def chosen_database(request: HttpRequest) -> str:
