@@ -30,7 +30,7 @@ from django_ray.deadline import answered
 
 __all__ = [
     "MARK_REPORTING", "TRANSIENT", "Mark", "amark", "answering", "close", "connection", "connection_parameters",
-    "drain", "hearing", "is_over", "listening", "mark_awaited", "pause",
+    "drain", "hearing", "is_over", "listening", "mark_awaited", "pause", "pause_at_lock",
 ]  # fmt: skip
 
 _MARK = """
@@ -64,9 +64,18 @@ class Mark(Enum):
     LOCKED = auto()  # Somebody else has locked the row, perhaps to finish it.
 
 
-def pause(tries: int, longest: float = 5.0) -> float:
-    """Return how many seconds to wait before the next try."""
-    return min(longest, 0.05 * 2.0 ** min(tries, 10)) * (0.5 + random.random() / 2)  # noqa: S311 - spreads reconnects
+def pause(tries: int) -> float:
+    """Return how many seconds to wait before the next try to connect."""
+    return _growing(0.05, tries, 5.0)
+
+
+def pause_at_lock(looks: int) -> float:
+    """Return how many seconds to wait before the next look at a locked row: a claim holds it for a millisecond."""
+    return _growing(0.002, looks, 0.5)
+
+
+def _growing(first: float, tries: int, longest: float) -> float:
+    return min(longest, first * 2.0 ** min(tries, 10)) * (0.5 + random.random() / 2)  # noqa: S311 - spreads them
 
 
 def connection(database: str) -> Any:
@@ -100,7 +109,7 @@ async def amark(database: str, result_id: UUID) -> bool:
     """Ask until it is known whether there is anything to wait for."""
     looks = 0
     while (mark := await sync_to_async(mark_awaited)(database, result_id)) is Mark.LOCKED:
-        await asyncio.sleep(pause(looks, 0.5))
+        await asyncio.sleep(pause_at_lock(looks))
         looks += 1
     return mark is Mark.SET
 

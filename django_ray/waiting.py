@@ -28,7 +28,7 @@ def wait_for_end(database: str, result_id: UUID, timeout: float | None, pulse: f
             with ears.listening(connection) as hear:
                 looks = 0
                 while (mark := ears.mark_awaited(database, result_id)) is ears.Mark.LOCKED and seconds() < end:
-                    hear(str(result_id), min(end, seconds() + ears.pause(looks, 0.5)))
+                    hear(str(result_id), min(end, seconds() + ears.pause_at_lock(looks)))
                     looks += 1
                 if mark is ears.Mark.SET:
                     while not hear(str(result_id), min(end, _next_look(pulse))):

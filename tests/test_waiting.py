@@ -214,3 +214,11 @@ def test_a_verb_gives_up_a_locked_row_while_pythons_clocks_stand_still(frozen, c
         holder.execute("SELECT FROM django_ray_execution FOR UPDATE")
         with pytest.raises(locking.Locked):
             RayTaskExecution.objects.cancel()
+
+
+def test_the_first_looks_at_a_locked_row_are_as_short_as_a_claim_and_the_later_ones_are_few():
+    from django_ray import ears
+
+    assert ears.pause_at_lock(0) <= 0.002
+    assert sum(ears.pause_at_lock(look) for look in range(4)) <= 0.03
+    assert all(0.25 <= ears.pause_at_lock(look) <= 0.5 for look in (8, 100, 10**6))
