@@ -264,6 +264,7 @@ def test_prune_takes_the_oldest_finished_ones_alone():
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("count_rows", ["fresh"], indirect=True)
 def test_no_page_costs_more_beside_a_full_table(admin_client, connect, count_rows):
     """The number of statements stays, and what each of them reads of the table has a bound."""
     counts = []
@@ -283,6 +284,7 @@ SEARCHES = ("args:nowhere", "error:nowhere", "meta:nowhere", "task:nowhere", "ar
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("count_rows", ["fresh"], indirect=True)
 def test_no_filter_and_no_search_reads_the_whole_table(admin_client, connect, count_rows):
     """Those that no index serves look at the newest 100,000 executions, and into the newest 20,000."""
     looked = [

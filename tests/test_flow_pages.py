@@ -388,6 +388,7 @@ def statements(client, address):
     return len(queries)
 
 
+@pytest.mark.parametrize("count_rows", ["fresh"], indirect=True)
 def test_no_page_costs_more_beside_a_full_table(admin_client, connect, count_rows):
     """The number of statements stays, and what each of them reads of the table has a bound."""
     counts = []
@@ -426,6 +427,7 @@ def pages_live(flow):
     return reverse("admin:django_ray_rayflow_live", args=[flow.id])
 
 
+@pytest.mark.parametrize("count_rows", ["fresh"], indirect=True)
 def test_a_flow_with_very_many_executions_is_looked_at_up_to_a_number(admin_client, connect, count_rows):
     with Flow("huge") as flow:
         pass
