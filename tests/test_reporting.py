@@ -5,17 +5,18 @@ from django.db import connection
 
 from django_ray.models import RayProgress, RayTaskExecution, RayWorker, State
 from django_ray.rows import Fence
-from django_ray.runtime import reporting
+from django_ray.runtime import connections, reporting
 from django_ray.runtime.output import Output
-from django_ray.runtime.reporting import Reporter
+from django_ray.runtime.reporting import Reporter, save_metadata
 from tests.supervisors import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def attempt():
+def attempt(monkeypatch):
     """Begin an attempt; returns its fence."""
+    before = sessions()
     worker = RayWorker.objects.create(
         hostname="host-1",
         pid=7,
@@ -34,9 +35,11 @@ def attempt():
         return Fence(str(row.pk), 1, worker.pk)
 
     yield _attempt
+    monkeypatch.setattr(reporting, "IDLE_SECONDS", 0.05)
+    reporting._writer().look()
     reporting._writer.cache_clear()
     # The thread's own connection would keep the database in use.
-    until(lambda: not others(), what="the end of the writer's connection")
+    until(lambda: not sessions() - before, what="the end of the writer's connection")
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +49,13 @@ def soon(monkeypatch):
     reporting._writer.cache_clear()
 
 
-def others():
+def sessions():
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'progress'"
-            " AND pid <> pg_backend_pid()"
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
         )
-        return [pid for (pid,) in cursor.fetchall()]
+        return {pid for (pid,) in cursor.fetchall()}
 
 
 def said():
@@ -85,16 +88,37 @@ def test_a_row_that_is_locked_holds_up_no_other_attempt(attempt, connect, monkey
     locked.close()
 
 
-def test_a_connection_that_has_died_costs_one_value(attempt, connect, caplog):
-    reporter = begin(attempt())
+@pytest.mark.parametrize("said_next", ["progress", "metadata"])
+def test_a_connection_that_has_died_meanwhile_costs_nothing(attempt, connect, caplog, monkeypatch, said_next):
+    monkeypatch.setattr(reporting, "IDLE_SECONDS", 60)
     admin = connect()
-    for pid in until(others, what="the writer's connection"):
-        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
-    reporter.report(0.2, "lost")
-    until(lambda: "could not be written" in caplog.text, what="the warning")
-    reporter.report(0.3, "written")
-    reporter.close()
-    assert set(said().values()) == {"written"}
+    before, fence = sessions(), attempt()
+    reporter = begin(fence)
+    if said_next == "metadata":
+        reporter.close()  # what comes next is of another attempt
+    (pid,) = sessions() - before
+    admin.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    if said_next == "metadata":
+        save_metadata("default", fence, {"a": 1})
+        assert RayTaskExecution.objects.get().carrier == {"metadata": {"a": 1}}
+    else:
+        reporter.report(0.3, "written")
+        reporter.close()
+        assert set(said().values()) == {"written"}
+    assert "could not be written" not in caplog.text
+
+
+def test_a_connection_that_has_not_answered_for_long_is_replaced(attempt, monkeypatch):
+    """Its socket looks well, though a firewall may have forgotten it."""
+    monkeypatch.setattr(reporting, "IDLE_SECONDS", 60)
+    before, fence = sessions(), attempt()
+    begin(fence).close()
+    kept = sessions() - before
+    save_metadata("default", fence, {"a": 1})
+    assert (len(kept), sessions() - before) == (1, kept)
+    monkeypatch.setattr(connections, "ASK_SECONDS", 0)
+    save_metadata("default", fence, {"a": 2})
+    until(lambda: len(found := sessions() - before) == 1 and found != kept, what="another connection")
 
 
 def test_a_connection_that_is_forgotten_costs_one_value(attempt, proxied, monkeypatch, caplog):

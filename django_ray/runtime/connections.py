@@ -12,7 +12,8 @@ import logging
 import math
 import select
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,7 @@ from django.db import connections
 from django_ray.runtime.foreign import ends_process
 from django_ray.runtime.sessions import is_as_new, keep_wrappers
 
-__all__ = ["Upkeep", "check_pools"]
+__all__ = ["Upkeep", "certain", "check_pools"]
 
 log = logging.getLogger("django_ray.connections")
 
@@ -58,6 +59,24 @@ class Upkeep:
                     _give_up(connection, error)
 
 
+@contextmanager
+def certain() -> Generator[None]:
+    """Bracket what a thread of ours asks between pauses: a connection that may have died meanwhile is replaced first.
+
+    To connect anew needs no deadline, and a question would: who has forgotten the connection answers nothing.
+    """
+    for connection in _made():
+        if connection.connection is not None and _is_doubtful(connection.connection):
+            try:
+                connection.close()
+            except BaseException as error:  # noqa: BLE001 - a database engine may raise anything
+                _give_up(connection, error)
+    yield
+    for connection in _made():
+        if connection.connection is not None:
+            _note_answer(connection.connection)
+
+
 def _made() -> list[Any]:
     """Return the connections of this thread, as connections.all(initialized_only=True): every body asks twice."""
     made = getattr(connections, "_connections")  # noqa: B009 - for the type checkers
@@ -81,8 +100,7 @@ def _tidy(connection: Any) -> None:
         _discard(connection)
     elif connection.connection is not None:
         if connection.health_check_done:  # it was opened or asked meanwhile
-            with suppress(Exception):
-                _line(connection.connection.fileno()).has_answered()
+            _note_answer(connection.connection)
         connection.close_if_unusable_or_obsolete()
 
 
@@ -128,6 +146,11 @@ def _is_doubtful(raw: Any) -> bool:
     except Exception:  # noqa: BLE001 - it is closed, or of a driver that shows no socket
         return True
     return line.is_doubtful()
+
+
+def _note_answer(raw: Any) -> None:
+    with suppress(Exception):
+        _line(raw.fileno()).has_answered()
 
 
 class _Line:

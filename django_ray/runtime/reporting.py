@@ -29,6 +29,7 @@ from django_ray.deadline import answered
 from django_ray.exceptions import TaskSuperseded
 from django_ray.progress import TOLD, checked
 from django_ray.rows import Fence
+from django_ray.runtime.connections import certain
 from django_ray.runtime.output import MOST_LINES, Output
 from django_ray.serialization import encode
 
@@ -268,19 +269,23 @@ class _Writer:
         """Write for ever."""
         while True:
             saves, reporters = self._next()
-            for save in saves:
-                save.end()
-            for reporter in reporters:
-                try:
-                    reporter.write()
-                except Exception as error:  # noqa: BLE001 - what cannot be written is no matter of the body
-                    log.warning("The progress of a task could not be written: %s", error)
-                    connections.close_all()
-                reporter.due = time.monotonic() + PAUSE_SECONDS
-                if reporter.is_over and not reporter.has_news:
-                    with self._changed:
-                        self._reporters.remove(reporter)
-                    reporter.end()
+            with certain():
+                for save in saves:
+                    save.end()
+                for reporter in reporters:
+                    self._write(reporter)
+
+    def _write(self, reporter: Reporter) -> None:
+        try:
+            reporter.write()
+        except Exception as error:  # noqa: BLE001 - what cannot be written is no matter of the body
+            log.warning("The progress of a task could not be written: %s", error)
+            connections.close_all()
+        reporter.due = time.monotonic() + PAUSE_SECONDS
+        if reporter.is_over and not reporter.has_news:
+            with self._changed:
+                self._reporters.remove(reporter)
+            reporter.end()
 
     def _next(self) -> tuple[list[_Save], list[Reporter]]:
         """Wait for those that have something to write, or are over."""
