@@ -9,9 +9,10 @@ import threading
 
 import psycopg
 import pytest
+from anyio import Event, fail_after, sleep
 from django.db import connection
 
-from tests.supervisors import database_url, notifications, until
+from tests.supervisors import Instant, database_url, living, notifications, until
 
 BELL = "queue:default:default"
 INSERT = "INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.add')"
@@ -308,3 +309,40 @@ def test_a_cancelled_ring_leaves_no_lock_behind(connect):
     )
     assert cancelled
     assert left == []
+
+
+async def test_who_falls_asleep_while_its_session_is_being_opened_falls_asleep_again_on_it(
+    database, connect, sleepers, monkeypatch
+):
+    """B6: a claim that began on the session before ends while the new one looks around, and comes back short."""
+    session, executor, is_claiming, may_end = connect(), Instant(), Event(), Event()
+
+    async def soon(condition):
+        with fail_after(60):
+            while not condition():  # noqa: ASYNC110 - it is the server's, or another task's
+                await sleep(0.005)
+
+    async with living(database, executor, pulse=600) as life:
+        await soon(lambda: sleepers(BELL) and not life._wakeup.is_hungry)
+        claim = life._claimer._source.claim
+
+        async def slow_claim(room):
+            batch = await claim(room)
+            is_claiming.set()
+            await may_end.wait()
+            return batch
+
+        with monkeypatch.context() as slowed:
+            slowed.setattr(life._claimer._source, "claim", slow_claim)
+            session.execute(INSERT)
+            with fail_after(60):
+                await is_claiming.wait()
+        session.execute("SELECT pg_terminate_backend(django_ray_session(%s))", [life._identity.worker])
+        # The new session looks around: to reconcile, it waits for the claim.
+        await soon(lambda: life.metrics.reconnects and life._reconciler.claiming.statistics().tasks_waiting)
+        assert not life._session.is_open
+        may_end.set()
+        await soon(lambda: life._session.opened == 2)
+        await soon(lambda: sleepers(BELL))
+        session.execute(INSERT)
+        await executor.has_run(2)

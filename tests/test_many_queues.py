@@ -144,7 +144,7 @@ async def test_every_execution_is_claimed_once_where_a_claim_goes_round(database
         living(database, executor, backend="any", queues=None),
     ):
         await executor.has_run(19 * 30)
-        await soon(lambda: life._doorbell._announced)
+        await soon(lambda: life._doorbell.is_announced)
         session.execute("UPDATE django_ray_queue SET paused_at = NULL")
         await executor.has_run(20 * 30)
     assert len(executor.ran) == len(set(executor.ran)) == 600
@@ -225,7 +225,7 @@ async def test_a_supervisor_of_many_named_queues_sleeps_on_one_bell(database, co
     assert config(queues=names).bells == ("queues:default",)
     session, executor = connect(), Instant()
     async with living(database, executor, queues=names) as life:
-        await soon(lambda: life._session.is_open and life._doorbell._announced and not life._wakeup.is_hungry)
+        await soon(lambda: life._session.is_open and life._doorbell.is_announced and not life._wakeup.is_hungry)
         session.execute("INSERT INTO django_ray_execution (callable_path, queue_name) VALUES ('x.y', 'not ours')")
         session.execute("INSERT INTO django_ray_execution (callable_path, queue_name) VALUES ('x.y', %s)", [names[-1]])
         await executor.has_run(1)

@@ -64,7 +64,7 @@ def workers(session):
 
 
 def is_asleep(life):
-    return life._session.is_open and life._doorbell._announced and not life._wakeup.is_hungry
+    return life._session.is_open and life._doorbell.is_announced and not life._wakeup.is_hungry
 
 
 TRUNCATE = "TRUNCATE django_ray_worker RESTART IDENTITY"

@@ -351,6 +351,7 @@ class Supervisor:
         """On every new session: something may be due that nobody rang for."""
         self._look_for_work()
         self._gatekeeper.look()
+        self._gatekeeper.expire_in(0.0)
         self._scheduler.look()
 
     def _look_for_work(self) -> None:
@@ -359,9 +360,6 @@ class Supervisor:
 
     async def _look_around(self) -> None:
         """On every new session, before it counts as open: settle what happened while nobody looked."""
-        self._doorbell.forget()
-        self._gate_bell.forget()
-        self._lane_bell.forget()
         if self._session.opened:
             self.metrics.reconnects += 1
             await self._liveness.come_back()

@@ -44,7 +44,7 @@ class Doorbell:
         self._bells = bells
         self._look = look
         self._tasks: TaskGroup
-        self._announced = False
+        self._announced = 0  # On which session; it is never open again once it is lost, and asleep there is nobody.
         self._waiting: set[str] = set()  # The bells with a wait of ours in the queue.
         self._places = CapacityLimiter(most_waits)
 
@@ -52,27 +52,27 @@ class Doorbell:
         """Wait in these tasks from now on."""
         self._tasks = tasks
 
-    def forget(self) -> None:
-        """Start from nothing: the session is new, and nobody knows of us."""
-        self._announced = False
+    @property
+    def is_announced(self) -> bool:
+        """Tell whether every commit rings, as far as we have asked."""
+        return self._announced == self._session.opened
 
     async def announce(self) -> None:
         """From now on every commit rings; who looked before is waited for in the background."""
-        if self._announced:
-            return
-        # Before it is said: when the session ends meanwhile, forget() comes after this and is right.
-        self._announced = True
+        if self.is_announced or not self._session.is_open:
+            return  # the next session looks by itself
+        self._announced = self._session.opened
         try:
             await self._session.say(partial(store.announce, bells=self._bells))
         except SessionLost:
-            return  # the next session looks by itself
+            return
         self._tasks.start_soon(self._settle)
 
     async def leave(self) -> None:
         """Spare the enqueuers: we look again by ourselves."""
-        if not self._announced:
+        if not self.is_announced:
             return
-        self._announced = False
+        self._announced = 0
         try:
             await self._session.say(partial(store.leave, bells=self._bells))
         except SessionLost:
