@@ -5,7 +5,7 @@ import pytest
 from anyio import create_task_group, fail_after, sleep
 
 from django_ray_worker.claiming.gatekeeper import Gatekeeper
-from django_ray_worker.core.claim import MadeWay
+from django_ray_worker.core.claim import Expired, MadeWay
 from django_ray_worker.core.metrics import Metrics
 
 SKIPPED, DONE = (MadeWay(refused=number, stopped=0, has_skipped=not number) for number in (0, 1))
@@ -21,7 +21,8 @@ class Scripted:
         return self._next(self.answers)
 
     async def expire(self):
-        return self._next(self.expired) if self.expired else 0
+        answer = self._next(self.expired) if self.expired else 0
+        return answer if isinstance(answer, Expired) else Expired(number=answer, next_in=None)
 
     async def settle_late(self):
         return self._next(self.late) if self.late else False
@@ -68,3 +69,27 @@ async def test_what_has_expired_is_ended_however_many_and_whatever_comes_between
     gatekeeper.expire_in(-1)
     await run(gatekeeper, lambda: metrics.expired == 2007)
     assert store.expired == []
+
+
+async def test_an_expiry_says_when_the_next_one_is():
+    """So it comes although no slot is free, and so nobody claims."""
+    store, metrics = Scripted(expired=[1, Expired(number=0, next_in=0.05), 1, 0]), Metrics()
+    gatekeeper = Gatekeeper(store, metrics, may_write=lambda: True)
+    gatekeeper.expire_in(-1)
+    await run(gatekeeper, lambda: metrics.expired == 2)
+    assert store.expired in ([], [0])
+
+
+async def test_what_a_claim_says_of_the_next_expiry_during_an_expiry_counts():
+    metrics = Metrics()
+
+    class Claimed(Scripted):
+        async def expire(self):
+            if not metrics.expired:
+                gatekeeper.expire_in(0.05)
+            return await super().expire()
+
+    store = Claimed(expired=[1, 0, 1, 0])
+    gatekeeper = Gatekeeper(store, metrics, may_write=lambda: True)
+    gatekeeper.expire_in(-1)
+    await run(gatekeeper, lambda: metrics.expired == 2)

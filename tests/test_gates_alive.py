@@ -88,7 +88,7 @@ async def test_a_free_place_is_taken_by_another_supervisor(database, gated):
     async with living(database, one, queues=("default",)), living(database, other, queues=("other",)) as life:
         await soon(lambda: one.ran == [first])
         (second,) = gated(limit=1, queue="other")
-        await soon(lambda: life._gate_bell._announced and not life._wakeup.is_hungry)
+        await soon(lambda: life._gate_bell.is_announced and not life._wakeup.is_hungry)
         one.end(first)
         await soon(lambda: other.ran == [second])
         other.end(second)
@@ -173,15 +173,34 @@ async def test_between_two_tokens_nothing_is_sent(database, gated, monkeypatch, 
     assert len(executor.ran) == 1
 
 
-async def test_what_expires_ends_although_every_slot_is_taken(database, gated, connect):
+async def test_what_expires_ends_although_every_slot_is_taken(database, gated, sleepers, connect):
     executor, session = Held(), connect()
     async with living(database, executor, concurrency=1, cluster="nowhere"):  # nothing is sent ahead
-        gated("b", number=2, expires="0.4 s")  # seen by the claim that takes the first of them
+        await asleep(sleepers)
+        gated("b", number=2, expires="3 s")  # seen by the claim that takes the first of them
         await soon(lambda: len(executor.ran) == 1)
         left = "SELECT FROM django_ray_execution WHERE state IN ('WAITING', 'READY')"
         await soon(lambda: not session.execute(left).fetchall())
         states = session.execute("SELECT state FROM django_ray_execution ORDER BY task_id").fetchall()
         assert [row["state"] for row in states] == ["RUNNING", "FAILED"]
+        executor.end(executor.ran[-1])
+
+
+async def test_what_expires_later_ends_too_although_every_slot_is_taken(database, sleepers, connect):
+    """The claim that takes the first sees when the second expires, and that expiry when the third does."""
+    executor, session = Held(), connect()
+    async with living(database, executor, concurrency=1, cluster="nowhere"):  # nothing is sent ahead
+        await asleep(sleepers)
+        session.execute(
+            "INSERT INTO django_ray_execution (callable_path, expires_at)"
+            " SELECT 'tests.tasks.add', now() + seconds * interval '1 s' FROM unnest(%s::float[]) AS seconds",
+            [[600.0, 2.0, 3.5]],
+        )
+        await soon(lambda: len(executor.ran) == 1)
+        left = "SELECT FROM django_ray_execution WHERE state IN ('WAITING', 'READY')"
+        await soon(lambda: not session.execute(left).fetchall())
+        states = session.execute("SELECT state FROM django_ray_execution ORDER BY task_id").fetchall()
+        assert [row["state"] for row in states] == ["RUNNING", "FAILED", "FAILED"]
         executor.end(executor.ran[-1])
 
 
@@ -196,3 +215,18 @@ async def test_a_new_one_at_a_full_gate_goes_although_every_slot_is_taken(databa
         await soon(lambda: session.execute(state, [second]).fetchone()["state"] == "CANCELLED")
         await soon(lambda: life.metrics.turned_away == 1)
         executor.end(first)
+
+
+async def test_a_new_session_ends_what_has_expired_although_every_slot_is_taken(database, sleepers, connect):
+    """While there was no session, nobody could be told when that is."""
+    executor, session = Held(), connect()
+    async with living(database, executor, concurrency=1, cluster="nowhere") as life:
+        await asleep(sleepers)
+        insert = "INSERT INTO django_ray_execution (callable_path, expires_at) VALUES ('tests.tasks.add', %s)"
+        session.execute(insert, ["2100-01-01"])
+        await soon(lambda: len(executor.ran) == 1)
+        session.execute(insert, ["2020-01-01"])
+        session.execute("SELECT pg_terminate_backend(django_ray_session(%s))", [life._identity.worker])
+        await soon(lambda: session.execute("SELECT FROM django_ray_execution WHERE state = 'FAILED'").fetchall())
+        assert life.metrics.reconnects == 1
+        executor.end(executor.ran[-1])

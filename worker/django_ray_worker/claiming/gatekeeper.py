@@ -2,7 +2,7 @@
 
 And what waits in a flow is looked at again if somebody was in the way before. An actor of its own, because none of this
 may depend on free slots. It sends nothing unless somebody has told it to look: an enqueue, a claim that saw what
-expires next, a new session, or a pulse that found what was missed.
+expires next, an expiry that saw the one after it, a new session, or a pulse that found what was missed.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ class Gatekeeper:
     async def _expire(self) -> None:
         if current_time() < self._expires:
             return
-        while number := await self._store.expire():  # so many at a time
-            self._metrics.expired += number
-        self._expires = float("inf")
+        self._expires = float("inf")  # before it is asked: what somebody takes note of meanwhile counts
+        while (expired := await self._store.expire()).number:  # so many at a time
+            self._metrics.expired += expired.number
+        self.expire_in(expired.next_in)
 
     def _try_again(self, *, is_full: bool) -> None:
         self._is_full = self._is_full or is_full

@@ -102,6 +102,14 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """The answer to who ends what has not begun by its time."""
+
+    number: int  # How many have been ended; there may be more.
+    next_in: float | None  # Seconds until the next one; None is never.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MadeWay:
     """The answer to who asks to make way at full gates."""
 

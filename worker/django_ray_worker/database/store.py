@@ -25,6 +25,7 @@ from django_ray_worker.core.claim import (
     Backlogged,
     Batch,
     Claim,
+    Expired,
     Gates,
     Held,
     Lanes,
@@ -214,11 +215,12 @@ class Store:
         async with self._transaction() as connection:
             await connection.execute(SQL["promote"], self._scope)
 
-    async def expire(self) -> int:
-        """End what has not begun by its time; return how many."""
+    async def expire(self) -> Expired:
+        """End what has not begun by its time."""
         async with self._connection() as connection:
             row = await (await connection.execute(SQL["expire"], self._scope)).fetchone()
-        return 0 if row is None else cast("int", row["number"])
+        assert row is not None  # noqa: S101 - no FROM
+        return Expired(**row)
 
     async def make_way(self) -> MadeWay:
         """Cancel at full gates what does not want to wait there, or what runs there for it."""
