@@ -108,6 +108,15 @@ def test_a_connection_that_has_not_answered_for_long_is_asked_before_its_first_u
     assert asked(pid)[before:] == ["SELECT 1", "SELECT 41 + 1", "SELECT 41 + 1"]
 
 
+def test_a_connection_that_has_answered_only_at_the_beginning_of_a_long_body_is_asked(start, asked):
+    """H11. What has been silent for as long as that body may be forgotten."""
+    process = start(**LOGGED)
+    pid = process.run(untidy.ask_and_go_on)
+    before = len(asked(pid))
+    process.run(untidy.query)
+    assert asked(pid)[before:] == ["SELECT 1", "SELECT 41 + 1"]
+
+
 def test_a_connection_that_a_firewall_has_forgotten_ends_with_the_question_and_not_with_the_task(
     server, start, tmp_path
 ):

@@ -218,6 +218,29 @@ def query_after_touch(path):
 
 @task
 @task_options(max_attempts=1)
+def ask_and_go_on():
+    """Use the connection at the beginning alone, and run for longer than an answer is trusted."""
+    from django_ray.runtime import connections
+
+    connections.ASK_SECONDS = 0.2
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    time.sleep(0.3)
+    return pid
+
+
+@task
+def wakeup_of_a_child():
+    """Whether a process that the body forks tells nobody of its signals."""
+    child = os.fork()
+    if not child:
+        os._exit(signal.set_wakeup_fd(-1) != -1)
+    return not os.waitpid(child, 0)[1]
+
+
+@task
+@task_options(max_attempts=1)
 def forget_answers():
     """As if the connections of this process had answered long ago."""
     from django_ray.runtime import connections

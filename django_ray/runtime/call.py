@@ -34,6 +34,7 @@ from django_ray.retry import MOST_RELEASED, pause
 from django_ray.rows import Fence
 from django_ray.runtime.claimed import database_of_claim, fenced
 from django_ray.runtime.completion import succeeded
+from django_ray.runtime.connections import close_all
 from django_ray.runtime.entrypoint import Envelope, ReturnedEnvelope, envelope_of, invoke
 from django_ray.runtime.interrupt import interruptible, overran, protected, was_interrupted
 from django_ray.runtime.preparation import settle_in
@@ -173,7 +174,7 @@ class _Call:
             self._take_note(written, list(returned), list(unstarted))
         finally:
             self._has_settled.set()
-            connections.close_all()
+            close_all()
 
     def _take_note(self, written: set[str], returned: Sequence[int], unstarted: Sequence[int]) -> None:
         with self._lock:

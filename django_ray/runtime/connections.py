@@ -22,7 +22,7 @@ from django.db import connections
 from django_ray.runtime.foreign import ends_process
 from django_ray.runtime.sessions import is_as_new, keep_wrappers
 
-__all__ = ["Upkeep", "certain", "check_pools"]
+__all__ = ["Upkeep", "certain", "check_pools", "close_all"]
 
 log = logging.getLogger("django_ray.connections")
 
@@ -35,9 +35,10 @@ _UNKNOWN = 4  # The connection is closed.
 class Upkeep:
     """Brackets one task body. A transaction that was open before it, as in a TestCase, stays open."""
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "_began_at")
 
     def __enter__(self) -> None:
+        self._began_at = time.monotonic()
         self._before: set[str] = set()
         for connection in _made():
             connection.queries_log.clear()
@@ -54,7 +55,7 @@ class Upkeep:
         for connection in _made():
             if connection.alias not in self._before:
                 try:
-                    _tidy(connection)
+                    _tidy(connection, self._began_at)
                 except BaseException as error:  # noqa: BLE001 - likewise
                     _give_up(connection, error)
 
@@ -67,14 +68,17 @@ def certain() -> Generator[None]:
     """
     for connection in _made():
         if connection.connection is not None and _is_doubtful(connection.connection):
-            try:
-                connection.close()
-            except BaseException as error:  # noqa: BLE001 - a database engine may raise anything
-                _give_up(connection, error)
+            _hang_up(connection)
     yield
     for connection in _made():
         if connection.connection is not None:
-            _note_answer(connection.connection)
+            _note_answer(connection.connection, time.monotonic())
+
+
+def close_all() -> None:
+    """Close the connections of this thread, whatever that raises."""
+    for connection in _made():
+        _hang_up(connection)
 
 
 def _made() -> list[Any]:
@@ -91,7 +95,7 @@ def _make_ready(connection: Any) -> None:
         connection.health_check_enabled = connection.settings_dict["CONN_HEALTH_CHECKS"] or _is_doubtful(raw)
 
 
-def _tidy(connection: Any) -> None:
+def _tidy(connection: Any, began_at: float) -> None:
     if connection.in_atomic_block or _is_in_transaction(connection):
         _discard(connection)
     elif not is_as_new(connection):
@@ -100,7 +104,8 @@ def _tidy(connection: Any) -> None:
         _discard(connection)
     elif connection.connection is not None:
         if connection.health_check_done:  # it was opened or asked meanwhile
-            _note_answer(connection.connection)
+            # That was while the body ran, and may have been at its beginning.
+            _note_answer(connection.connection, began_at)
         connection.close_if_unusable_or_obsolete()
 
 
@@ -127,6 +132,15 @@ def _give_up(connection: Any, error: BaseException) -> None:
     _forget(connection)
 
 
+def _hang_up(connection: Any) -> None:
+    try:
+        if connection.connection is not None:
+            connection.connection.close()  # or a pool would lend it again
+        connection.close()
+    except BaseException as error:  # noqa: BLE001 - a database engine may raise anything
+        _give_up(connection, error)
+
+
 def _discard(connection: Any) -> None:
     """Close the connection, which rolls back, and forget the wrapper with its half-finished blocks."""
     connection.in_atomic_block = False
@@ -148,27 +162,24 @@ def _is_doubtful(raw: Any) -> bool:
     return line.is_doubtful()
 
 
-def _note_answer(raw: Any) -> None:
+def _note_answer(raw: Any, at: float) -> None:
     with suppress(Exception):
-        _line(raw.fileno()).has_answered()
+        _line(raw.fileno()).answered_at = at
 
 
 class _Line:
     """The socket with one file descriptor, whichever connection has it: what can be seen without asking."""
 
-    __slots__ = ("_answered_at", "_poll")
+    __slots__ = ("_poll", "answered_at")
 
     def __init__(self, descriptor: int) -> None:
-        self._answered_at = -math.inf
+        self.answered_at = -math.inf  # As far as it is certain.
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
 
     def is_doubtful(self) -> bool:
         # Something to read, while nothing was asked, is the end of the connection or a word of the server on it.
-        return bool(self._poll.poll(0)) or time.monotonic() - self._answered_at > ASK_SECONDS
-
-    def has_answered(self) -> None:
-        self._answered_at = time.monotonic()
+        return bool(self._poll.poll(0)) or time.monotonic() - self.answered_at > ASK_SECONDS
 
 
 _line = cache(_Line)
