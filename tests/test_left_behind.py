@@ -213,3 +213,8 @@ def test_with_sync_the_next_body_finds_folder_umask_streams_and_loop_again(other
         assert finished(untidy.leave.using(queue_name="other").enqueue(what, str(tmp_path))).return_value == what
         assert finished(untidy.found_in_thread.using(queue_name="other").enqueue()).return_value == before
         assert finished(untidy.query.using(queue_name="other").enqueue()).return_value == 42
+
+
+def test_a_signal_of_a_forked_process_is_not_taken_for_one_of_its_parent(process):
+    """H10: also where it has a handler of its own."""
+    assert process.run(untidy.wakeup_of_a_child) is True

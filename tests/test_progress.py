@@ -12,7 +12,7 @@ from django_ray.models import RayProgress, RayTaskExecution
 from django_ray.rows import Fence
 from django_ray.runtime import reporting
 from django_ray.runtime.output import Output
-from django_ray.runtime.reporting import Reporter, in_this_thread
+from django_ray.runtime.reporting import Reporter
 from django_ray.testing import run_tasks
 from tests import steps
 from tests.supervisors import until
@@ -64,13 +64,10 @@ def test_a_message_that_cannot_be_stored_is_cleaned_and_cut():
 
 
 @pytest.mark.django_db
-def test_what_is_said_while_the_value_before_is_written_is_not_lost():
+def test_what_is_said_while_the_value_before_is_written_is_not_lost(monkeypatch):
+    monkeypatch.setattr(reporting, "_writer", lambda: None)  # no thread is to write it: as one that it is added to
     reporter = Reporter("default", Fence(str(uuid4()), 1, 1), Output("a task"))
-    with (
-        connection.execute_wrapper(lambda execute, *asked: (reporter.report(0.9), execute(*asked))[1]),
-        in_this_thread(),
-    ):
-        reporter._is_added = True
+    with connection.execute_wrapper(lambda execute, *asked: (reporter.report(0.9), execute(*asked))[1]):
         reporter.report(0.5)
         reporter.write()
     assert reporter.has_news

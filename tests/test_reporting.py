@@ -1,5 +1,7 @@
 """The thread that writes what bodies say: a lock, a dead connection, an attempt that was taken away."""
 
+import os
+
 import pytest
 from django.db import connection
 
@@ -81,7 +83,7 @@ def test_a_row_that_is_locked_holds_up_no_other_attempt(attempt, connect, monkey
     other.report(0.3, "other")
     until(lambda: "other" in said().values(), what="the value of the other attempt")
     other.close()
-    assert other._has_ended.is_set()
+    until(other._has_ended.is_set, what="the end of the other attempt")
     stranger.rollback()
     locked.report(0.4, "free again")
     until(lambda: "free again" in said().values(), what="the value after the lock")
@@ -123,12 +125,13 @@ def test_a_connection_that_has_not_answered_for_long_is_replaced(attempt, monkey
 
 def test_a_connection_that_is_forgotten_costs_one_value(attempt, proxied, monkeypatch, caplog):
     """The thread would wait for ever, and every attempt of this process for it."""
-    monkeypatch.setattr(reporting, "SAVE_SECONDS", 0.3)
     reporter = begin(attempt())
+    monkeypatch.setattr(reporting, "SAVE_SECONDS", 0.3)
     swallowed = proxied.swallow_next(reporting._WRITE[:40])
     reporter.report(0.2, "lost")
     assert swallowed.wait(20)
     until(lambda: "has not answered for 0.3 s" in caplog.text, what="the warning")
+    monkeypatch.setattr(reporting, "SAVE_SECONDS", 10)
     reporter.report(0.3, "written")
     reporter.close()
     assert set(said().values()) == {"written"}
@@ -144,10 +147,11 @@ def test_who_has_lost_the_attempt_writes_nothing(attempt):
 
 
 def test_lines_are_told_while_somebody_watches_and_not_before(attempt):
-    output = Output("a task")
-    reporter = begin(attempt(), output)
+    output, fence = Output("a task"), attempt()
+    reporter = begin(fence, output)
     output.add("unseen\n")
     until(lambda: reporter._looked == 1, what="a look whether somebody watches")
+    save_metadata("default", fence, {})  # by the same thread: the look is over
     assert RayProgress.objects.get().output == ""
     RayTaskExecution.objects.update(awaited=True)
     output.add("seen\nnot ended")
@@ -155,3 +159,21 @@ def test_lines_are_told_while_somebody_watches_and_not_before(attempt):
     assert (RayProgress.objects.get().output, RayProgress.objects.get().lines) == ("unseen\nseen", 2)
     reporter.close()
     assert RayProgress.objects.get().output == "unseen\nseen\nnot ended"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # what bodies do all the same
+def test_a_child_that_the_body_forks_writes_as_well(attempt):
+    fence = attempt()
+    reporter = begin(fence)
+    child = os.fork()
+    if not child:
+        try:
+            reporter.report(0.5, "from the child")
+            save_metadata("default", fence, {"a": 1})
+            reporter.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert said() == {RayTaskExecution.objects.get(carrier={"metadata": {"a": 1}}).pk: "from the child"}
+    reporter.close()

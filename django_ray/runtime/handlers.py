@@ -60,12 +60,14 @@ class Handlers:
 def spare_children() -> None:
     """Have the processes that bodies fork end by signals as others do: what is there now means nothing to them.
 
-    Handlers that a body has set itself are inherited.
+    Handlers that a body has set itself are inherited. What comes to them is not written where this process hears of
+    its own signals.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
     ours = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
 
     def be_a_child() -> None:
+        signal.set_wakeup_fd(-1)
         for number, handler in ours.items():
             if signal.getsignal(number) is handler:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

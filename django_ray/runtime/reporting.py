@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -29,7 +30,7 @@ from django_ray.deadline import answered
 from django_ray.exceptions import TaskSuperseded
 from django_ray.progress import TOLD, checked
 from django_ray.rows import Fence
-from django_ray.runtime.connections import certain
+from django_ray.runtime.connections import certain, close_all
 from django_ray.runtime.output import MOST_LINES, Output
 from django_ray.serialization import encode
 
@@ -107,7 +108,7 @@ class Reporter:
         # it away when it is written would lose one that comes in that moment.
         self._latest: tuple[float | None, str] | None = None
         self._written: tuple[float | None, str] | None = None
-        self._is_added = False
+        self._writer: _Writer | None = None  # Who writes it; a child that the body forks needs one of its own.
         self._has_ended = threading.Event()
         self.is_over = False
         self.due = 0.0  # When the next value may be written.
@@ -125,13 +126,13 @@ class Reporter:
     def report(self, fraction: float | None = None, message: str = "") -> None:
         """Leave what is to be written."""
         self._latest = checked(fraction, message)
-        if self._is_added or self.is_over or self._fence is None:
+        if self.is_over or self._fence is None:
             return
         if _is_in_place:
             self.write()
-            return
-        self._is_added = True
-        _writer().add(self)
+        elif (writer := _writer()) is not self._writer:
+            self._writer = writer
+            writer.add(self)
 
     def write(self) -> None:
         """Write the latest value."""
@@ -155,9 +156,9 @@ class Reporter:
 
     def close(self) -> None:
         """Have the last value written before the execution ends: after that, the fence would refuse it."""
-        if self._is_added and not self.is_over:
+        if self._writer is not None and not self.is_over:
             self.is_over = True
-            _writer().look()
+            self._writer.look()
             if not self._has_ended.wait(LAST_SECONDS):
                 _writer.cache_clear()  # it hangs: the next attempt gets another thread and connection
         self.is_over = True
@@ -236,7 +237,7 @@ class _Save:
             self.write()
         except Exception as error:  # noqa: BLE001 - it is the body's to know
             self.error = error
-            connections.close_all()
+            close_all()
         self.has_ended.set()
 
 
@@ -280,7 +281,7 @@ class _Writer:
             reporter.write()
         except Exception as error:  # noqa: BLE001 - what cannot be written is no matter of the body
             log.warning("The progress of a task could not be written: %s", error)
-            connections.close_all()
+            close_all()
         reporter.due = time.monotonic() + PAUSE_SECONDS
         if reporter.is_over and not reporter.has_news:
             with self._changed:
@@ -299,7 +300,7 @@ class _Writer:
                 if self._reporters:
                     self._changed.wait(PAUSE_SECONDS / 2)
                 elif not self._changed.wait(IDLE_SECONDS):
-                    connections.close_all()
+                    close_all()
                     # One may have come between the end of the wait and this line.
                     if not self._reporters and not self._saves:
                         self._changed.wait()
@@ -310,3 +311,7 @@ def _writer() -> _Writer:
     writer = _Writer()
     threading.Thread(target=writer.run, name="django-ray-progress", daemon=True).start()
     return writer
+
+
+# A child has none of its parent's threads.
+os.register_at_fork(after_in_child=_writer.cache_clear)
