@@ -6,12 +6,15 @@ body.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable
 
 __all__ = ["Guard", "Watch"]
+
+log = logging.getLogger("django_ray.watch")
 
 
 class Guard:
@@ -25,9 +28,10 @@ class Guard:
 
 
 class Watch:
-    """A thread of that name. What it does must not raise."""
+    """A thread of that name. It outlives whatever the code that it calls raises."""
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._changed = threading.Condition()
         self._guards: set[Guard] = set()
         self._looks_at = math.inf  # When the thread looks again by itself.
@@ -50,7 +54,10 @@ class Watch:
     def _run(self) -> None:
         while True:
             for guard in self._due():
-                guard.act()
+                try:
+                    guard.act()
+                except BaseException:
+                    log.exception("What %s had to do has failed.", self._name)
 
     def _due(self) -> list[Guard]:
         with self._changed:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from django.tasks.signals import task_finished, task_started
 
 from django_ray.backends import RayTaskBackend
 from django_ray.runtime.entrypoint import invoke
+from django_ray.watch import Watch
 from tests.poison import Unhelpful
 from tests.tasks import CALLED
 
@@ -231,3 +233,15 @@ def test_the_next_task_finds_a_clean_connection(name, args):
     assert invoke(payload(path(name), *args)) == {"kind": "returned", "result": "null", "output": ""}
     assert invoke(payload(path("query"))) == {"kind": "returned", "result": "42", "output": ""}
     assert connection.get_autocommit()
+
+
+def test_a_watch_goes_on_after_something_that_it_calls_has_failed(caplog):
+    watch, is_done = Watch("django-ray-test"), threading.Event()
+
+    def fail():
+        raise SystemExit
+
+    watch.guard(0, fail)
+    watch.guard(0.01, is_done.set)
+    assert is_done.wait(20)
+    assert "What django-ray-test had to do has failed." in caplog.text
