@@ -241,6 +241,8 @@ class _Ear:
             del self.waiting[name]
         if not self.waiting and self._session is not None:
             self._closing = asyncio.get_running_loop().call_later(KEPT_SECONDS, self.close)
+        elif not self.waiting:
+            self._forget()
 
     async def open(self) -> None:
         async with self._opening:
@@ -280,6 +282,16 @@ class _Ear:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._session.pgconn.finish()
             self._session = None
+        if not self.waiting:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Leave no trace: what is kept by its loop, and holds on to the loop, would keep both for ever."""
+        ears, name = _ears.get(loop := asyncio.get_running_loop(), {}), (self._database, self._channels)
+        if ears.get(name) is self:
+            del ears[name]
+        if not ears:
+            _ears.pop(loop, None)
 
     def _read(self, session: psycopg.AsyncConnection[Any]) -> None:
         try:
