@@ -90,6 +90,7 @@ class Liveness:
             await sleep_forever()
         while True:
             await sleep(self._period)
+            opened = self._session.opened
             try:
                 pulse = await self._session.echo(self._registration.pulse)
                 if not pulse.is_registered:
@@ -102,6 +103,8 @@ class Liveness:
                 if is_locked(error):
                     self._leave_unsaid()  # the table is locked, and the server has said so: nothing swallows us
                     continue
+                if self._session.opened != opened or not self._session.is_open:
+                    continue  # it went to a session that has ended; the one after it has heard itself
                 self._metrics.pulses_missed += 1
                 log.warning("Our pulse does not come back (%s): dropping every connection.", type(error).__name__)
                 self._session.drop()
