@@ -18,7 +18,7 @@ from django.db import InterfaceError, OperationalError, connections, models, rou
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
 from django.tasks.exceptions import InvalidTaskBackend
 
-from django_ray.deadline import answered
+from django_ray.deadline import answered, has_ended
 
 __all__ = [
     "NOT_INSTALLED", "PlacedQuerySet", "Unreachable", "asked_for", "backends_in", "database_of", "database_of_row",
@@ -88,6 +88,8 @@ def of_each[Found](look: Callable[[str], Found]) -> tuple[dict[str, Found], Unre
     for database in databases():
         connection: Any = connections[database]
         try:
+            if connection.connection is not None and not connection.in_atomic_block and has_ended(connection):
+                connection.close()  # it was kept, and the server has restarted since
             connection.ensure_connection()
             with answered(connection, ANSWER_SECONDS):
                 found[database] = look(database)

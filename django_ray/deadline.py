@@ -8,6 +8,7 @@ answer to that, too.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Generator
@@ -19,7 +20,7 @@ from django.db import OperationalError
 
 from django_ray.watch import Watch
 
-__all__ = ["answered"]
+__all__ = ["answered", "has_ended"]
 
 
 @contextmanager
@@ -36,6 +37,16 @@ def answered(connection: Any, seconds: float, *, applies: Callable[[], bool] = l
     finally:
         _watch().release(guard)
         line.close()
+
+
+def has_ended(connection: Any) -> bool:
+    """Tell whether the other side has closed it meanwhile. Asks nothing: something to read, though nobody asked."""
+    try:
+        poll = select.poll()
+        poll.register(connection.connection.fileno(), select.POLLIN)
+    except connection.Database.Error:
+        return True  # our side has
+    return bool(poll.poll(0))
 
 
 class _Line:

@@ -139,8 +139,13 @@ class Command(BaseCommand):
                         (channel,) = cursor.fetchone() or ("",)
                         session.execute(f"LISTEN {channel}".encode())
                 while True:
-                    for session in sessions:
-                        session.execute(MARK_REPORTING)
+                    for session in [*sessions]:
+                        try:
+                            session.execute(MARK_REPORTING)
+                        except psycopg.OperationalError:
+                            sessions.remove(session)
+                            if not sessions:
+                                raise  # else the others are shown
                     if not as_json and self.stdout.isatty():
                         self.stdout.write("\x1b[2J\x1b[H", ending="")
                     self._show(status(), as_json=as_json)
@@ -185,7 +190,8 @@ def _hear(sessions: Sequence[Any]) -> None:
             selector.register(session.fileno(), selectors.EVENT_READ)
         selector.select(REFRESH_SECONDS)
     for session in sessions:
-        session.pgconn.consume_input()
+        with suppress(Exception):  # one that has ended is found out when it is asked next
+            session.pgconn.consume_input()
         while session.pgconn.notifies():
             pass
 
