@@ -20,7 +20,7 @@ __all__ = ["Stop"]
 
 log = logging.getLogger("django_ray.supervisor")
 
-GUARD_SECONDS = 0.005
+GUARD_SECONDS = 0.001
 
 
 class Stop:
