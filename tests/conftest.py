@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from django.db import OperationalError, connection, connections
 from django.db.backends.base.operations import BaseDatabaseOperations
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 from psycopg.rows import dict_row
 
 from django_ray.models import RayMinute, RayTaskExecution, RayWorker
@@ -22,6 +24,9 @@ ASLEEP = 1145721434
 # A script that says `nohup make test &` has them ignored, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# How long an example takes says more about the other work of the machine than about it.
+hypothesis.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis.load_profile("busy")
 # They take a minute or more, and begin first: else one process has the last of them when the others are done.
 LONGEST_FIRST = (
     "test_cluster", "test_lifecycle", "test_recovery", "test_left_behind", "test_ray_hangs", "test_signals",

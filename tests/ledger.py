@@ -32,7 +32,7 @@ def write(context, note=""):
 def ask(context):
     """Wait for the server, and write once more."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_sleep(0.6)")
+        cursor.execute("SELECT pg_sleep(3)")
     write(context, "afterwards")
 
 

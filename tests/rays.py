@@ -13,17 +13,12 @@ from tempfile import mkdtemp
 import psutil
 
 from tests import tasks
+from tests.chaos.postgres import free_port  # noqa: F401 - for those who start a head
 from tests.supervisors import until
 
 TOKEN = "b" * 64
 HEAD = "f" * 51 + "00000"  # As Ray's provider for tests calls the node of the head.
 RAY = str(Path(sys.executable).parent / "ray")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(port):

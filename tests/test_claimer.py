@@ -13,7 +13,7 @@ INSERT = "INSERT INTO django_ray_execution (callable_path) VALUES ('tests.tasks.
 
 async def soon(condition):
     """until() for coroutines."""
-    with fail_after(20):
+    with fail_after(60):
         while not condition():  # noqa: ASYNC110 - it is the server's, or another task's
             await sleep(0.005)
 

@@ -143,14 +143,14 @@ class TestInRayWorkers:
             with (tmp_path / "lock").open("w") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 (tmp_path / str(item)).touch()
-                time.sleep(60)  # one call into C, which no KeyboardInterrupt cuts short
+                time.sleep(600)  # one call into C, which no KeyboardInterrupt cuts short
 
         started = time.monotonic()
         with pytest.raises(LookupError):
             parallel_map(stuck, range(6))
         with (tmp_path / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # granted when no call is left
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 120
 
     def test_no_more_than_the_window_is_taken_from_the_items(self, tmp_path):
         taken = []

@@ -9,7 +9,7 @@ from tests import tasks
 from tests.rays import TOKEN, Held, answers, free_port, kill
 from tests.supervisors import until
 
-JOIN_SECONDS = 10  # It takes less than 2 s where the machine has time.
+JOIN_SECONDS = 30  # It takes less than 2 s where the machine has time.
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -246,7 +246,7 @@ def test_a_wait_says_what_the_execution_waits_for(row, supervisors, answer, inse
 def test_a_wait_for_a_paused_queue_says_so(insert):
     task_id = insert()
     RayQueue.objects.pause("default", by="ada", because="deploy")
-    with says(TimeoutError, "Its queue 'default' has been paused by ada for 0"):
+    with says(TimeoutError, "Its queue 'default' has been paused by ada for ", "deploy"):
         tasks.add.get_result(str(task_id)).wait(timeout=0.01)
 
 

@@ -77,8 +77,8 @@ def test_it_releases_what_waits_and_gives_back_what_it_would_run_with_ids(deploy
     for _ in range(3):
         old.wait_for("is not known here: The options have the unknown key 'needs'")
     for task_id in (joined, told, bad_told):
-        until(RayTaskExecution.objects.filter(pk=task_id, **POSTPONED).exists, what="given back")
-        assert (row(task_id).errors, row(task_id).worker_ids, row(task_id).started_at) == ([], [], None)
+        found = until(RayTaskExecution.objects.filter(pk=task_id, **POSTPONED).first, what="given back")
+        assert (found.errors, found.worker_ids, found.started_at) == ([], [], None)
     until(lambda: row(bad).state == State.FAILED, what="the end of what fails")
     assert row(doomed).exception_type == "django_ray.exceptions.UpstreamFailed"
     assert flow.progress().successful == 3

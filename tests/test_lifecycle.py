@@ -44,7 +44,7 @@ def test_sigterm_interrupts_at_the_end_of_the_grace_and_releases(listen, tmp_pat
     before = time.monotonic()
     supervisor.signal(signal.SIGTERM)
     assert supervisor.wait() == 0
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 25
     rows = RayTaskExecution.objects.all()
     assert {(row.state, row.failures, row.losses, row.claimed_by_id) for row in rows} == {(State.READY, 0, 0, None)}
     assert sorted(row.attempt_number for row in rows) == [0, 0, 1, 1]
@@ -60,7 +60,7 @@ def test_a_second_signal_interrupts_at_once(listen, tmp_path):
     supervisor.signal(signal.SIGTERM)
     supervisor.wait_for("stopping")
     supervisor.signal(signal.SIGINT)
-    assert supervisor.wait(20) == 0, supervisor.log
+    assert supervisor.wait(60) == 0, supervisor.log
     assert RayTaskExecution.objects.get().state == State.READY
 
 

@@ -221,7 +221,9 @@ def test_a_database_that_does_not_answer_holds_the_body_up_for_a_while_and_no_mo
 
 def connection_is_waiting():
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
         return cursor.fetchone()[0]
 
 

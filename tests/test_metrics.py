@@ -263,7 +263,7 @@ def test_a_database_that_goes_away_is_no_longer_ready_and_one_that_is_back_is(se
         done = server.enqueue("add", 1, 2)
         until(lambda: done()["finished_at"])
         server.stop_hard()
-        until(lambda: read(port, "/readyz")[0] == 503, timeout=2)
+        until(lambda: read(port, "/readyz")[0] == 503, timeout=20)
         assert read(port, "/readyz")[1] == "The database is away: the listening session is not open.\n"
         assert read(port, "/healthz") == (200, "ok\n")
         server.start()

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def head(supervisor):
     """Return the head of the Ray that it has or starts, as soon as others have been started that talk to it."""
-    until(lambda: len(faults.processes(supervisor)) > 1, 120, "a gcs_server and another process")
-    (server,) = faults.gcs_servers(supervisor)
+    (server,) = until(
+        lambda: len(faults.processes(supervisor)) > 1 and faults.gcs_servers(supervisor),
+        120, "a gcs_server and another process",
+    )  # fmt: skip
     return server
 
 

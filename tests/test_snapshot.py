@@ -42,6 +42,11 @@ def code(found):
     return [line.strip() for line in found.stack if not line.startswith("  File")]
 
 
+def there(result, *lines):
+    """Return a snapshot with these lines of code: a body may have made its file, and not come to them."""
+    return until(lambda: {*lines} <= {*code(found := snapshot(result.id))} and found, what=f"{lines}")
+
+
 def test_where_a_body_is(begun, tmp_path):
     result = begun(tasks.touch_and_wait)
     found = snapshot(result.id)
@@ -52,7 +57,7 @@ def test_where_a_body_is(begun, tmp_path):
 
 
 def test_what_a_coroutine_awaits(begun):
-    found = snapshot(begun(tasks.await_three_levels).id)
+    found = there(begun(tasks.await_three_levels), "await asyncio.sleep(600)")
     assert [line for line in code(found) if line.startswith("await")] == [
         "await middle()", "await inner()", "await asyncio.sleep(600)"
     ]  # fmt: skip
@@ -60,14 +65,12 @@ def test_what_a_coroutine_awaits(begun):
 
 
 def test_the_threads_that_a_body_has_started(begun):
-    found = snapshot(begun(tasks.wait_for_a_thread).id)
-    assert {"thread.join()", "threading.Event().wait(600)"} <= set(code(found))
+    there(begun(tasks.wait_for_a_thread), "thread.join()", "threading.Event().wait(600)")
 
 
 def test_a_body_that_keeps_the_lock_of_python(begun, finished, tmp_path):
     result = begun(tasks.keep_the_lock)
-    found = snapshot(result.id)
-    assert found.is_locked
+    found = until(lambda: (found := snapshot(result.id)).is_locked and found, what="a body in code in C")
     assert "keep_the_lock" in found.stack[-1]
     assert "in code that keeps Python's lock" in found.text
     (tmp_path / "0.pipe").write_text("1")
@@ -108,6 +111,7 @@ def test_each_body_gives_its_own(begun):
 
 def test_the_command(begun):
     result, out = begun(tasks.block), StringIO()
+    there(result, "threading.Event().wait()")
     call_command("django_ray_snapshot", result.id, stdout=out)
     assert out.getvalue().startswith("Process ")
     assert "threading.Event().wait()" in out.getvalue()
@@ -155,6 +159,7 @@ def now(row):
 
 def test_the_page(begun, admin_client):
     result = begun(tasks.await_three_levels)
+    there(result, "await asyncio.sleep(600)")
     page = admin_client.get(reverse("admin:django_ray_raytaskexecution_change", args=[result.id])).content.decode()
     assert now(result.id) in page
     shown = admin_client.get(now(result.id)).content.decode()

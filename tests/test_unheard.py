@@ -92,7 +92,7 @@ def test_without_a_pulse_nobody_looks(  # noqa: PLR0917
     monkeypatch.setattr(ears, "is_over", lambda *where: looks.append(where) or is_over(*where))
     result = tasks.add.enqueue(3, 4)
     elsewhere(finish_when_awaited(connect, result))
-    assert wait(result, how, timeout=2).return_value == 7
+    assert wait(result, how, timeout=5).return_value == 7
     assert looks == []
 
 

@@ -51,8 +51,12 @@ def test_what_nobody_watches_rings_nobody_and_keeps_no_lines(on_ray, finished, t
     for step in (1, 2):
         (tmp_path / str(step)).touch()
     finished(unwatched)
-    watched = steps.tell.enqueue(str(tmp_path), 2)
+    own = tmp_path / "watched"  # in which it finds nothing before it is awaited
+    own.mkdir()
+    watched = steps.tell.enqueue(str(own), 2)
     RayTaskExecution.objects.filter(pk=watched.id).update(awaited=True)
+    for step in (1, 2):
+        (own / str(step)).touch()
     finished(watched)
     with connection.cursor() as cursor:
         cursor.execute(f"UNLISTEN {channel}")

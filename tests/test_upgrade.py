@@ -106,7 +106,7 @@ def migrate_beside(url, session, new):
             began = monotonic()
             migrate = new.migrate(*arguments, PGAPPNAME="migrate")
             until(lambda: migrate.process.poll() is not None or session.execute(waits).fetchone())
-            web.goes_on()  # what keeps it from doing so for longer than a second is to be a BriefMigration
+            web.goes_on()  # what keeps it from doing so for long is to be a BriefMigration
             transaction.rollback()
         assert migrate.wait() == 0, migrate.log
         web.goes_on()
@@ -128,8 +128,8 @@ def test_a_deploy_and_the_way_back_lose_nothing(session, old, new, migrate_besid
     session.execute("ANALYZE django_ray_execution")
 
     def start(version, name):
-        # PostgreSQL ends an enqueue that waits longer than a second for a lock, and with it the process.
-        web = version.enqueue_on_and_on("count", name, PGOPTIONS="-c lock_timeout=1s")
+        # PostgreSQL ends an enqueue that waits longer than five seconds for a lock, and with it the process.
+        web = version.enqueue_on_and_on("count", name, PGOPTIONS="-c lock_timeout=5s")
         return version.supervise("--backend", "busy"), web
 
     def end(supervisor, web):

@@ -98,7 +98,8 @@ def test_what_waits_behind_a_call_that_ends_its_process_is_not_charged(folder, w
 
 
 def test_batches_without_a_worker_wait_for_others_if_they_are_to(folder, warm):
-    results = [warming.lengths.enqueue(word, extra=1) for word in ("a", "bb", "ccc")]
+    task = warming.lengths.using(batch=3, batch_wait=30)  # full with the last of them, however late that comes
+    results = [task.enqueue(word, extra=1) for word in ("a", "bb", "ccc")]
     assert [result.return_value for result in all_of(results)] == [2, 3, 4]
     assert lines(folder, "lengths") == ["3"]
 

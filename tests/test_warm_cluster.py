@@ -5,14 +5,14 @@ import signal
 from itertools import accumulate
 from statistics import quantiles
 
-import psutil
 import pytest
 from django.db.models import F
 
 from django_ray.models import RayTaskExecution
 from django_ray.status import status
 from tests import tasks, warming
-from tests.rays import TOKEN, free_port
+from tests.chaos import faults
+from tests.rays import TOKEN, family, free_port
 from tests.supervisors import until
 from tests.test_warm import lines
 
@@ -38,10 +38,9 @@ def p95_of_waits(**chosen):
     return quantiles([wait.total_seconds() for wait in waits.values_list("wait", flat=True)], n=20)[-1]
 
 
-def replicas():
-    """Return the processes in which workers stay."""
-    found = psutil.process_iter(["pid", "cmdline"])
-    return [one.pid for one in found if " ".join(one.info["cmdline"] or ()).startswith("ray::Replica")]
+def replicas(head):
+    """Return the processes of this Ray in which workers stay: another test may have a Ray beside it."""
+    return [one.pid for one in family(head) if faults._title(one).startswith("ray::Replica")]
 
 
 def test_gpu_tasks_hold_up_no_cpu_tasks_and_two_run_at_a_time(folder, start_head, listen):
@@ -78,7 +77,7 @@ def test_two_classes_take_turns_on_one_gpu(folder, start_head, listen):
 
 def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start_head, listen):
     port = free_port()
-    address, _ = start_head(port, 2)
+    address, head = start_head(port, 2)
     supervisors = [listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN) for _ in range(3)]
     for supervisor in supervisors:
         supervisor.wait_for("is ready", 120)
@@ -88,19 +87,19 @@ def test_three_supervisors_build_a_worker_once_each_and_leave_none(folder, start
     assert RayTaskExecution.objects.filter(state="SUCCESSFUL", attempt_number=1).count() == 10_000
     assert len(lines(folder, "built")) == len(set(lines(folder, "built"))) <= 3
     assert sum(map(int, lines(folder, "batches"))) == 10_000
-    until(lambda: not replicas(), 60, "no replica left")
+    until(lambda: not replicas(head), 60, "no replica left")
     until(lambda: not any(one.replicas for one in status().supervisors), 60, "the pages saying so")
 
 
 def test_whatever_is_killed_under_load_nothing_is_lost(folder, start_head, listen):
     port = free_port()
-    address, _ = start_head(port, 2)
+    address, head = start_head(port, 2)
     supervisors = [listen("--cluster", address, RAY_AUTH_TOKEN=TOKEN) for _ in range(2)]
     for supervisor in supervisors:
         supervisor.wait_for("is ready", 120)
     results = enqueue(warming.double_all, [(number, 0.05) for number in range(3000)])
     until(lambda: left() < 2500, 120, "work under way")
-    os.kill(replicas()[0], signal.SIGKILL)
+    os.kill(replicas(head)[0], signal.SIGKILL)
     until(lambda: left() < 1500, 120, "work going on")
     supervisors[0].signal(signal.SIGKILL)
     until(lambda: not left(), 240, "all calls")

@@ -22,7 +22,7 @@ from tests.reading import check_read
 pytestmark = pytest.mark.django_db(transaction=True)
 
 HOUR = "statement_timestamp() - interval '1 hour'"
-SOON = "statement_timestamp() + interval '3 hours 1 second'"
+SOON = "statement_timestamp() + interval '3 hours 50 seconds'"
 
 
 @pytest.fixture
@@ -400,7 +400,7 @@ def test_its_gate_is_closed(execution, supervisor, name):
 def test_it_waits_for_the_rate_of_its_gate(execution, supervisor, sql):
     supervisor()
     RayGate.objects.create(name="shop:7", rate_count=6, rate_per=3600)
-    sql("UPDATE django_ray_gate SET next_at = now() + interval '5 minutes 1 second'")
+    sql("UPDATE django_ray_gate SET next_at = now() + interval '5 minutes 50 seconds'")
     said = "It waits behind gate 'shop:7' for its rate: one start in 600 s, the next one in 5 min, none before it."
     assert why(execution(**gate())) == said
 

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +13,7 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 from playwright.sync_api import Error, expect, sync_playwright
 
+from tests.chaos.postgres import free_port
 from tests.supervisors import ROOT, database_url, until
 
 # For what a busy machine takes; a page that has it goes on at once.
@@ -46,9 +46,7 @@ class Site:
     """The test project under uvicorn, on the test database."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.address = f"http://127.0.0.1:{self._port}"
         self._server = None
 

@@ -157,10 +157,10 @@ def test_boxes_are_reached_with_the_keyboard_and_have_names(log_in):
     assert page.evaluate("document.activeElement.querySelector('title').textContent") == "tests.tasks.double\nReady"
     expect(page.get_by_role("link", name="tests.tasks.double")).not_to_have_count(0)
     # A page that comes meanwhile leaves the focus where it is.
-    add.enqueue(1, 2)
     with page.expect_event("console") as event:
         page.evaluate("new MutationObserver(() => console.log('news')).observe(document.getElementById('dr-live'),"
                       " {subtree: true, childList: true, characterData: true, attributes: true})")  # fmt: skip
+        add.enqueue(1, 2)
     assert event.value.text == "news"
     page.keyboard.press("Enter")
     expect(page.locator("h1").last).to_have_text("tests.tasks.double")

@@ -32,12 +32,21 @@ __all__ = ["Postgres", "free_port"]
 
 HOST = "127.0.0.1"
 SECONDS = 60  # That one run of pg_ctl may take.
+# Above those of Ray's workers, and below those that the kernel gives to whoever asks for any: while a server is down,
+# nobody else takes its port.
+PORTS = range(20_000, 32_000)
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on at this moment."""
-    with socket.create_server((HOST, 0)) as server:
-        return server.getsockname()[1]
+    """Return a port that nobody listens on at this moment, and never the same again."""
+    begin = os.getpid() * 101 % len(PORTS)  # so that another process with tests begins elsewhere
+    for port in (*PORTS[begin:], *PORTS[:begin]):
+        if port not in _given:
+            with suppress(OSError), socket.create_server((HOST, port)):
+                _given.add(port)
+                return port
+    raise RuntimeError(f"No port of {HOST} is free.")
 
 
 class Postgres:

@@ -63,16 +63,20 @@ def test_ten_seconds_without_a_database_under_load_cost_nothing(  # noqa: PLR091
     time.sleep(10)  # the outage
     migrated.start()
     back = time.monotonic()
-    first = enqueue("touch_and_sleep", file, 0)
-    until(file.exists, 10, "the first start after the outage")
+    sql(  # before the backlog, whose end is not what is measured
+        "INSERT INTO django_ray_execution (callable_path, args, priority)"
+        " VALUES ('tests.tasks.touch_and_sleep', jsonb_build_array(%s::text, 0), 100)",
+        str(file),
+    )
+    until(file.exists, 60, "the first start after the outage")
     seconds = time.monotonic() - back
     stop.set()
     loading.join()
-    outlasted = [finished(read) for read in [*outlasting, first]]
+    outlasted = [finished(read) for read in outlasting]
     until(lambda: not sql("SELECT 1 FROM django_ray_execution WHERE finished_at IS NULL LIMIT 1"), 60, "the rest")
     rows = sql("SELECT state, failures, losses FROM django_ray_execution")
     print(f"{len(rows)} tasks; the first after the outage started {seconds:.2f} s after the server's return")
     assert {(row["state"], row["failures"], row["losses"]) for row in rows} == {("SUCCESSFUL", 0, 0)}
-    assert [row["attempt_number"] for row in outlasted[:2]] == [1, 1]
+    assert [row["attempt_number"] for row in outlasted] == [1, 1]
     assert supervisor.process.poll() is None
     assert seconds < 10
