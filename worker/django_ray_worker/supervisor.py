@@ -248,12 +248,8 @@ class Supervisor:
                     recording.start_soon(self._recorder.run)
                     try:
                         with self._stop.attempts:
-                            async with create_task_group() as attempts, create_task_group() as waits:
-                                with self._stop.intake:
-                                    await self._take_in(session, attempts, waits)
-                                waits.cancel_scope.cancel()
-                                self._dispatcher.clear()
-                                self._grant_grace()
+                            async with create_task_group() as attempts:
+                                await self._take_in_and_clear(session, attempts)
                     finally:
                         await self._recorder.close(FLUSH_SECONDS)
             finally:
@@ -261,6 +257,20 @@ class Supervisor:
             session.cancel_scope.cancel()
             # Whatever still waits for an answer gets none.
             self._database.drop()
+
+    async def _take_in_and_clear(self, session: TaskGroup, attempts: TaskGroup) -> None:
+        """Claim until told to stop, and give back what has not begun, however that ends."""
+        try:
+            async with create_task_group() as waits:
+                try:
+                    with self._stop.intake:
+                        await self._take_in(session, attempts, waits)
+                finally:
+                    waits.cancel_scope.cancel()
+                    self._dispatcher.clear()
+                    self._grant_grace()
+        finally:
+            self._dispatcher.close()  # what a claim that was under way has brought since, too
 
     async def _take_in(self, session: TaskGroup, attempts: TaskGroup, waits: TaskGroup) -> None:
         """Claim until told to stop: what runs goes on in attempts, what only waits is cancelled with waits."""
@@ -306,11 +316,12 @@ class Supervisor:
         """Claim until nothing is left: what one finds may enqueue what the other has to."""
         before = -1
         while before != (before := self._claimer.claimed + self._lane_claimer.claimed):
+            self._look_for_work()  # what the other has run may have rung, and the bell may not have been heard yet
             for claimer in (self._claimer, self._lane_claimer):
                 await claimer.drain(is_idle=lambda: not self._reconciler.held)
 
     def _may_claim(self) -> bool:
-        return self._session.is_open and self._executor.is_usable
+        return self._session.is_open and self._executor.is_usable and not self._stop.intake.cancel_called
 
     def _has_freed(self) -> None:
         self._wakeup.nudge()

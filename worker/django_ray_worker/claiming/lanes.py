@@ -105,6 +105,10 @@ class Lanes:
         """Take claims from now on; what only waits is cancelled with these tasks."""
         self._waits = waits
 
+    def close(self) -> None:
+        """Look at nothing again by itself: the tasks that wait have ended."""
+        self._waits = None
+
     @property
     def rooms(self) -> Mapping[str, tuple[int, int]]:
         """For how many more calls there is room, by families that are known, and how many share one there."""
@@ -146,7 +150,6 @@ class Lanes:
         group.running.discard(call)
         if is_unprepared:
             group.rests_until = current_time() + REST_SECONDS
-            self._look_at(group.rests_until, group)
         self._fill(group)
 
     def move(self) -> None:
@@ -155,12 +158,11 @@ class Lanes:
             self._fill(group)
 
     def remove(self, claim: Claim) -> None:
-        """Forget a claim that waits."""
+        """Forget a claim that waits; move() afterwards sends those that it has held up."""
         group, name = self._groups[_key(claim)], _name(claim)
         group.lanes[name].waiting.remove(claim)
         if not group.lanes[name].waiting:
             del group.lanes[name]
-        self._fill(group)
 
     def clear(self) -> None:
         """Give back what waits."""
@@ -225,6 +227,8 @@ class Lanes:
             if not lane.waiting:
                 del group.lanes[name]
         self._mind(group, places)
+        if now < group.rests_until:
+            self._look_at(group.rests_until, group)  # again, if somebody has looked at it in between
         if group.has_more and self._room(group) > 0:
             self._on_room()
 

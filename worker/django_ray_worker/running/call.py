@@ -75,6 +75,8 @@ class Call:
 
     def cancel(self, claim: Claim) -> None:
         """Stop the body of one; its verdict is Cancel, unless the body is faster."""
+        if claim not in self._left:
+            return  # it was settled where it ran
         self._unwanted.add(claim.task_id)
         self._scope.deadline = min(self._scope.deadline, current_time() + self._patience)
 
@@ -83,10 +85,13 @@ class Call:
         self._is_taken_back = True
         self._scope.cancel()
 
-    def disown(self) -> None:
-        """Stop what is not ours any more: its outcome would be refused. Where several share a call, it soon ends."""
-        if len(self._left) == 1:
-            self._unwanted.add(self._left[0].task_id)
+    def disown(self, claim: Claim) -> None:
+        """Stop one that is not ours any more: its outcome would be refused. Where several share a call, it soon ends.
+
+        What was settled where it ran is not ours any more either, and has nothing to stop.
+        """
+        if len(self._left) == 1 and self._left[0] is claim:
+            self._unwanted.add(claim.task_id)
             self._scope.cancel()
 
     @property

@@ -197,6 +197,7 @@ class Dispatcher:
                 await self._park(call, lacking)
             finally:
                 self._quotas.release(claims)
+                self._on_free()  # what such a call has settled was not reported
 
     async def _park(self, call: Call, lacking: Mapping[str, float]) -> None:
         """Let it wait in Ray for a node that may never come: without a slot, so that it holds up nobody."""
@@ -238,12 +239,17 @@ class Dispatcher:
         self.lanes.clear()
         self._take_back()
 
+    def close(self) -> None:
+        """Wait for nothing any more: what has not started is given back, and calls that run may end."""
+        self.clear()
+        self.lanes.close()
+
     def reconcile(self, ours: Mapping[UUID, Held]) -> None:
         """Heed what the rows say: ours are those that run in our name."""
         for task_id, (claim, call) in list(self._running.items()):
             said = ours.get(task_id)
             if said is None or said.attempt != claim.attempt:
-                call.disown()
+                call.disown(claim)
             elif said.is_unwanted:
                 call.cancel(claim)
             elif said.is_paused and isinstance(call, Call) and call in self._slots.ahead:
@@ -257,6 +263,7 @@ class Dispatcher:
                 elif said.is_paused:
                     waiting.remove(claim)
                     self._report(claim, Unstarted())
+        self.lanes.move()  # what was removed may have held up others
 
     def _report(self, claim: Claim, outcome: Outcome, output: str = "") -> None:
         self._forget(claim)

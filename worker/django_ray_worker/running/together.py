@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from django_ray_worker.core.outcome import (
     Cancelled,
@@ -51,6 +52,7 @@ class Together:
         self._left = list(claims)
         self._unwanted: set[UUID] = set()
         self._scope = CancelScope()
+        self._may_run = False  # It was sent, and may have begun.
         self.is_unprepared = False  # It could not be begun here.
 
     def cancel(self, claim: Claim) -> None:
@@ -59,17 +61,18 @@ class Together:
         if all(one.task_id in self._unwanted for one in self._left):
             self._scope.cancel()
 
-    def disown(self) -> None:
-        """Stop what is not ours any more, where it is alone: its outcome would be refused."""
+    def disown(self, claim: Claim) -> None:
+        """Stop one that is not ours any more, where it is alone: its outcome would be refused."""
         if len(self.claims) == 1:
-            self.cancel(self.claims[0])
+            self.cancel(claim)
 
     async def run(self) -> None:
         """Run to the verdicts and report them."""
         try:
+            await checkpoint_if_cancelled()
             await self._run()
         except get_cancelled_exc_class():
-            self._report_left(Interrupted())
+            self._report_left(Interrupted() if self._may_run else Unstarted())
             raise
         except Exception as error:
             # No execution may stop the supervisor; the loss limit ends one that always does this.
@@ -86,6 +89,7 @@ class Together:
         if not self._executor.is_usable:
             answer = NoAnswer(Unstarted())
         elif not all(one.task_id in self._unwanted for one in self._left):
+            self._may_run = True
             with CancelScope() as self._scope:
                 answer = await self._executor.run(tuple(self._left))
         if isinstance(answer, Answer):
