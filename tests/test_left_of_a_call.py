@@ -1,8 +1,10 @@
 """What a call has settled in the Ray worker, and what of it a stranger's lock has left to the supervisor."""
 
+import threading
 from uuid import UUID
 
 from django_ray.requirements import TaskOptions
+from django_ray.runtime import call as call_module
 from django_ray_worker.claiming.pace import Pace
 from django_ray_worker.core.claim import Claim
 from django_ray_worker.core.outcome import Returned
@@ -58,3 +60,62 @@ def test_a_node_that_does_not_know_of_locks_has_left_nothing():
     report = {"envelopes": [], "seconds": [], "is_interrupted": False, "settled": [], "is_rest_ready": True}
     assert answer_of(report).locked == frozenset()
     assert answer_of({**report, "locked": [2, 3]}).locked == {2, 3}
+
+
+class Answering:
+    """The database of a call that settles: it answers when it may."""
+
+    def __init__(self):
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def write(self, returned, unstarted):
+        self.is_asked.set()
+        assert self.may_answer.wait(20)
+        return {row for row, _ in returned} | set(unstarted)
+
+
+ENDED = {"kind": "returned", "result": "1", "output": ""}
+
+
+def test_what_is_being_settled_is_not_begun(monkeypatch):
+    """D9: this process was held up between a body and the next one, until the others were settled."""
+    database, begun = Answering(), []
+    monkeypatch.setattr(call_module, "_write", database.write)
+    monkeypatch.setattr(call_module, "invoke", lambda row: begun.append(row) or ENDED)
+    call = call_module._Call(["a", "b", "c"])
+    settling = threading.Thread(target=call.settle)
+
+    def held_up():
+        if begun and not database.is_asked.is_set():
+            settling.start()
+            assert database.is_asked.wait(20)
+            threading.Timer(0.05, database.may_answer.set).start()
+        return False
+
+    monkeypatch.setattr(call_module, "was_interrupted", held_up)
+    report = call.run()
+    settling.join()
+    assert (begun, report["settled"], report["is_rest_ready"]) == (["a"], [0], True)
+
+
+def test_a_call_that_ends_just_as_it_is_settled_says_that_the_others_may_be_ready(monkeypatch):
+    """D9: it waits for what is being settled, and that begins right after the wait."""
+    database = Answering()
+    monkeypatch.setattr(call_module, "_write", database.write)
+    monkeypatch.setattr(call_module, "invoke", lambda row: ENDED)
+    monkeypatch.setattr(call_module, "spoiled_by", lambda: "the first")  # so the others are not begun
+    call = call_module._Call(["a", "b"])
+    settling = threading.Thread(target=call.settle)
+
+    class Late(threading.Event):
+        def wait(self, timeout=None):
+            settling.start()
+            assert database.is_asked.wait(20)
+            return True
+
+    call._has_settled = Late()
+    call._has_settled.set()
+    report = call.run()
+    assert report["is_rest_ready"]
+    database.may_answer.set()
+    settling.join()

@@ -132,14 +132,14 @@ class _Call:
                 break
         if guard is not None:
             _watch().release(guard)
-        has_settled = self._has_settled.wait(SETTLE_SECONDS)
+        self._has_settled.wait(SETTLE_SECONDS)
         with self._lock:
             self._is_over = True
             self._report["is_interrupted"] = was_interrupted()
             if (overrun := overran()) is not None:
                 self._report["overran"], self._report["has_stalled"] = overrun
             # Perhaps they are READY, and run elsewhere by now: what is not, a reconciliation finds.
-            self._report["is_rest_ready"] |= not has_settled
+            self._report["is_rest_ready"] |= not self._has_settled.is_set()
             self._report["settled"] += [
                 index for index, envelope in enumerate(self._report["envelopes"]) if envelope.get("is_settled")
             ]
@@ -147,7 +147,8 @@ class _Call:
 
     def _next(self) -> str | None:
         with self._lock:
-            return self._rest.popleft() if self._rest else None
+            # What is being settled is READY soon, and may run elsewhere.
+            return self._rest.popleft() if self._rest and self._has_settled.is_set() else None
 
     def settle(self) -> None:
         """Settle all but the body that runs, in the thread and connection of the watch."""
