@@ -139,6 +139,23 @@ async def test_nothing_is_asked_for_when_nothing_waits():
     assert places.asked == [1, 0]
 
 
+async def test_what_was_asked_for_is_not_wanted_any_more_when_a_peer_has_taken_what_waited(monkeypatch):
+    """The look how much waits is over by then, and the next one comes when somebody is crowded again."""
+    monkeypatch.setattr("django_ray_worker.claiming.demand.PAUSE_SECONDS", 0.02)
+    places = Places()
+    demand = Demand(Queue(1), places, most=4, on_resized=lambda: None, listen=nobody)
+    async with create_task_group() as tasks:
+        tasks.start_soon(demand.run)
+        demand.crowd()
+        with fail_after(60):
+            while places.wanted < 1:  # noqa: ASYNC110
+                await sleep(0.005)
+        await sleep(0.1)  # longer than it waits to be calmed
+        demand.calm()
+        assert places.wanted == 0
+        tasks.cancel_scope.cancel()
+
+
 def test_slots_that_are_taken_away_are_not_given_out_again():
     slots = Slots(2, 2)
     for number in range(2):

@@ -22,7 +22,7 @@ class Scripted:
 
     async def expire(self):
         answer = self._next(self.expired) if self.expired else 0
-        return answer if isinstance(answer, Expired) else Expired(number=answer, next_in=None)
+        return answer if isinstance(answer, Expired) else Expired(number=answer, next_in=None, was_due=answer > 0)
 
     async def settle_late(self):
         return self._next(self.late) if self.late else False
@@ -73,7 +73,7 @@ async def test_what_has_expired_is_ended_however_many_and_whatever_comes_between
 
 async def test_an_expiry_says_when_the_next_one_is():
     """So it comes although no slot is free, and so nobody claims."""
-    store, metrics = Scripted(expired=[1, Expired(number=0, next_in=0.05), 1, 0]), Metrics()
+    store, metrics = Scripted(expired=[1, Expired(number=0, next_in=0.05, was_due=False), 1, 0]), Metrics()
     gatekeeper = Gatekeeper(store, metrics, may_write=lambda: True)
     gatekeeper.expire_in(-1)
     await run(gatekeeper, lambda: metrics.expired == 2)
@@ -93,3 +93,10 @@ async def test_what_a_claim_says_of_the_next_expiry_during_an_expiry_counts():
     gatekeeper = Gatekeeper(store, metrics, may_write=lambda: True)
     gatekeeper.expire_in(-1)
     await run(gatekeeper, lambda: metrics.expired == 2)
+
+
+async def test_what_has_expired_and_is_locked_is_looked_at_again():
+    store, metrics = Scripted(expired=[Expired(number=0, next_in=None, was_due=True), 1]), Metrics()
+    gatekeeper = Gatekeeper(store, metrics, may_write=lambda: True)
+    gatekeeper.expire_in(-1)
+    await run(gatekeeper, lambda: metrics.expired == 1)

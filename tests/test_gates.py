@@ -286,7 +286,7 @@ async def test_an_expiry_says_when_the_next_one_is(open_store, insert, sql, conn
     locked = insert(expires_at="2020-01-01T00:00Z")
     session = connect(autocommit=False)
     session.execute("SELECT FROM django_ray_execution WHERE task_id = %s FOR UPDATE", [locked])
-    assert await store.expire() == Expired(number=0, next_in=None)
+    assert await store.expire() == Expired(number=0, next_in=None, was_due=True)
     sql("INSERT INTO django_ray_execution (callable_path, expires_at) SELECT 'x.y', now() + interval '1 h' * n"
         " FROM generate_series(0, 2) AS n")  # fmt: skip
     expired = await store.expire()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from anyio import CancelScope, Event, Lock, current_time, move_on_after, sleep
 
 from django_ray_worker.core.claim import Gates
-from django_ray_worker.core.tries import LockWait, backoff, is_news
+from django_ray_worker.core.tries import LOCK_NEWS_SECONDS, LockWait, backoff, is_news
 from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_transient, one_line
 
 if TYPE_CHECKING:
@@ -120,11 +120,18 @@ class Claimer:
         """Claim until nothing is claimable and nothing runs that might still enqueue."""
         while True:
             await self._turn()
-            if not self._wakeup.is_hungry and is_idle() and current_time() < min(self._due, self._again):
+            is_drained = not self._wakeup.is_hungry and current_time() < min(self._due, self._again)
+            if is_drained and is_idle() and not self._waits_briefly:
                 return
             with move_on_after(min(self._due, self._again) - current_time()):
                 await self._wakeup.wait()
             self._wakeup.is_hungry = True
+
+    @property
+    def _waits_briefly(self) -> bool:
+        """Tell whether it waits for rows that are locked, and not for long: others lock them for milliseconds."""
+        since = self._locked.since
+        return since is not None and current_time() - since < LOCK_NEWS_SECONDS
 
     async def _turn(self) -> None:
         if current_time() >= self._due:
@@ -221,6 +228,7 @@ class Claimer:
         if is_news(self._tries):
             log.warning("Claiming waits for the database (%s); again in %.1f s.", one_line(error), wait)
         self._tries += 1
+        self._on_doubt()  # now, since a stop may end the wait
         await sleep(wait)
-        self._on_doubt()
+        self._on_doubt()  # and once more: the claim may have been committed since
         self._wakeup.look()

@@ -89,6 +89,7 @@ class Demand:
     def calm(self) -> None:
         """Take note that nothing waits."""
         self._calmed.set()
+        self._ask_for_none()
 
     async def run(self) -> None:
         """Follow the cluster, and ask for more, for ever."""
@@ -130,7 +131,7 @@ class Demand:
             with move_on_after(self._pause):
                 await self._calmed.wait()
                 places = 0
-                self._ask_for(places)
+                self._ask_for_none()  # it may have become calm while it was counted
             if self._asked < places:
                 due = 0.0
 
@@ -142,6 +143,10 @@ class Demand:
             number += found.number if most is None else min(found.number, most)
             next_due = min(next_due, math.inf if found.next_due is None else found.next_due)
         return Backlogged(number=number, next_due=None if next_due == math.inf else next_due)
+
+    def _ask_for_none(self) -> None:
+        if self._asked:
+            self._ask_for(0)
 
     def _ask_for(self, places: int) -> None:
         """Ask for so many; a few first, and twice as many as long as they wait."""

@@ -65,14 +65,14 @@ class Gatekeeper:
         if not self._may_write():
             self._expires = float("inf")
             return  # the next session looks
-        is_full, self._is_full, has_skipped = self._is_full, False, False
+        is_full, self._is_full, has_skipped, is_locked = self._is_full, False, False, False
         try:
             # The statements have their own deadlines.
             with CancelScope(shield=True):
                 if is_full:
                     has_skipped = await self._make_way()
                     has_skipped = await self._store.settle_late() or has_skipped
-                await self._expire()
+                is_locked = await self._expire()
         except DatabaseError as error:
             # No row ends a supervisor.
             if not (is_transient(error) or is_data_fault(error)):
@@ -81,8 +81,8 @@ class Gatekeeper:
                 log.warning("Gates wait for the database (%s); it is tried again.", one_line(error))
             self._try_again(is_full=is_full)
         else:
-            if has_skipped:  # somebody's lock was in the way: it is looked again after growing pauses
-                self._try_again(is_full=True)
+            if has_skipped or is_locked:  # somebody's lock was in the way: it is looked again after growing pauses
+                self._try_again(is_full=has_skipped)
             else:
                 self._tries = 0
 
@@ -91,13 +91,15 @@ class Gatekeeper:
         self._metrics.turned_away += made.refused
         return made.has_skipped
 
-    async def _expire(self) -> None:
+    async def _expire(self) -> bool:
+        """End what has expired; tell whether somebody has locked some of it."""
         if current_time() < self._expires:
-            return
+            return False
         self._expires = float("inf")  # before it is asked: what somebody takes note of meanwhile counts
         while (expired := await self._store.expire()).number:  # so many at a time
             self._metrics.expired += expired.number
         self.expire_in(expired.next_in)
+        return expired.was_due
 
     def _try_again(self, *, is_full: bool) -> None:
         self._is_full = self._is_full or is_full

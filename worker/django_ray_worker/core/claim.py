@@ -107,6 +107,7 @@ class Expired:
 
     number: int  # How many have been ended; there may be more.
     next_in: float | None  # Seconds until the next one; None is never.
+    was_due: bool  # There was one at least: if none has been ended, it is locked.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
