@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import ray
 from anyio import CancelScope, create_task_group, current_time, move_on_after
+from ray.exceptions import RayError
 
 from django_ray_worker.core.exceptions import Stuck
 from django_ray_worker.running.onray.node import raylet_socket
@@ -113,6 +115,7 @@ class Cluster:
         """
         gone = self.address if self._is_gone else ""
         self._is_over, self._is_gone = threading.Event(), False
+        self._looking = None  # what the Ray before was asked may never be answered
         await self._ray.find(gone)
         self._starting = Answering(self._start, stay=self._is_over.wait)
         await self._until_started(self._starting)
@@ -165,7 +168,8 @@ class Cluster:
             self._looking, self._looks_until = Answering(listed), current_time() + RESOURCES_SECONDS
             self._is_deaf = False
         with CancelScope(deadline=self._looks_until, shield=True):
-            self.nodes.take(await self._looking.reply)
+            with suppress(RayError):  # it is being left, or is gone, which others notice
+                self.nodes.take(await self._looking.reply)
             return
         if not self._is_deaf:
             log.warning("The head of the Ray cluster does not answer: its resources are those of before.")

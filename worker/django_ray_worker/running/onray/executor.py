@@ -272,6 +272,8 @@ class RayExecutor:
 
     async def run(self, claims: Sequence[Claim]) -> Answer | NoAnswer:
         """Run the claims in one call. Cancelled: stop what runs, and still return what the others became."""
+        if not self.is_usable:
+            return NoAnswer(Unstarted())  # who waited for something else meanwhile has not been told that Ray is gone
         with self._calls.awaiting(claims, self._cluster.nodes.silent) as call:
             return await self._run(call)
         return NoAnswer(Gone("Ray is gone"))
