@@ -11,6 +11,7 @@ from django.tasks import task
 from django.tasks.signals import task_finished, task_started
 
 from django_ray.backends import RayTaskBackend
+from django_ray.runtime import interrupt
 from django_ray.runtime.entrypoint import invoke
 from django_ray.watch import Watch
 from tests.poison import Unhelpful
@@ -245,3 +246,13 @@ def test_a_watch_goes_on_after_something_that_it_calls_has_failed(caplog):
     watch.guard(0.01, is_done.set)
     assert is_done.wait(20)
     assert "What django-ray-test had to do has failed." in caplog.text
+
+
+def test_who_asks_before_there_is_anything_to_stop_is_heeded(monkeypatch):
+    """A worker that stays would be killed with its model two seconds later."""
+    attempt = interrupt._Attempt()
+    attempt.is_asked = True
+    monkeypatch.setattr(interrupt, "_attempt", attempt)
+    with pytest.raises(KeyboardInterrupt), interrupt.interruptible():
+        raise AssertionError
+    assert interrupt.was_interrupted()

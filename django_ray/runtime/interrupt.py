@@ -127,6 +127,8 @@ class _Interruptible:
         self._outer = attempt.stop, attempt.limits  # of a body that runs this one in place
         attempt.may_be_cancelled = True
         attempt.stop = self._stop
+        if attempt.is_asked:
+            attempt.is_interrupted = True  # by who asked while there was nothing to stop yet
         if attempt.is_interrupted:
             raise KeyboardInterrupt  # once: what stays of this is never called
         if self._limits is not None:

@@ -75,7 +75,7 @@ class _Reloading:
                 await self._dismiss_successor()
                 for supervisor in self._supervisors:
                     supervisor.terminate()
-                for supervisor in self._supervisors:
+                for supervisor in [*self._supervisors]:
                     await supervisor.wait()
                 await self._keeper.close()
 
@@ -121,6 +121,8 @@ class _Reloading:
         supervisor = await Started.start([sys.executable, *sys.orig_argv[1:]], self._keeper.environment, unblocks=False)
         self._supervisors.append(supervisor)
         self._attend(supervisor)
+        if self._is_told:
+            supervisor.terminate()  # told while it was being started, and not yet among those that are
         return supervisor
 
     async def _prepare_soon(self) -> None:
