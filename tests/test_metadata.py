@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, transaction
 from django.db.backends.signals import connection_created
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTask
@@ -170,6 +170,9 @@ def test_the_page_of_an_execution_shows_it(client):
     assert "&quot;by&quot;: &quot;&lt;almost&gt;&quot;" in page
 
 
+NOBODY = 1_000_000  # No supervisor of a test gets this id.
+
+
 @pytest.fixture
 def running(transactional_db, monkeypatch):
     """The fence of an attempt whose row somebody else may lock. The threads that write close their connections soon."""
@@ -181,10 +184,11 @@ def running(transactional_db, monkeypatch):
 
     monkeypatch.setattr(reporting, "IDLE_SECONDS", 0.01)
     connection_created.connect(keep)
-    result = tasks.add.enqueue(1, 2)
-    RayTaskExecution.objects.update(state="RUNNING", claimed_by=1, attempt_number=1, worker_ids=["1"])
+    with transaction.atomic():  # the supervisor of this module shall not see it before
+        result = tasks.add.enqueue(1, 2)
+        RayTaskExecution.objects.update(state="RUNNING", claimed_by=NOBODY, attempt_number=1, worker_ids=[str(NOBODY)])
     reporting._writer.cache_clear()
-    yield Fence(result.id, 1, 1)
+    yield Fence(result.id, 1, NOBODY)
     connection_created.disconnect(keep)
     until(lambda: all(one.connection is None for one in made), what="no session left")
     reporting._writer.cache_clear()
