@@ -243,7 +243,9 @@ class Flow:
         if self._double is not None:
             return self._ended(timeout)
         end = None if timeout is None else seconds() + timeout
-        while (result := self._unfinished()) is not None:
+        while not (progress := self.progress()).is_finished:
+            if (result := self._unfinished()) is None:
+                continue  # what is left has come back between two looks
             left = None if end is None else max(0.0, end - seconds())
             try:
                 result.wait(left)
@@ -251,7 +253,7 @@ class Flow:
                 raise TimeoutError(self._why_not(timeout)) from None
             except TaskResultDoesNotExist:
                 pass  # deleted
-        return self.progress()
+        return progress
 
     async def await_end(self, timeout: float | None = None) -> FlowProgress:  # noqa: ASYNC109 - the sync one has it, too
         """Do what wait does."""
@@ -259,7 +261,9 @@ class Flow:
         if self._double is not None:
             return self._ended(timeout)
         end = None if timeout is None else seconds() + timeout
-        while (result := await sync_to_async(self._unfinished)()) is not None:
+        while not (progress := await self.aprogress()).is_finished:
+            if (result := await sync_to_async(self._unfinished)()) is None:
+                continue  # as in wait()
             left = None if end is None else max(0.0, end - seconds())
             try:
                 await result.await_result(left)
@@ -267,7 +271,7 @@ class Flow:
                 raise TimeoutError(await sync_to_async(self._why_not)(timeout)) from None
             except TaskResultDoesNotExist:
                 pass  # deleted
-        return await self.aprogress()
+        return progress
 
     def _unfinished(self) -> Any:
         """Return the result of the one that was enqueued last of those that have not ended: most end before it."""
@@ -325,18 +329,23 @@ class Flow:
         """Run what has failed or was cancelled once more, and what failed because of that; return how many that is.
 
         What has succeeded does not run again, but what needs only an end does, when it comes. For operators: it writes
-        the rows. NotImplementedError with a double, which has none.
+        the rows. Locked, an OperationalError, when another transaction has locked some of its executions for 10 s: all
+        others are retried then. NotImplementedError with a double, which has none.
         """
         self._need_rows("retry()")
         from django_ray.models import RayFlow
 
         alias = self._database
-        with transaction.atomic(using=alias):
+        # Committed by itself: whoever enqueues into the flow meanwhile waits for this row.
+        with locking.waiting_briefly(alias):
             RayFlow._base_manager.using(alias).filter(pk=self.id).update(cancelled_at=None)  # noqa: SLF001
-            failed = "django_ray.exceptions.UpstreamFailed"
-            before = self.executions.filter(state__in=("FAILED", "CANCELLED")).count()
-            self.executions.exclude(state="FAILED", exception_type=failed).retry()
-            return before - self.executions.filter(state__in=("FAILED", "CANCELLED")).count()
+        before = self._number_failed()
+        self.executions.exclude(state="FAILED", exception_type="django_ray.exceptions.UpstreamFailed").retry()
+        return max(0, before - self._number_failed())
+
+    def _number_failed(self) -> int:
+        number: int = self.executions.filter(state__in=("FAILED", "CANCELLED")).count()
+        return number
 
     async def aretry(self) -> int:
         """Do what retry does."""

@@ -34,7 +34,7 @@ __all__ = ["MOST_FILLED", "Missed", "Overlap", "RaySchedule", "ScheduleQuerySet"
 
 MOST_FILLED = 10_000  # Ticks of one backfill().
 # What counts is what the database's clock says.
-_NOW = "SELECT statement_timestamp()"
+_NOW = "SELECT statement_timestamp() FROM django_ray_schedule WHERE id = %s"
 _ENQUEUE = "SELECT task_id FROM django_ray_enqueue_ticks(%s::int[], %s::timestamptz[])"
 _TWIN = (
     "SELECT execution.task_id FROM django_ray_schedule AS schedule JOIN django_ray_execution AS execution"
@@ -95,16 +95,16 @@ class ScheduleQuerySet(PlacedQuerySet["RaySchedule"]):
         """Enqueue each of them once, whatever its rule says, and also while it is paused; return the results.
 
         The tick of such a run is the moment of this. Where an equal execution is unfinished, as unique=... of the task
-        has it, nothing is enqueued, and the result is the one of that, with is_duplicate.
+        has it, nothing is enqueued, and the result is the one of that, with is_duplicate. One that is deleted meanwhile
+        is left out.
         """
         alias = self.written_to
         chosen = list(self.order_by("name").values_list("pk", "backend"))
         results: list[TaskResult[..., Any]] = []
         with connections[alias].cursor() as cursor:
-            cursor.execute(_NOW)
-            (now,) = cursor.fetchone()
             for pk, backend in chosen:
-                results.append(_run_now(cursor, pk, backend, now))
+                if (result := _run_now(cursor, pk, backend)) is not None:
+                    results.append(result)
         return results
 
     def _write(self, condition: Q, **values: Any) -> int:
@@ -290,9 +290,11 @@ class RaySchedule(models.Model):
         return self._tell(self._row().resume())
 
     def run_now(self) -> TaskResult[..., Any]:
-        """Enqueue it once, whatever its rule says; return the result."""
-        (result,) = self._row().run_now()
-        return result
+        """Enqueue it once, whatever its rule says; return the result. DoesNotExist if it is deleted."""
+        results = self._row().run_now()
+        if not results:
+            raise RaySchedule.DoesNotExist(f"The schedule {self.name!r} is deleted.")
+        return results[0]
 
     def backfill(self, start: datetime, end: datetime) -> int:
         """Enqueue what was due from start on, and before end; return how many are new.
@@ -323,9 +325,13 @@ class RaySchedule(models.Model):
         return bool(number)
 
 
-def _run_now(cursor: Any, pk: int, backend: str, now: datetime) -> Any:
+def _run_now(cursor: Any, pk: int, backend: str) -> Any:
+    """Return the result; None when the schedule is gone."""
     while True:
-        cursor.execute(_ENQUEUE, [[pk], [now]])
+        cursor.execute(_NOW, [pk])
+        if (found := cursor.fetchone()) is None:
+            return None
+        cursor.execute(_ENQUEUE, [[pk], [*found]])
         if (row := cursor.fetchone()) is not None:
             return _result(backend, *row)
         cursor.execute(_TWIN, [pk])

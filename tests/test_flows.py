@@ -362,6 +362,16 @@ class TestFlow:
         with pytest.raises(TimeoutError, match=r"0 of 1 executions of the flow 'slow' have ended after 0\.01 s"):
             flow.wait(timeout=0.01)
 
+    def test_what_has_come_back_between_two_looks_is_waited_for(self, monkeypatch):
+        """It was RUNNING when READY was looked for, and READY when RUNNING was."""
+        looks, unfinished = [None], Flow._unfinished
+        monkeypatch.setattr(Flow, "_unfinished", lambda flow: looks.pop() if looks else unfinished(flow))
+        with Flow("slow") as flow:
+            add.enqueue(1, 1)
+        with pytest.raises(TimeoutError, match="0 of 1 executions"):
+            flow.wait(timeout=0.01)
+        assert looks == []
+
     def test_errors(self):
         with pytest.raises(LookupError, match="There is no flow"):
             Flow.get(uuid4())

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, connections, transaction
 
-from django_ray import locking
+from django_ray import Flow, locking
 from django_ray.models import RayQueue, RayTaskExecution, State
 from django_ray.runtime import call
 from django_ray.runtime.call import _write
@@ -81,6 +81,28 @@ def test_a_retry_leaves_out_what_stays_locked(impatient, connect):
     stranger.execute("SELECT 1 FROM django_ray_execution ORDER BY task_id LIMIT 1 FOR UPDATE")
     with pytest.raises(locking.Locked):
         RayTaskExecution.objects.all().retry()
+    assert states() == [State.CANCELLED, State.READY, State.READY]
+
+
+def test_a_retry_of_a_flow_leaves_out_what_stays_locked(impatient, connect):
+    """I5: what it says that is done is done, and whoever enqueues into the flow meanwhile waits for nothing."""
+    with Flow("three") as flow:
+        for number in range(3):
+            tasks.add.enqueue(number, 4)
+    flow.cancel()
+    stranger = connect(autocommit=False)
+    stranger.execute("SELECT 1 FROM django_ray_execution ORDER BY task_id LIMIT 1 FOR UPDATE")
+    seen = []
+
+    def look_at_the_flow():
+        seen.extend(connect().execute("SELECT cancelled_at FROM django_ray_flow FOR UPDATE NOWAIT").fetchall())
+
+    looking = threading.Timer(0.1, look_at_the_flow)
+    looking.start()
+    with pytest.raises(locking.Locked, match="2 executions are done; 1 are not"):
+        flow.retry()
+    looking.join()
+    assert seen == [{"cancelled_at": None}]
     assert states() == [State.CANCELLED, State.READY, State.READY]
 
 

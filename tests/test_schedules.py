@@ -314,6 +314,21 @@ async def test_a_row_that_somebody_has_locked_keeps_nobody_from_firing(database,
     assert found[1]["tick"] - found[0]["tick"] == timedelta(seconds=1)
 
 
+async def test_an_open_transaction_with_an_equal_execution_keeps_nobody_else_from_firing(
+    database, plan, executions, connect
+):
+    plan("unique", every="1 second", overlap="allow", admission='{"unique": "the key"}')
+    plan("free", every="1 second", missed="all", overlap="allow")
+    holder = connect()
+    holder.execute("BEGIN")
+    holder.execute("INSERT INTO django_ray_execution (callable_path, unique_key) VALUES ('x.y', 'the key')")
+    async with living(database, Instant()):
+        await eventually(lambda: len(executions("free")) >= 3)
+        assert executions("unique") == []
+        holder.execute("ROLLBACK")
+        await eventually(lambda: executions("unique"))
+
+
 async def test_what_nobody_rang_for_is_found_by_the_pulse(database, plan, executions, session):
     """B5: without triggers."""
     async with living(database, Instant(), pulse=0.2) as life:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 import django_ray.views
+from django_ray import timetable
 from django_ray.models import RaySchedule, RayTaskExecution, State
 from django_ray.status import status
 from tests.supervisors import ROOT, database_url
@@ -279,3 +280,12 @@ def test_metrics_tell_the_lag_what_was_skipped_and_whether_there_is_a_problem():
     assert {name: value for (name, schedule), value in found.items() if schedule != "nightly"} == {
         "overdue_seconds": 0, "skipped": 0, "lost": 0, "problem": 0, "paused": 1,
     }  # fmt: skip
+
+
+def test_what_is_deleted_meanwhile_is_not_run():
+    row = make()
+    RaySchedule.objects.all().delete()
+    with connection.cursor() as cursor:
+        assert timetable._run_now(cursor, row.pk, row.backend) is None
+    with pytest.raises(RaySchedule.DoesNotExist, match="is deleted"):
+        row.run_now()

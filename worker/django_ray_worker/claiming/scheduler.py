@@ -17,7 +17,7 @@ from anyio import CancelScope, Event, current_time, move_on_after, sleep
 from django_ray.presence import absence
 from django_ray_worker.core.schedule import Decision, Fired, decide
 from django_ray_worker.core.tries import LockWait, backoff, is_news
-from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_transient, one_line
+from django_ray_worker.database.errors import DatabaseError, is_data_fault, is_locked, is_transient, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,13 +155,15 @@ class Scheduler:
         return pause
 
     async def _fire(self, decisions: Sequence[Decision]) -> Fired:
-        """Write decisions; if the server refuses one of them for its data, the others all the same."""
+        """Write decisions; if the server refuses one of them for its data, or it is locked, the others all the same."""
         try:
             return await self._store.fire(decisions, self._unread)
         except DatabaseError as error:
-            if not is_data_fault(error):
+            if not (is_data_fault(error) or is_locked(error)):
                 raise
             if len(decisions) == 1:
+                if is_locked(error):
+                    return Fired(moved=0, enqueued=0, skipped=0, lost=0, lag=None, next_in=0)
                 return await self._refuse(decisions[0], one_line(error))
         sum_of = Fired(moved=0, enqueued=0, skipped=0, lost=0, lag=None, next_in=0)
         for decision in decisions:

@@ -1,8 +1,11 @@
 -- Write what was decided about schedules, and enqueue their ticks: both or neither. Whoever writes a row first, as it was when it
 -- was decided about, has fired; every other supervisor finds another version. A row that somebody has locked is left for later.
+-- A transaction that has enqueued an equal execution, and is open, is not waited for long: then nothing is written at all.
 -- Says how many were written, and how long it is until the next tick.
-WITH decision AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%(decisions)s::json) AS decision(
+WITH patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '200ms', true)
+), decision AS MATERIALIZED (
+    SELECT decision.* FROM patience CROSS JOIN json_to_recordset(%(decisions)s::json) AS decision(
         id int, version text, ticks timestamptz[], next_at timestamptz, last_at timestamptz, lost int, problem text
     )
 ), free AS MATERIALIZED (
