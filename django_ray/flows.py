@@ -243,8 +243,10 @@ class Flow:
         if self._double is not None:
             return self._ended(timeout)
         end = None if timeout is None else seconds() + timeout
-        while not (progress := self.progress()).is_finished:
+        while True:
             if (result := self._unfinished()) is None:
+                if (progress := self.progress()).is_finished:
+                    return progress
                 continue  # what is left has come back between two looks
             left = None if end is None else max(0.0, end - seconds())
             try:
@@ -253,7 +255,6 @@ class Flow:
                 raise TimeoutError(self._why_not(timeout)) from None
             except TaskResultDoesNotExist:
                 pass  # deleted
-        return progress
 
     async def await_end(self, timeout: float | None = None) -> FlowProgress:  # noqa: ASYNC109 - the sync one has it, too
         """Do what wait does."""
@@ -261,8 +262,10 @@ class Flow:
         if self._double is not None:
             return self._ended(timeout)
         end = None if timeout is None else seconds() + timeout
-        while not (progress := await self.aprogress()).is_finished:
+        while True:
             if (result := await sync_to_async(self._unfinished)()) is None:
+                if (progress := await self.aprogress()).is_finished:
+                    return progress
                 continue  # as in wait()
             left = None if end is None else max(0.0, end - seconds())
             try:
@@ -271,7 +274,6 @@ class Flow:
                 raise TimeoutError(await sync_to_async(self._why_not)(timeout)) from None
             except TaskResultDoesNotExist:
                 pass  # deleted
-        return progress
 
     def _unfinished(self) -> Any:
         """Return the result of the one that was enqueued last of those that have not ended: most end before it."""

@@ -44,7 +44,7 @@ class Doorbell:
         self._bells = bells
         self._look = look
         self._tasks: TaskGroup
-        self._announced = 0  # On which session; it is never open again once it is lost, and asleep there is nobody.
+        self._announced = -1  # On which session: once lost, it is never open again.
         self._waiting: set[str] = set()  # The bells with a wait of ours in the queue.
         self._places = CapacityLimiter(most_waits)
 
@@ -72,7 +72,7 @@ class Doorbell:
         """Spare the enqueuers: we look again by ourselves."""
         if not self.is_announced:
             return
-        self._announced = 0
+        self._announced = -1
         try:
             await self._session.say(partial(store.leave, bells=self._bells))
         except SessionLost:
